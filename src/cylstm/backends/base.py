@@ -1,0 +1,130 @@
+"""The contract between cylstm and a backend. The shapes of every argument stand here, once.
+
+A backend computes **one layer, all its directions, on packed rows**. Stacking, dropout between layers, ``batch_first``,
+sorting of ragged batches, casting and devices are written once, in :class:`cylstm.LSTM`.
+
+Symbols (the same in the docs, in Python, Cython, C and CUDA)::
+
+    T  number of time steps            B  batch size: sequences, = batch_sizes[0]
+    I  input_size                      H  hidden_size
+    P  proj_size (0: no projection)    R  size of the recurrent state: P if P > 0 else H
+    D  number of directions, 1 or 2    N  rows of packed data: N = sum(batch_sizes)
+
+Packed rows are time-major: the rows of step 0, then the rows of step 1, and so on. Step t has ``batch_sizes[t]`` rows
+and ``batch_sizes`` never grows with t, so row b of every step belongs to sequence b and the longest sequence comes
+first. B equal sequences are the case ``batch_sizes = [B] * T``: their data is the (T, B, I) array seen as (T * B, I).
+
+Direction 0 reads the steps 0 ... T-1; direction 1 (``reverse``) starts each sequence at its own last step and ends at 0.
+Row n of the output holds both directions side by side: ``output[n] = [h_forward, h_reverse]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+API_VERSION = 1
+
+#: What forward keeps for backward. ``"states"`` keeps h and c alone, and backward computes the gates again.
+Keep = Literal["nothing", "states", "gates"]
+
+
+class DirectionParameters(NamedTuple):
+    """The parameters of one direction of one layer (or their gradients, in the same shapes).
+
+    The rows of the four gates follow one another in PyTorch's order i, f, g, o.
+    """
+
+    weight_ih: Any  # (4H, I)
+    weight_hh: Any  # (4H, R)
+    bias_ih: Any = None  # (4H,), or None without bias
+    bias_hh: Any = None  # (4H,), or None without bias
+    weight_hr: Any = None  # (P, H), or None without projection
+
+
+#: The parameters of one layer: one entry per direction, forward first. Length D.
+LayerParameters = tuple[DirectionParameters, ...]
+
+
+class LayerOutput(NamedTuple):
+    """What :meth:`Backend.forward` returns."""
+
+    output: Any  # (N, D * R)
+    h_n: Any  # (D, B, R), the state after the last step that each sequence took in this direction
+    c_n: Any  # (D, B, H)
+    workspace: Any  # what backward needs; None where keep is "nothing"
+
+
+class LayerGradients(NamedTuple):
+    """What :meth:`Backend.backward` returns."""
+
+    input: Any  # (N, I)
+    h_0: Any  # (D, B, R)
+    c_0: Any  # (D, B, H)
+    parameters: LayerParameters  # gradients in the shapes of the parameters
+
+
+class Capabilities(NamedTuple):
+    """What a backend can do. The automatic choice goes by it; an explicit choice is checked against it."""
+
+    dtypes: frozenset[str]  # names of NumPy dtypes, such as {"float32", "float64"}
+    training: bool = False  # backward is there
+    projection: bool = True  # proj_size > 0 is computed
+    devices: tuple[str, ...] = ("cpu",)
+
+
+class Backend:
+    """Base class of all backends: subclass it, set the class attributes, write the methods.
+
+    A backend is made once per process, without arguments, when its name is first needed, and may be called from
+    several threads at once. All arguments of ``forward`` and ``backward`` beside the first are passed by name.
+    Arrays that come in are C-contiguous, of one dtype out of ``capabilities.dtypes``, possibly read-only, and are
+    never written to. Arrays that go out are new and belong to the caller.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    name: ClassVar[str] = ""
+    capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    def is_available(cls) -> tuple[bool, str]:
+        """Whether the backend can run here, and if not, why and what to do. Never raises."""
+        return True, ""
+
+    def prepare(self, layer_parameters: LayerParameters) -> Any:
+        """Turn the parameters of one layer into whatever form the kernels want.
+
+        Called once per version of the parameters. The result must not depend on later changes of the arrays: copy
+        or pack them.
+        """
+        raise NotImplementedError(f"backend {self.name!r} does not implement prepare")
+
+    def forward(
+        self,
+        prepared: Any,
+        *,
+        input: np.ndarray,  # (N, I)
+        batch_sizes: np.ndarray,  # (T,) int64, T >= 1, non-increasing; all 0 where B = 0
+        h_0: np.ndarray | None,  # (D, B, R); None means zeros
+        c_0: np.ndarray | None,  # (D, B, H); None means zeros
+        keep: Keep = "nothing",
+    ) -> LayerOutput:
+        """Run one layer. ``workspace`` may hold references to ``input``: the caller leaves it unchanged."""
+        raise NotImplementedError(f"backend {self.name!r} does not implement forward")
+
+    def backward(
+        self,
+        prepared: Any,
+        workspace: Any,
+        *,
+        grad_output: np.ndarray | None,  # (N, D * R); None means zeros
+        grad_h_n: np.ndarray | None,  # (D, B, R); None means zeros
+        grad_c_n: np.ndarray | None,  # (D, B, H); None means zeros
+    ) -> LayerGradients:
+        """Gradients of one layer. May be called more than once with the same workspace.
+
+        Complex gradients follow PyTorch's convention: the conjugate of the Wirtinger derivative, so that a step
+        against the gradient descends.
+        """
+        raise NotImplementedError(f"backend {self.name!r} cannot compute gradients")

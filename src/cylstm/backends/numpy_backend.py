@@ -1,0 +1,166 @@
+"""The executable definition of the LSTM: plain, short, every dtype, forward and backward.
+
+Equation numbers are those of ``docs/equations.md``. For one direction, one step, with x = input row, h and c = state::
+
+    (1) a = W_ih x + b_ih + W_hh h + b_hh         a = [a_i, a_f, a_g, a_o], each of H elements
+    (2) i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+    (3) c = f * c + i * g
+    (4) h = o * tanh(c)
+    (5) h = W_hr h                                 only with proj_size > 0
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+
+
+class Workspace(NamedTuple):
+    """Of each direction: what eq. (1)-(5) of each packed row saw and gave."""
+
+    input: np.ndarray  # (N, I)
+    batch_sizes: np.ndarray  # (T,)
+    h_prev: list[np.ndarray]  # D times (N, R)
+    c_prev: list[np.ndarray]  # D times (N, H)
+    gates: list[np.ndarray] | None  # D times (N, 4H), activated; None: computed again
+
+
+class NumpyBackend(Backend):
+    """Plain NumPy, every dtype. float16 is computed in float32, the states rounded to float16 after each step."""
+
+    name: ClassVar[str] = "numpy"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        dtypes=frozenset({"float16", "float32", "float64", "complex64", "complex128"}), training=True
+    )
+
+    def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
+        return tuple(
+            DirectionParameters(*(None if p is None else _working(np.array(p)) for p in parameters))
+            for parameters in layer_parameters
+        )
+
+    def forward(
+        self,
+        prepared: LayerParameters,
+        *,
+        input: np.ndarray,
+        batch_sizes: np.ndarray,
+        h_0: np.ndarray | None,
+        c_0: np.ndarray | None,
+        keep: Keep = "nothing",
+    ) -> LayerOutput:
+        dtype, x = input.dtype, _working(input)
+        D, B, N = len(prepared), int(batch_sizes[0]), len(input)
+        H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
+        output = np.empty((N, D * R), x.dtype)
+        h_n = np.zeros((D, B, R), x.dtype) if h_0 is None else _working(h_0, copy=True)
+        c_n = np.zeros((D, B, H), x.dtype) if c_0 is None else _working(c_0, copy=True)
+        h_prev = [np.empty((N, R), x.dtype) for _ in prepared] if keep != "nothing" else []
+        c_prev = [np.empty((N, H), x.dtype) for _ in prepared] if keep != "nothing" else []
+        all_gates = [np.empty((N, 4 * H), x.dtype) for _ in prepared] if keep == "gates" else None
+
+        for d, p in enumerate(prepared):
+            for rows, b in _steps(batch_sizes, reverse=d == 1):
+                h, c = h_n[d, :b], c_n[d, :b]  # the rows beyond b have ended, or (reverse) not begun
+                gates = _gates(p, x[rows], h)
+                if keep != "nothing":
+                    h_prev[d][rows], c_prev[d][rows] = h, c
+                if all_gates is not None:
+                    all_gates[d][rows] = gates
+                i, f, g, o = np.split(gates, 4, axis=1)
+                c[...] = _rounded(f * c + i * g, dtype)  # (3)
+                h_full = o * np.tanh(c)  # (4)
+                h[...] = _rounded(h_full if p.weight_hr is None else h_full @ p.weight_hr.T, dtype)  # (5)
+                output[rows, d * R : (d + 1) * R] = h
+
+        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, all_gates)
+        return LayerOutput(*(a.astype(dtype, copy=False) for a in (output, h_n, c_n)), workspace)
+
+    def backward(
+        self,
+        prepared: LayerParameters,
+        workspace: Workspace,
+        *,
+        grad_output: np.ndarray | None,
+        grad_h_n: np.ndarray | None,
+        grad_c_n: np.ndarray | None,
+    ) -> LayerGradients:
+        dtype, x, batch_sizes = workspace.input.dtype, _working(workspace.input), workspace.batch_sizes
+        D, B, N = len(prepared), int(batch_sizes[0]), len(x)
+        H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
+        dh_0 = np.zeros((D, B, R), x.dtype) if grad_h_n is None else _working(grad_h_n, copy=True)
+        dc_0 = np.zeros((D, B, H), x.dtype) if grad_c_n is None else _working(grad_c_n, copy=True)
+        dy = np.zeros((N, D * R), x.dtype) if grad_output is None else _working(grad_output)
+        dx = np.zeros_like(x)
+        grad_parameters = []
+
+        for d, p in enumerate(prepared):
+            da_all = np.empty((N, 4 * H), x.dtype)
+            dW_hr = None if p.weight_hr is None else np.zeros_like(p.weight_hr)
+            # Against the order of the forward pass: the carried gradients dh, dc start as those of h_n, c_n and
+            # end as those of h_0, c_0.
+            for rows, b in reversed(list(_steps(batch_sizes, reverse=d == 1))):
+                dh, dc = dh_0[d, :b], dc_0[d, :b]
+                gates = _gates(p, x[rows], workspace.h_prev[d][rows]) if workspace.gates is None else workspace.gates[d][rows]
+                i, f, g, o = np.split(gates, 4, axis=1)
+                c_prev = workspace.c_prev[d][rows]
+                tanh_c = np.tanh(_rounded(f * c_prev + i * g, dtype))
+                dh += dy[rows, d * R : (d + 1) * R]
+                if dW_hr is None:
+                    dh_full = dh.copy()
+                else:
+                    dW_hr += dh.T @ (o * tanh_c).conj()  # (5)
+                    dh_full = dh @ p.weight_hr.conj()
+                do = dh_full * tanh_c.conj()  # (4)
+                dc += dh_full * (o * (1 - tanh_c * tanh_c)).conj()
+                di, df, dg = dc * g.conj(), dc * c_prev.conj(), dc * i.conj()  # (3)
+                dc *= f.conj()
+                da = da_all[rows]  # (2): sigmoid' = s (1 - s), tanh' = 1 - t²
+                da[:, :H] = di * (i * (1 - i)).conj()
+                da[:, H : 2 * H] = df * (f * (1 - f)).conj()
+                da[:, 2 * H : 3 * H] = dg * (1 - g * g).conj()
+                da[:, 3 * H :] = do * (o * (1 - o)).conj()
+                dh[...] = da @ p.weight_hh.conj()  # (1)
+            dx += da_all @ p.weight_ih.conj()
+            db = None if p.bias_ih is None else da_all.sum(axis=0)
+            grads = (da_all.T @ x.conj(), da_all.T @ workspace.h_prev[d].conj(), db, None if db is None else db.copy(), dW_hr)
+            grad_parameters.append(DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads)))
+
+        return LayerGradients(*(a.astype(dtype, copy=False) for a in (dx, dh_0, dc_0)), tuple(grad_parameters))
+
+
+def _steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
+    """The steps in the order a direction takes them: (slice of packed rows, number of rows)."""
+    ends = np.cumsum(batch_sizes).tolist()
+    steps = [(slice(end - b, end), b) for end, b in zip(ends, batch_sizes.tolist(), strict=True)]
+    return reversed(steps) if reverse else iter(steps)
+
+
+def _gates(p: DirectionParameters, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Activated gates (b, 4H) of the rows x (b, I) and h (b, R)."""
+    a = x @ p.weight_ih.T + h @ p.weight_hh.T  # (1)
+    if p.bias_ih is not None:
+        a += p.bias_ih + p.bias_hh
+    H = a.shape[1] // 4
+    for k in range(4):  # (2)
+        gate = a[:, k * H : (k + 1) * H]
+        gate[...] = np.tanh(gate) if k == 2 else _sigmoid(gate)
+    return a
+
+
+def _sigmoid(a: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # exp(-a) = inf gives the right limit, 0
+        return 1 / (1 + np.exp(-a))
+
+
+def _working(a: np.ndarray, copy: bool = False) -> np.ndarray:
+    """The array in the dtype of the arithmetic: float32 for float16, else its own."""
+    return a.astype(np.float32) if a.dtype == np.float16 else np.array(a) if copy else a
+
+
+def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rounded to what an array of this dtype can hold."""
+    return a.astype(dtype).astype(a.dtype) if dtype == np.float16 else a
