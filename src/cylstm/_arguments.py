@@ -66,7 +66,9 @@ def as_dtype(dtype: Any) -> np.dtype:
         try:
             name = np.dtype(dtype).name
         except TypeError:
-            raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, as a NumPy or PyTorch dtype; got {dtype!r}") from None
+            raise TypeError(
+                f"dtype must be one of {', '.join(DTYPES)}, as a NumPy or PyTorch dtype; got {dtype!r}"
+            ) from None
     if name not in DTYPES:
         raise RuntimeError(f"parameters must be floating point or complex: one of {', '.join(DTYPES)}; got {name}")
     return np.dtype(name)

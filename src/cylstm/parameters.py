@@ -24,9 +24,9 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
     def __repr__(self) -> str:
-        return super().__repr__() if self.missing_keys or self.unexpected_keys else "<All keys matched successfully>"
-
-    __str__ = __repr__
+        if not any(self):
+            return "<All keys matched successfully>"
+        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 class Snapshot:
@@ -153,7 +153,9 @@ class ParameterStore:
             if array.shape != old.shape:
                 raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}")
             if array.dtype != old.dtype:
-                raise TypeError(f"{name} must have dtype {old.dtype}, got {array.dtype}: use .astype({str(old.dtype)!r})")
+                raise TypeError(
+                    f"{name} must have dtype {old.dtype}, got {array.dtype}: use .astype({str(old.dtype)!r})"
+                )
             changed[name] = _locked(array)
         self._next({**self.snapshot.arrays, **changed})
 
@@ -211,7 +213,9 @@ class Module:
         if store is not None and name in store:
             store.replace({name: value})
         elif store is not None and name in self._fixed:
-            raise AttributeError(f"{name} is fixed, for the parameters have their shapes: make a new {type(self).__name__}")
+            raise AttributeError(
+                f"{name} is fixed, for the parameters have their shapes: make a new {type(self).__name__}"
+            )
         else:
             super().__setattr__(name, value)
 
@@ -283,7 +287,9 @@ class Module:
                     arrays[name] = array.astype(old.dtype, copy=False)
         if errors:
             listed = "\n\t".join(errors)
-            raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded:\n\t{listed}")
+            raise RuntimeError(
+                f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded:\n\t{listed}"
+            )
         self._store.replace(arrays)
         return IncompatibleKeys(missing, unexpected)
 
