@@ -1,0 +1,54 @@
+"""Runs the examples of README.md and docs/*.md (``pytest README.md docs``) and compares what they print.
+
+A ``python`` block is code, or a session with ``>>>``; all blocks of a page share their names. A ``console`` block is a
+shell session with ``$``. Each page runs in a temporary folder of its own. A ``text`` or ``sh`` block is not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+from typing import Any
+
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+
+FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
+BIN = str(Path(sys.executable).parent)
+
+
+def run_console(example: Example) -> str | None:
+    """Run the lines ``$ command``; the lines below each are what it must print."""
+    env = os.environ | {"PATH": BIN + os.pathsep + os.environ["PATH"], "COLUMNS": "100"}
+    for session in example.parsed.strip().removeprefix("$ ").split("\n$ "):
+        command, _, expected = session.partition("\n")
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env)
+        got = done.stdout + done.stderr
+        if not OutputChecker().check_output(expected.rstrip() + "\n", got.rstrip() + "\n", FLAGS):
+            return f"$ {command}\nExpected:\n{expected}\nGot, with status {done.returncode}:\n{got}"
+    return None
+
+
+def enter_folder(namespace: dict[str, Any]) -> None:
+    stack = namespace["_leave"] = contextlib.ExitStack()
+    stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+
+
+def leave_folder(namespace: dict[str, Any]) -> None:
+    namespace["_leave"].close()
+
+
+pytest_collect_file = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=FLAGS),
+        CodeBlockParser(language="console", evaluator=run_console),
+    ],
+    patterns=["README.md", "docs/*.md"],
+    setup=enter_folder,
+    teardown=leave_folder,
+).pytest()
