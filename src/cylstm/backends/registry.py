@@ -268,6 +268,17 @@ class _Needs(NamedTuple):
         return unmet
 
 
+def load(name: str) -> Backend:
+    """The one object of the backend of this name in this process, whatever it can do.
+
+    Raises
+    ------
+    UnknownBackendError, BackendNotAvailableError, BackendLoadError
+        The backend cannot be used.
+    """
+    return _instance(_Selection(name, "the argument name"))
+
+
 def _in_force() -> _Selection:
     selection = _in_context.get() or _state.selected
     if selection is _UNREAD:
@@ -380,7 +391,7 @@ def _imported(path: str) -> type[Backend]:
         found: Any = importlib.import_module(match["module"])
         for attribute in match["attribute"].split("."):
             found = getattr(found, attribute)
-        lacking = _lacking(found)
+        lacking, version = _lacking(found), getattr(found, "api_version", None)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a plugin must not end the program
@@ -401,9 +412,9 @@ def _imported(path: str) -> type[Backend]:
         raise BackendLoadError(
             f"is not a backend: {path!r} lacks {', '.join(lacking)}; see cylstm.backends.base.Backend."
         )
-    if found.api_version != API_VERSION:  # type: ignore[attr-defined]
+    if version != API_VERSION:
         raise BackendLoadError(
-            f"has version {found.api_version} of the backend interface, and this cylstm has version {API_VERSION}: "
+            f"has version {version} of the backend interface, and this cylstm has version {API_VERSION}: "
             "install versions of both that go together."
         )
     return found
