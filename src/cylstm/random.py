@@ -25,7 +25,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+
+from ._arguments import as_dtype
 
 __all__ = [
     "Generator",
@@ -310,7 +311,7 @@ def uniform(
     shape: Sequence[int],
     low: float = 0.0,
     high: float = 1.0,
-    dtype: DTypeLike = None,
+    dtype: Any = None,
     *,
     generator: Generator | None = None,
 ) -> np.ndarray:
@@ -334,7 +335,7 @@ def uniform(
     RuntimeError
         If ``low > high``, a bound is not finite in ``dtype``, or the dtype is none of these.
     """
-    name, size = _checked_dtype(dtype), _checked_size(shape)
+    name, size = as_dtype(dtype).name, _checked_size(shape)
     largest = float(np.finfo(_REAL[name]).max)
     for word, bound in (("low", low), ("high", high)):
         if not -largest <= bound <= largest:
@@ -348,7 +349,7 @@ def uniform(
     return x.view(name).reshape(size)
 
 
-def rand(*size: Any, dtype: DTypeLike = None, generator: Generator | None = None) -> np.ndarray:
+def rand(*size: Any, dtype: Any = None, generator: Generator | None = None) -> np.ndarray:
     """Numbers spread evenly over [0, 1), bit for bit those of ``torch.rand``.
 
     Parameters
@@ -360,7 +361,7 @@ def rand(*size: Any, dtype: DTypeLike = None, generator: Generator | None = None
     return uniform(_size_of_arguments("rand", size), dtype=dtype, generator=generator)
 
 
-def randn(*size: Any, dtype: DTypeLike = None, generator: Generator | None = None) -> np.ndarray:
+def randn(*size: Any, dtype: Any = None, generator: Generator | None = None) -> np.ndarray:
     """Normally distributed numbers with mean 0 and variance 1: those of ``torch.randn``, to 1e-6.
 
     Parameters
@@ -369,7 +370,7 @@ def randn(*size: Any, dtype: DTypeLike = None, generator: Generator | None = Non
     dtype, generator
         As in :func:`uniform`. The real and the imaginary part of a complex number have variance 1/2.
     """
-    shape, name = _checked_size(_size_of_arguments("randn", size)), _checked_dtype(dtype)
+    shape, name = _checked_size(_size_of_arguments("randn", size)), as_dtype(dtype).name
     generator = generator or default_generator
     if not name.startswith("complex"):
         return generator._normals(math.prod(shape), name).reshape(shape)
@@ -379,7 +380,7 @@ def randn(*size: Any, dtype: DTypeLike = None, generator: Generator | None = Non
 
 
 def dropout_mask(
-    shape: Sequence[int], p: float, dtype: DTypeLike = None, *, generator: Generator | None = None
+    shape: Sequence[int], p: float, dtype: Any = None, *, generator: Generator | None = None
 ) -> np.ndarray:
     """What ``torch.dropout`` multiplies by in training: 0 with probability p, else 1 / (1 - p).
 
@@ -401,7 +402,7 @@ def dropout_mask(
     RuntimeError
         If the dtype is none of these; PyTorch has no dropout of complex numbers on the CPU either.
     """
-    name, size = _checked_dtype(dtype), _checked_size(shape)
+    name, size = as_dtype(dtype).name, _checked_size(shape)
     if not 0 <= p <= 1:
         raise ValueError(f"expected a dropout probability from 0 to 1, got {p}")
     if name.startswith("complex"):
@@ -420,13 +421,6 @@ def _checked_seed(seed: Any) -> int:
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"expected a seed from -2**63 to 2**64 - 1, got {number}")
     return number % 2**64
-
-
-def _checked_dtype(dtype: Any) -> str:
-    name = np.dtype(np.float32 if dtype is None else dtype).name
-    if name not in _REAL:
-        raise RuntimeError(f"expected one of the dtypes {', '.join(_REAL)}, got {name}")
-    return name
 
 
 def _checked_size(size: Iterable[Any]) -> tuple[int, ...]:
