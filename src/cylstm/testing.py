@@ -452,8 +452,9 @@ def _states_default(backend: Backend, *, dtype: str) -> None:
     """h_0=None and c_0=None, each by itself, mean zeros."""
     problem = _problem(_SMALL, dtype)
     for names in (("h_0",), ("c_0",), ("h_0", "c_0")):
-        none = _outputs(_forward(backend, problem._replace(**dict.fromkeys(names))))
-        zeros = {name: np.zeros_like(problem.arrays()[name]) for name in names}
+        absent: dict[str, Any] = dict.fromkeys(names)
+        none = _outputs(_forward(backend, problem._replace(**absent)))
+        zeros: dict[str, Any] = {name: np.zeros_like(problem.arrays()[name]) for name in names}
         _same(none, _outputs(_forward(backend, problem._replace(**zeros))), dtype, f"{' and '.join(names)} = None")
 
 
@@ -476,7 +477,8 @@ def _not_finite(backend: Backend, *, dtype: str) -> None:
         problem = _problem(_SMALL, dtype)
         array = problem.arrays()[place].copy()
         array[(1,) * array.ndim] = value
-        problem = problem._replace(**{place: array})
+        changed: dict[str, Any] = {place: array}
+        problem = problem._replace(**changed)
         with np.errstate(all="ignore"):
             expected = _outputs(_forward(NumpyBackend(), problem.map(_widened)))
             result = _outputs(_forward(backend, problem))
@@ -575,8 +577,8 @@ def _gradient_arguments(backend: Backend, *, dtype: str) -> None:
     for case in (_SMALL, Case()):
         problem = _problem(case, dtype)
         for given in itertools.product((True, False), repeat=3):
-            absent = [name for name, there in zip(names, given, strict=True) if not there]
-            partial = problem._replace(**dict.fromkeys(absent))
+            absent: dict[str, Any] = {name: None for name, there in zip(names, given, strict=True) if not there}
+            partial = problem._replace(**absent)
             expected = _both(NumpyBackend(), partial.map(_widened))
             about = f"{case}, None: {', '.join(absent) or 'none of them'}"
             _compare(_both(backend, partial), expected, dtype, TOLERANCES[dtype].gradients, about)
@@ -641,7 +643,9 @@ def _bitwise_chunks(backend: Backend, *, dtype: str) -> None:
         prepared = backend.prepare(problem.parameters)
         whole = _forward(backend, problem, prepared)
         for steps in (1, 7, 16):
-            h, c, outputs = problem.h_0, problem.c_0, []
+            h: Any = problem.h_0
+            c: Any = problem.c_0
+            outputs = []
             for t in range(0, case.T, steps):
                 rows = slice(t * case.B, (t + steps) * case.B)
                 part = problem._replace(
@@ -780,7 +784,8 @@ def _module_steps(backend: Backend, *, dtype: str) -> None:
     module, _ = _module(backend, dtype, num_layers=2)
     x = _draw(dtype, 6, 4, 5)
     whole = _called(module, x)
-    state, outputs = None, []
+    state: Any = None
+    outputs = []
     for t in range(len(x)):
         output, state = module(x[t : t + 1], state)
         outputs.append(output)
