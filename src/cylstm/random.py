@@ -168,9 +168,10 @@ class Generator:
 
     def _twister(self) -> np.random.MT19937:
         if self._bits is None:
-            self._bits = np.random.MT19937(0)
             # RandomState has the classical seeding by one 32-bit word, which is PyTorch's.
-            self._bits.state = np.random.RandomState(self.initial_seed() & 0xFFFFFFFF).get_state(legacy=False)
+            seeded = np.random.RandomState(self.initial_seed() & 0xFFFFFFFF).get_state(legacy=False)
+            self._bits = np.random.MT19937(0)
+            self._bits.state = seeded
         return self._bits
 
     def _draw_24(self, n: int) -> np.ndarray:
