@@ -1,0 +1,47 @@
+"""cylstm: the LSTM of PyTorch as a small compiled package. NumPy arrays in and out; backends to choose from."""
+
+from .backends.registry import (
+    BackendError,
+    BackendLoadError,
+    BackendNotAvailableError,
+    UnknownBackendError,
+    UnsupportedError,
+    available_backends,
+    get_backend,
+    set_backend,
+    use_backend,
+)
+from .lstm import LSTM
+from .packed import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+)
+from .random import manual_seed, rand, randn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSTM",
+    "BackendError",
+    "BackendLoadError",
+    "BackendNotAvailableError",
+    "PackedSequence",
+    "UnknownBackendError",
+    "UnsupportedError",
+    "available_backends",
+    "get_backend",
+    "manual_seed",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
+    "rand",
+    "randn",
+    "set_backend",
+    "unpack_sequence",
+    "use_backend",
+]

@@ -6,6 +6,8 @@ TypeError or ValueError.
 
 from __future__ import annotations
 
+import numbers
+import warnings
 from typing import Any
 
 import numpy as np
@@ -88,3 +90,42 @@ def check_device(device: Any) -> None:
         raise TypeError(f"device must be None, a string or a torch.device, not {type(device).__name__}")
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise RuntimeError(f"expected device None or 'cpu', got {str(device)!r}: {GPU_REMEDY}")
+
+
+def check_lstm_arguments(
+    *, input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any
+) -> None:
+    """Check the sizes and options of an LSTM in the order in which ``torch.nn.LSTM`` of PyTorch 2.13 does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where PyTorch raises them.
+    """
+    probability = float(dropout)
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= probability <= 1:
+        raise ValueError(f"dropout must be a number in the range [0, 1], the probability of a zero; got {dropout!r}")
+    if probability > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects num_layers "
+            f"greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
+        )
+    for name, value in {"bias": bias, "batch_first": batch_first}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
+    for name, value in {"input_size": input_size, "hidden_size": hidden_size}.items():
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than zero, got {value}")
+    for name, value in {"num_layers": num_layers, "proj_size": proj_size}.items():
+        if not hasattr(value, "__index__") or (name == "proj_size" and value is True):
+            raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if num_layers <= 0:
+        raise ValueError(f"num_layers must be greater than zero, got {num_layers}")
+    if not 0 <= proj_size < hidden_size:
+        raise ValueError(
+            f"proj_size must be 0 (no projection) or a positive number smaller than hidden_size ({hidden_size}), "
+            f"got {proj_size}"
+        )
