@@ -30,7 +30,7 @@ class Layout:
     """Equal sequences, time first: (T, B, ...)."""
 
     state_ndim: ClassVar[int] = 3
-    state_reason: ClassVar[str] = "for 3-D input"
+    words: ClassVar[str] = "batched 3-D input"
     # The exception types are PyTorch's, which checks the parts of a PackedSequence at other places.
     dtype_error: ClassVar[type[Exception]] = ValueError
     dimension_error: ClassVar[type[Exception]] = RuntimeError
@@ -89,7 +89,7 @@ class Unbatched(Layout):
     """One sequence: (T, ...)."""
 
     state_ndim = 2
-    state_reason = "for unbatched 2-D input"
+    words = "unbatched 2-D input"
 
     def shape(self, features: int) -> tuple[int, ...]:
         return (self.T, features)
@@ -113,15 +113,15 @@ class Unbatched(Layout):
 class Packed(Layout):
     """A PackedSequence: rows already; states in the caller's order of sequences."""
 
-    state_reason = "for a PackedSequence"
+    words = "a PackedSequence"
     dtype_error = RuntimeError
     dimension_error = ValueError
 
     def __init__(self, packed: PackedSequence) -> None:
-        super().__init__(len(packed.batch_sizes), int(packed.batch_sizes[0]), contiguous(packed.batch_sizes))
+        super().__init__(len(packed.batch_sizes), int(packed.batch_sizes[0]), _locked_copy(packed.batch_sizes))
         self.N = len(packed.data)
-        self.sorted_indices = packed.sorted_indices
-        self.unsorted_indices = packed.unsorted_indices
+        self.sorted_indices = _locked_copy(packed.sorted_indices)
+        self.unsorted_indices = _locked_copy(packed.unsorted_indices)
 
     def shape(self, features: int) -> tuple[int, ...]:
         return (self.N, features)
@@ -183,6 +183,14 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """The array as kernels want it; a copy where it is strided or not aligned."""
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else array.copy()
+
+
+def _locked_copy(indices: Any) -> Any:
+    """A layout may live on in a pullback, so that it shares nothing that the caller can write to."""
+    if indices is not None:
+        indices = indices.copy()
+        indices.flags.writeable = False
+    return indices
 
 
 @lru_cache(maxsize=256)

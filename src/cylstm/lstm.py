@@ -11,7 +11,7 @@ from ._arguments import as_array, check_lstm_arguments
 from .backends import registry
 from .backends.base import Backend, DirectionParameters, Keep, LayerParameters
 from .gradients import Gradients, check_gradient
-from .layout import Layout, contiguous, layout_of
+from .layout import Layout, layout_of
 from .parameters import Module, Snapshot
 from .random import dropout_mask, uniform
 from .stream import Stream
@@ -285,8 +285,8 @@ class LSTM(Module):
             )
         if hx is None:
             return layout, layout.to_rows(array), None, None
-        h_0, c_0 = (layout.to_state(state) for state in self._checked_states(hx, layout, dtype))
-        return layout, layout.to_rows(array), h_0, c_0
+        h_0, c_0 = self._checked_states(hx, layout, dtype)
+        return layout, layout.to_rows(array), layout.to_state(h_0), layout.to_state(c_0)
 
     def _checked_states(self, hx: Any, layout: Layout, dtype: np.dtype) -> State:
         if not isinstance(hx, (tuple, list)):
@@ -296,19 +296,15 @@ class LSTM(Module):
             raise error(f"hx must be a tuple of two arrays (h_0, c_0), got {len(hx)} of them")
         h_0, c_0 = as_array(hx[0], "h_0"), as_array(hx[1], "c_0")
         h_shape, c_shape = self._state_shapes(layout)
+        if h_0.shape == h_shape and c_0.shape == c_shape and h_0.dtype == dtype and c_0.dtype == dtype:
+            return h_0, c_0
+        error = RuntimeError
         if h_0.ndim != layout.state_ndim or c_0.ndim != layout.state_ndim:
-            raise layout.dimension_error(
-                f"h_0 and c_0 must be {layout.state_ndim}-D {layout.state_reason}: expected {h_shape} and {c_shape}, "
-                f"got {h_0.shape} and {c_0.shape}"
-            )
-        for name, state, shape in (("h_0", h_0, h_shape), ("c_0", c_0, c_shape)):
-            if state.shape != shape:
-                raise RuntimeError(f"{name} must have shape {shape}, got {state.shape}")
-            if state.dtype != dtype:
-                raise RuntimeError(
-                    f"{name} must have the dtype of the module, {dtype}, got {state.dtype}: use .astype({dtype.name!r})"
-                )
-        return h_0, c_0
+            error = layout.dimension_error
+        raise error(
+            f"{layout.words} needs h_0 of shape {h_shape}, c_0 of shape {c_shape} and both of dtype {dtype}, "
+            f"got shapes {h_0.shape} and {c_0.shape}, dtypes {h_0.dtype} and {c_0.dtype}"
+        )
 
     def _state_shapes(self, layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of h and c in the caller's form."""

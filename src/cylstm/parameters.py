@@ -7,6 +7,7 @@ snapshot, and a call that runs while another thread changes the parameters sees 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,19 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from ._arguments import DTYPES, as_array, as_dtype, check_device
+
+#: Held while parameters are replaced, and while something is derived from them. Re-entrant: deriving one thing may need
+#: another.
+_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class IncompatibleKeys(NamedTuple):
@@ -42,20 +56,19 @@ class Snapshot:
         What has been computed from this version; see `derive`.
     """
 
-    __slots__ = ("_lock", "arrays", "derived", "version")
+    __slots__ = ("arrays", "derived", "version")
 
     def __init__(self, arrays: dict[str, np.ndarray], version: int) -> None:
         self.arrays = arrays
         self.version = version
         self.derived: dict[Any, Any] = {}
-        self._lock = threading.RLock()
 
     def derive(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, called once per version and key, whichever thread comes first."""
         try:
             return self.derived[key]
         except KeyError:
-            with self._lock:
+            with _lock:
                 if key not in self.derived:
                     self.derived[key] = make()
                 return self.derived[key]
@@ -73,7 +86,6 @@ class ParameterStore:
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.snapshot = Snapshot({name: _locked(array) for name, array in arrays.items()}, version=0)
         self.unlocked_by: int | None = None  # the thread that is inside `unlocked`
-        self._lock = threading.RLock()
 
     @property
     def version(self) -> int:
@@ -102,13 +114,13 @@ class ParameterStore:
         KeyError, TypeError, ValueError
             If a name is unknown, a value is no array or of another dtype, or a shape differs.
         """
-        with self._lock:
+        with _lock:
             self._refuse_while_unlocked()
             self._replace(arrays)
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
-        with self._lock:
+        with _lock:
             self._refuse_while_unlocked()
             if dtype != self.dtype:
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
@@ -116,7 +128,7 @@ class ParameterStore:
     @contextmanager
     def unlocked(self) -> Iterator[dict[str, np.ndarray]]:
         """See `Module.unlocked`."""
-        with self._lock:
+        with _lock:
             self._refuse_while_unlocked()
             self.unlocked_by = threading.get_ident()
         params = {name: array.copy() for name, array in self.snapshot.arrays.items()}
@@ -125,7 +137,7 @@ class ParameterStore:
             yield params
             if params.keys() != self.snapshot.arrays.keys():
                 raise KeyError(f"parameters cannot be added or removed; expected {list(self)}, got {list(params)}")
-            with self._lock:
+            with _lock:
                 self._replace(params)
         finally:
             self.unlocked_by = None
@@ -334,10 +346,10 @@ class Module:
             If the device is not the CPU.
         """
         for value in args:
-            if hasattr(value, "dtype") and hasattr(value, "shape"):
-                dtype = value.dtype
-            elif _means_dtype(value):
+            if _means_dtype(value):
                 dtype = value
+            elif hasattr(value, "dtype"):
+                dtype = value.dtype
             else:
                 device = value
         check_device(device)

@@ -72,7 +72,7 @@ class Stream:
         Returns
         -------
         numpy.ndarray
-            The output of the last layer, (B, R), or (R,) for an input (I,). `out` where that is given, else a new array.
+            The output of the last layer, (B, R), or (R,) for an input (I,). It is `out`, or else a new array.
 
         Raises
         ------
@@ -127,7 +127,8 @@ class Stream:
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
         if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+            access = "writable" if out.flags.writeable else "read-only"
             raise ValueError(
-                f"out must be a writable array of shape {shape} and dtype {dtype}, got "
-                f"{'a writable' if out.flags.writeable else 'a read-only'} one of shape {out.shape} and dtype {out.dtype}"
+                f"out must be a writable array of shape {shape} and dtype {dtype}, "
+                f"got a {access} one of shape {out.shape} and dtype {out.dtype}"
             )
