@@ -1,0 +1,70 @@
+"""Fixtures that every test file may use: backends present, a registry as in a new process, threads."""
+
+# ruff: noqa: E402  (the environment goes before the imports that read it)
+
+from __future__ import annotations
+
+import os
+
+# Tests share a small machine. Before anything loads a BLAS or PyTorch; what the caller has set stays.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cylstm
+from cylstm.backends import registry
+
+#: The built-in backends that work here.
+BACKENDS = [b.name for b in cylstm.available_backends() if b.distribution == "cylstm" and b.status == "available"]
+
+
+def pytest_report_header() -> str:
+    return f"cylstm: {Path(cylstm.__file__).parent}, backends {', '.join(BACKENDS)}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "cython" not in BACKENDS:  # a checkout that was not built: the header above says so once
+        config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a built-in backend, each that works here in turn."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _selection_restored() -> Iterator[None]:
+    """What a test selects ends with it."""
+    before = registry._state.selected
+    yield
+    registry._state.selected = before
+
+
+@pytest.fixture
+def new_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry as in a new process without CYLSTM_BACKEND."""
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    monkeypatch.setattr(registry, "_state", registry._State())
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """``install("some-dist", "name = module:Class", module="source")``: an installed distribution with plugins."""
+
+    def install(distribution: str, entry_points: str, **modules: str) -> Path:
+        site = tmp_path / distribution
+        info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", "utf-8")
+        (info / "entry_points.txt").write_text(f"[cylstm.backends]\n{entry_points}\n", "utf-8")
+        for module, source in modules.items():
+            (site / f"{module}.py").write_text(source, "utf-8")
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    return install

@@ -1,0 +1,478 @@
+"""The backend registry: precedence, laziness, errors, plugins that misbehave, threads and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm.backends import registry
+from cylstm.backends.base import Capabilities
+from cylstm.backends.numpy_backend import NumpyBackend
+
+pytestmark = pytest.mark.usefixtures("new_registry")
+
+SUBCLASS = "from cylstm.backends.numpy_backend import NumpyBackend\nclass Plugin(NumpyBackend):\n    name = '{name}'\n"
+FLOAT32_ONLY = """
+from cylstm.backends.base import Backend, Capabilities
+class Narrow(Backend):
+    name = 'narrow'
+    capabilities = Capabilities(dtypes=frozenset({'float32'}), projection=False)
+    prepare = forward = lambda self, *_, **__: None
+"""
+
+
+@pytest.fixture
+def alpha_and_beta(install: Callable[..., Path]) -> None:
+    entry_points = "alpha = plugin_alpha:Plugin\nbeta = plugin_beta:Plugin"
+    install(
+        "greek-letters",
+        entry_points,
+        plugin_alpha=SUBCLASS.format(name="alpha"),
+        plugin_beta=SUBCLASS.format(name="beta"),
+    )
+
+
+def python(script: str, **environment: str) -> str:
+    """The output of a script in a new interpreter."""
+    source = str(Path(cylstm.__file__).parents[1])
+    env = {k: v for k, v in os.environ.items() if k != "CYLSTM_BACKEND"} | {"PYTHONPATH": source} | environment
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+# Selection ----------------------------------------------------------------------------------------------------------
+
+
+def test_precedence(alpha_and_beta: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CYLSTM_BACKEND", "alpha")
+    assert cylstm.get_backend() == "alpha"
+    cylstm.set_backend("beta")
+    assert cylstm.get_backend() == "beta"
+    with cylstm.use_backend("alpha"):
+        assert cylstm.get_backend() == "alpha"
+        with cylstm.use_backend("numpy"):
+            assert registry.choose(dtype="float32").name == "numpy"
+            assert registry.choose("beta", dtype="float32").name == "beta"
+        assert registry.choose(dtype="float32").name == "alpha"
+    assert cylstm.get_backend() == "beta"
+    cylstm.set_backend(None)
+    assert cylstm.get_backend() == "alpha"
+    monkeypatch.setenv("CYLSTM_BACKEND", "")
+    cylstm.set_backend(None)
+    assert cylstm.get_backend() in ("cython", "numpy")
+
+
+def test_a_module_follows_the_selection(alpha_and_beta: None) -> None:
+    seen = []
+    cls = type(registry.load("alpha"))
+    cls.forward = lambda self, *args, **kwargs: seen.append("alpha") or NumpyBackend.forward(self, *args, **kwargs)
+    lstm, x = cylstm.LSTM(2, 3), np.ones((4, 1, 2), np.float32)
+    fixed = cylstm.LSTM(2, 3, backend="beta")
+    lstm(x)
+    assert seen == []
+    with cylstm.use_backend("alpha"):
+        lstm(x)
+        fixed(x)
+        assert seen == ["alpha"]
+    cylstm.set_backend("alpha")
+    lstm(x)
+    assert seen == ["alpha"] * 2
+    cylstm.set_backend(None)
+    lstm(x)
+    assert seen == ["alpha"] * 2
+
+
+def test_use_backend_ends_with_an_exception(alpha_and_beta: None) -> None:
+    before = cylstm.get_backend()
+    with pytest.raises(ZeroDivisionError), cylstm.use_backend("alpha"):
+        _ = 1 / 0
+    assert cylstm.get_backend() == before
+
+
+def test_use_backend_belongs_to_its_thread_and_task(alpha_and_beta: None) -> None:
+    cylstm.set_backend("numpy")
+    with cylstm.use_backend("alpha"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cylstm.get_backend).result() == "numpy"
+
+    async def task(name: str) -> list[str]:
+        seen = []
+        with cylstm.use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                seen.append(cylstm.get_backend())
+        return seen
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(task("alpha"), task("beta"))
+
+    assert asyncio.run(both()) == [["alpha"] * 3, ["beta"] * 3]
+    assert cylstm.get_backend() == "numpy"
+
+
+def test_a_refused_selection_changes_nothing(alpha_and_beta: None) -> None:
+    cylstm.set_backend("alpha")
+    with pytest.raises(cylstm.UnknownBackendError):
+        cylstm.set_backend("gamma")
+    with pytest.raises(cylstm.UnknownBackendError), cylstm.use_backend("gamma"):
+        pass
+    with pytest.raises(TypeError, match="named by a str, got an object of type int"):
+        cylstm.set_backend(3)
+    assert cylstm.get_backend() == "alpha"
+
+
+def test_environment_is_read_when_first_needed() -> None:
+    script = """
+        import os, cylstm
+        os.environ["CYLSTM_BACKEND"] = {value!r}
+        try:
+            print(cylstm.get_backend())
+        except ValueError as error:
+            print(type(error).__name__, error)
+        cylstm.set_backend("numpy")
+        print(cylstm.get_backend())
+    """
+    first, second = python(script.format(value="numpy"), CYLSTM_BACKEND="nonsense").splitlines()
+    assert (first, second) == ("numpy", "numpy")
+    first, second = python(script.format(value="nunpy")).splitlines()
+    assert first.startswith("UnknownBackendError backend 'nunpy', named by CYLSTM_BACKEND, is unknown.")
+    assert "Did you mean 'numpy'?" in first
+    assert second == "numpy"
+    path = "cylstm.backends.numpy_backend:NumpyBackend"
+    assert python(script.format(value=path)).splitlines()[0] == path
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "  "):
+        monkeypatch.setenv("CYLSTM_BACKEND", value)
+        cylstm.set_backend(None)
+        assert cylstm.get_backend() in ("cython", "numpy")
+    monkeypatch.setenv("CYLSTM_BACKEND", " numpy ")
+    cylstm.set_backend(None)
+    assert cylstm.get_backend() == "numpy"
+
+
+def test_nothing_is_imported_before_it_is_asked_for() -> None:
+    modules = python("""
+        import sys, cylstm, numpy as np
+        loaded = [m for m in sys.modules if m.endswith("_backend")]
+        cylstm.set_backend("numpy")
+        cylstm.LSTM(2, 3)(np.ones((4, 1, 2), np.float32))
+        print(loaded, "importlib.metadata" in sys.modules, "cylstm.backends.cython_backend" in sys.modules)
+    """)
+    assert modules == "[] False False"
+
+
+def test_token(alpha_and_beta: None) -> None:
+    cylstm.get_backend()
+    token = registry.token()
+    assert registry.token() is token
+    with cylstm.use_backend("alpha"):
+        inner = registry.token()
+        assert inner is not token
+        assert registry.token() is inner
+    assert registry.token() is token
+    cylstm.set_backend("beta")
+    assert registry.token() is not token
+
+
+# The automatic choice -----------------------------------------------------------------------------------------------
+
+
+def test_automatic_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._BUILT_IN, "cython", "cylstm.backends.not_built:CythonBackend")
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        assert registry.choose(dtype="float32").name == "numpy"
+        assert registry.choose(dtype="float64").name == "numpy"
+        cylstm.LSTM(2, 3)(np.ones((4, 1, 2), np.float32))
+    assert len(record) == 1
+    assert record[0].category is RuntimeWarning
+    assert record[0].filename == __file__
+    assert "lacks cylstm.backends.not_built" in str(record[0].message)
+    assert "CYLSTM_BACKEND=numpy" in str(record[0].message)
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "reason"),
+    [
+        (1, "is_available = classmethod(lambda cls: (False, 'no AVX'))", "is not available: no AVX."),
+        (2, "is_available = classmethod(lambda cls: 1 / 0)", "cannot tell whether it is available: ZeroDivisionError"),
+        (3, "__init__ = lambda self: 1 / 0", "failed in its constructor: ZeroDivisionError"),
+        (4, "api_version = 0", "has version 0 of the backend interface"),
+    ],
+)
+def test_automatic_passes_over_whatever_is_wrong(
+    number: int, body: str, reason: str, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"passed_over_{number}"
+    install("compiled", "", **{module: SUBCLASS.format(name="cython") + f"    {body}\n"})
+    monkeypatch.setitem(registry._BUILT_IN, "cython", f"{module}:Plugin")
+    with pytest.warns(RuntimeWarning, match=reason):
+        assert registry.choose(dtype="float32").name == "numpy"
+    with pytest.raises(ImportError, match=reason) as caught:
+        registry.choose("cython", dtype="float32")
+    assert "Backends available here:" in str(caught.value)
+
+
+def test_automatic_goes_by_capability_without_a_warning(
+    install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("compiled", "", narrow_backend=FLOAT32_ONLY)
+    monkeypatch.setitem(registry._BUILT_IN, "cython", "narrow_backend:Narrow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry.choose(dtype="float32").name == "narrow"
+        assert registry.choose(dtype="complex64").name == "numpy"
+        assert registry.choose(dtype="float16").name == "numpy"
+        assert registry.choose(dtype="float32", projection=True).name == "numpy"
+        assert registry.choose(dtype="float32", training=True).name == "numpy"
+    with pytest.raises(cylstm.UnsupportedError, match="no built-in backend computes dtype float32 on device 'cuda'"):
+        registry.choose(dtype="float32", device="cuda")
+
+
+# Explicit choices ---------------------------------------------------------------------------------------------------
+
+
+def test_an_explicit_choice_never_falls_back(install: Callable[..., Path]) -> None:
+    install("narrow-dist", "narrow = narrow_backend_2:Narrow", narrow_backend_2=FLOAT32_ONLY)
+    assert registry.choose("narrow", dtype="float32").name == "narrow"
+    for needs, problem in (
+        ({"dtype": "complex64"}, "dtype complex64 (it computes float32)"),
+        ({"dtype": "float32", "projection": True}, "projections (proj_size > 0)"),
+        ({"dtype": "float32", "training": True}, "gradients"),
+    ):
+        with pytest.raises(cylstm.UnsupportedError) as caught:
+            registry.choose("narrow", **needs)
+        assert problem in str(caught.value)
+        assert "numpy" in str(caught.value).rpartition("Backends that can:")[2]
+    with pytest.raises(cylstm.UnsupportedError, match=r"device 'cuda:0' \(it computes on cpu\)"):
+        registry.choose("numpy", dtype="float32", device="cuda:0")
+    with pytest.raises(cylstm.UnsupportedError, match="named by use_backend"), cylstm.use_backend("narrow"):
+        cylstm.LSTM(2, 3, dtype="float64")(np.ones((4, 1, 2)))
+    with pytest.raises(ValueError, match="argument backend="):
+        cylstm.LSTM(2, 3, proj_size=1, backend="narrow")
+
+
+def test_objects_as_backend() -> None:
+    subject = NumpyBackend()
+    assert registry.choose(subject, dtype="float32") is subject
+    with pytest.raises(TypeError, match="is a class: pass an instance"):
+        registry.choose(NumpyBackend, dtype="float32")
+    with pytest.raises(TypeError, match="lacks name, api_version, capabilities, is_available, prepare, forward"):
+        registry.choose(3, dtype="float32")
+
+    class DuckTyped:
+        name, api_version, capabilities = "duck", 1, Capabilities(frozenset({"float32"}), training=True)
+        is_available = prepare = forward = None
+
+    with pytest.raises(TypeError, match="lacks backward"):
+        registry.choose(DuckTyped(), dtype="float32")
+
+
+def test_unknown_name(alpha_and_beta: None) -> None:
+    for name, nearest in (("Numpy", "numpy"), ("alpa", "alpha"), ("cyton", "cython")):
+        with pytest.raises(cylstm.UnknownBackendError, match=f"Did you mean '{nearest}'") as caught:
+            registry.load(name)
+        assert "Known: cython, numpy, alpha, beta." in str(caught.value)
+    assert "alpha" not in sys.modules
+    assert isinstance(caught.value, ValueError)
+
+
+def test_known_but_missing(install: Callable[..., Path]) -> None:
+    install("needy-dist", "needy = needy_backend:Plugin", needy_backend="import a_module_that_nobody_has")
+    with pytest.raises(
+        cylstm.BackendNotAvailableError, match="'a_module_that_nobody_has', which is not installed"
+    ) as c:
+        registry.load("needy")
+    assert isinstance(c.value.__cause__, ModuleNotFoundError)
+    assert "'needy-dist'" in str(c.value)
+    info = next(info for info in cylstm.available_backends() if info.name == "needy")
+    assert info.status == "unavailable"
+    assert info.reason == "it needs the module 'a_module_that_nobody_has', which is not installed."
+
+
+BROKEN = {
+    "raises": ("raises = broken_raises:Plugin", "raise RuntimeError('half installed')", "RuntimeError: half installed"),
+    "exits": ("exits = broken_exits:Plugin", "import sys; sys.exit(3)", "SystemExit: 3"),
+    "mute": (
+        "mute = broken_mute:Plugin",
+        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+        "failed to load from 'broken_mute:Plugin': E.",
+    ),
+    "syntax": ("syntax = broken_syntax:Plugin", "def (", "SyntaxError"),
+    "absent": ("absent = broken_absent_module:Plugin", "", "No module named 'broken_absent_module'"),
+    "attribute": ("attribute = broken_attribute:Plugin", "", "has no attribute 'Plugin'"),
+    "function": (
+        "function = broken_function:Plugin",
+        "def Plugin(): pass",
+        "is not a class but an object of type function",
+    ),
+    "duck": ("duck = broken_duck:Plugin", "class Plugin: name = 'duck'", "lacks api_version, capabilities"),
+    "value": ("value = not a path", "", "not of the form 'package.module:Class'"),
+    "old": ("old = broken_old:Plugin", SUBCLASS.format(name="old") + "    api_version = 99", "version 99"),
+    "lies": (
+        "lies = broken_lies:Plugin",
+        SUBCLASS.format(name="lies") + "    is_available = classmethod(lambda cls: None)",
+        "cannot tell whether it is available: TypeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_plugin_harms_nobody(name: str, install: Callable[..., Path], alpha_and_beta: None) -> None:
+    entry_points, source, reason = BROKEN[name]
+    install(f"broken-{name}", entry_points, **{f"broken_{name}": source})
+    assert registry.load("alpha").name == "alpha"
+    with pytest.raises(cylstm.BackendLoadError) as caught:
+        registry.load(name)
+    message = str(caught.value)
+    assert message.startswith(f"backend '{name}' of distribution 'broken-{name}' (entry point {name} = ")
+    assert reason in message
+    assert "Backends available here:" in message
+    table = {info.name: info for info in cylstm.available_backends()}
+    assert table[name].status == "broken"
+    assert reason in table[name].reason
+    assert table["alpha"].status == table["numpy"].status == "available"
+
+
+def test_error_is_chained(install: Callable[..., Path]) -> None:
+    install("chained", "chained = chained_backend:Plugin", chained_backend="raise OSError('libcuda.so.1')")
+    with pytest.raises(cylstm.BackendLoadError) as caught:
+        registry.load("chained")
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_keyboard_interrupt_passes(install: Callable[..., Path]) -> None:
+    install("slow", "slow = interrupted_backend:Plugin", interrupted_backend="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.load("slow")
+
+
+def test_odd_entry_points(install: Callable[..., Path], alpha_and_beta: None) -> None:
+    install("odd-names", "with space = m:C\nnaïve = m:C\n-dash = m:C\nextra = plugin_alpha:Plugin [gpu]")
+    install("shadow", "numpy = shadow_module:Plugin", shadow_module="raise AssertionError('must not be imported')")
+    install("rival", "alpha = plugin_beta:Plugin")
+    install("malformed", "this line has no equals sign")
+    table = {(info.name, info.distribution): info for info in cylstm.available_backends()}
+    for name in ("with space", "naïve", "-dash"):
+        assert table[name, "odd-names"].status == "refused"
+        assert "not made of letters" in table[name, "odd-names"].reason
+    assert table["extra", "odd-names"].status == "available"
+    assert table["numpy", "cylstm"].status == "available"
+    assert table["numpy", "shadow"].status == "refused"
+    assert "built-in" in table["numpy", "shadow"].reason
+    assert table["beta", "greek-letters"].status == "available"
+    rivals = next(info for info in cylstm.available_backends() if info.name == "alpha")
+    assert rivals.status == "refused"
+    assert {"greek-letters", "rival"} == set(rivals.distribution.split(", "))
+    assert type(registry.load("numpy")) is NumpyBackend
+    with pytest.raises(cylstm.BackendLoadError, match="several claim the name") as caught:
+        registry.load("alpha")
+    assert "plugin_alpha:Plugin, plugin_beta:Plugin" in str(caught.value)
+    assert registry.load("plugin_alpha:Plugin").name == "alpha"
+    assert registry.load("beta").name == "beta"
+
+
+def test_unreadable_metadata(install: Callable[..., Path]) -> None:
+    site = install("bytes", "")
+    (site / "bytes-1.0.dist-info" / "entry_points.txt").write_bytes(b"[cylstm.backends]\n\xff = m:C\n")
+    site = install("nameless", "nameless = m:C")
+    (site / "nameless-1.0.dist-info" / "METADATA").write_text("")
+    assert [info.name for info in cylstm.available_backends() if info.status == "available"][-1] == "numpy"
+    with pytest.raises(cylstm.UnknownBackendError):
+        registry.load("nobody")
+
+
+def test_only_the_first_copy_of_a_distribution_counts(install: Callable[..., Path], tmp_path: Path) -> None:
+    install("twice", "old-name = m:C")
+    (tmp_path / "twice").rename(tmp_path / "elsewhere")
+    sys.path.insert(0, str(tmp_path / "elsewhere"))  # taken out again by monkeypatch's syspath_prepend
+    install("twice", "new-name = m:C")
+    names = [info.name for info in cylstm.available_backends()]
+    assert "new-name" in names
+    assert "old-name" not in names
+
+
+def test_paths() -> None:
+    path = "cylstm.backends.numpy_backend:NumpyBackend"
+    assert registry.load(path) is registry.load("numpy")
+    for path, problem in (
+        ("os.path:join", "not a class but an object of type function|lacks"),
+        ("nowhere_at_all:X", "No module named 'nowhere_at_all'"),
+        ("json:", "not of the form"),
+        (":X", "not of the form"),
+        ("json:JSONDecoder", "lacks name, api_version"),
+        ("json:decoder.JSONDecoder.decode", "not a class|lacks"),
+    ):
+        with pytest.raises(cylstm.BackendLoadError, match=problem):
+            registry.load(path)
+
+
+def test_table_is_aligned(alpha_and_beta: None) -> None:
+    table = cylstm.available_backends()
+    header, *rows = str(table).splitlines()
+    assert header.split() == ["name", "distribution", "status", "reason"]
+    assert len(rows) == len(table) >= 4
+    for row, info in zip(rows, table, strict=True):
+        assert row[header.index("distribution") :].startswith(info.distribution)
+        assert row[header.index("status") :].startswith(info.status)
+    assert table[-2:] == (
+        registry.BackendInfo("alpha", "greek-letters", "available", ""),
+        registry.BackendInfo("beta", "greek-letters", "available", ""),
+    )
+
+
+# Threads and processes ----------------------------------------------------------------------------------------------
+
+
+def test_made_once_by_many_threads(install: Callable[..., Path]) -> None:
+    source = SUBCLASS.format(name="slow") + "    def __init__(self):\n        import time; time.sleep(0.05)\n"
+    install("slow-dist", "slow = slow_backend:Plugin", slow_backend=source)
+    start = threading.Barrier(8)
+
+    def load(_: int) -> object:
+        start.wait()
+        return registry.load("slow")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(backend) for backend in pool.map(load, range(8))}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork_while_another_thread_makes_a_backend(install: Callable[..., Path]) -> None:
+    source = SUBCLASS.format(name="slow") + (
+        "    made = []\n    def __init__(self):\n        import time; self.made.append(self); time.sleep(1)\n"
+    )
+    site = install("slow-dist", "slow = slow_backend:Plugin", slow_backend=source)
+    script = f"""
+        import os, sys, threading, time, warnings
+        sys.path.insert(0, {str(site)!r})
+        warnings.simplefilter("ignore")
+        import cylstm, slow_backend
+        cylstm.set_backend("numpy")
+        threading.Thread(target=cylstm.set_backend, args=("slow",), daemon=True).start()
+        while not slow_backend.Plugin.made:
+            time.sleep(0.01)
+        child = os.fork()
+        if not child:
+            slow_backend.Plugin.__init__ = lambda self: None
+            cylstm.set_backend("slow")
+            os._exit(0 if cylstm.get_backend() == "slow" else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    assert python(script) == "0"
