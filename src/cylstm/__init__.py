@@ -11,6 +11,9 @@ from .backends.registry import (
     set_backend,
     use_backend,
 )
+from .cell import LSTMCell
+from .files import load, save
+from .linear import Linear
 from .lstm import LSTM
 from .packed import (
     PackedSequence,
@@ -29,11 +32,14 @@ __all__ = [
     "BackendError",
     "BackendLoadError",
     "BackendNotAvailableError",
+    "LSTMCell",
+    "Linear",
     "PackedSequence",
     "UnknownBackendError",
     "UnsupportedError",
     "available_backends",
     "get_backend",
+    "load",
     "manual_seed",
     "pack_padded_sequence",
     "pack_sequence",
@@ -41,6 +47,7 @@ __all__ = [
     "pad_sequence",
     "rand",
     "randn",
+    "save",
     "set_backend",
     "unpack_sequence",
     "use_backend",

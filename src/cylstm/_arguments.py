@@ -129,3 +129,18 @@ def check_lstm_arguments(
             f"proj_size must be 0 (no projection) or a positive number smaller than hidden_size ({hidden_size}), "
             f"got {proj_size}"
         )
+
+
+def check_size(value: Any, name: str, *, least: int) -> Any:
+    """The size of a layer, an integer of at least ``least``.
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        Where PyTorch raises them, which learns of a wrong size when it makes the tensor.
+    """
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < least:
+        raise RuntimeError(f"{name} must be at least {least}, got {value}")
+    return value

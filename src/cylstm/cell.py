@@ -1,0 +1,221 @@
+"""One step of one layer: the LSTM whose loop over time the caller writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ._arguments import as_array, check_size
+from .backends import registry
+from .backends.base import Backend, DirectionParameters
+from .gradients import Gradients, check_gradient
+from .layout import contiguous
+from .parameters import Module, Snapshot
+from .random import uniform
+
+State = tuple[np.ndarray, np.ndarray]
+
+
+class _Plan(NamedTuple):
+    """Who computes one version of the parameters."""
+
+    token: object  # of the registry: another one, and the choice is made again
+    backend: Backend
+    prepared: Any
+    dtype: np.dtype
+
+
+class LSTMCell(Module):
+    """A long short-term memory cell with the arguments, shapes, names and numbers of ``torch.nn.LSTMCell``.
+
+    It takes the same step as `LSTM`, on the same backends; for many steps, `LSTM` and its ``stream`` are faster.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of features I of an input row.
+    hidden_size : int
+        Number of features H of the state.
+    bias : bool
+        Whether there are bias_ih and bias_hh.
+    device : None, str or torch.device
+        The CPU.
+    dtype : dtype, optional
+        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+    backend : str or Backend, optional
+        The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        As ``torch.nn.LSTMCell`` does for the same arguments; RuntimeError also for a size of 0, which PyTorch takes.
+
+    Examples
+    --------
+    >>> import cylstm
+    >>> cell = cylstm.LSTMCell(10, 20)
+    >>> h_1, c_1 = cell(cylstm.randn(2, 10))
+    >>> h_1.shape, c_1.shape
+    ((2, 20), (2, 20))
+    """
+
+    _fixed: ClassVar[frozenset[str]] = frozenset({"input_size", "hidden_size", "bias", "backend", "bias_ih", "bias_hh"})
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str | Backend | None = None,
+    ) -> None:
+        self.input_size = check_size(input_size, "input_size", least=1)
+        self.hidden_size = check_size(hidden_size, "hidden_size", least=1)
+        self.bias = bias
+        self.backend = backend
+        if not bias:
+            self.bias_ih = self.bias_hh = None
+        super().__init__(device=device, dtype=dtype)
+        if backend is not None:  # an explicit choice works or raises, here rather than at the first call
+            registry.choose(backend, dtype=self.dtype.name)
+
+    def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
+        H, bound = self.hidden_size, 1.0 / self.hidden_size**0.5
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, self.input_size), "weight_hh": (4 * H, H)}
+        if self.bias:
+            shapes |= {"bias_ih": (4 * H,), "bias_hh": (4 * H,)}
+        return {name: uniform(shape, -bound, bound, dtype) for name, shape in shapes.items()}
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the ``repr``."""
+        return f"{self.input_size}, {self.hidden_size}" + (f", bias={self.bias}" if self.bias is not True else "")
+
+    def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> State:
+        """Take one step. Nothing is kept.
+
+        Parameters
+        ----------
+        input : array (B, I), or (I,) unbatched
+            Of the module's dtype. Anything with ``__array__`` or ``__dlpack__`` on the CPU is taken.
+        hx : tuple of two arrays, optional
+            h_0 and c_0, each (B, H), or (H,) unbatched. Zeros by default.
+
+        Returns
+        -------
+        h_1, c_1 : numpy.ndarray
+            In the shapes of h_0 and c_0.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As ``torch.nn.LSTMCell`` does for the same mistake.
+        """
+        plan = self._plan(self._store.snapshot, training=False)
+        shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
+        batch_sizes = np.array([len(x)])
+        result = plan.backend.forward(plan.prepared, input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
+        return result.h_n.reshape(shape), result.c_n.reshape(shape)
+
+    forward = __call__
+
+    def vjp(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[State, Callable[..., Gradients]]:
+        """Take one step and return, beside the state, the function that pulls gradients back through it.
+
+        Parameters
+        ----------
+        input, hx
+            As for a call.
+
+        Returns
+        -------
+        (h_1, c_1)
+            As a call returns them.
+        pullback : callable
+            ``pullback(grad_hx)`` takes the gradients of (h_1, c_1), None for zeros, and returns `Gradients`:
+            ``input``, ``hx`` and ``parameters`` by name. It may be called more than once.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As a call does. The pullback raises RuntimeError where the parameters have been changed since.
+        """
+        snapshot = self._store.snapshot
+        plan = self._plan(snapshot, training=True)
+        shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
+        x, h_0, c_0 = (None if array is None else array.copy() for array in (x, h_0, c_0))
+        result = plan.backend.forward(
+            plan.prepared, input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
+        )
+
+        def pullback(grad_hx: tuple[Any, Any]) -> Gradients:
+            if self._store.snapshot is not snapshot:
+                raise RuntimeError(
+                    f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
+                    f"{self._store.version} now): run vjp again"
+                )
+            if not isinstance(grad_hx, (tuple, list)) or len(grad_hx) != 2:
+                raise TypeError("grad_hx must be a tuple of two, the gradients of h_1 and c_1, None for zeros")
+            grad_h, grad_c = (
+                None if grad is None else check_gradient(as_array(grad, name), name, shape, plan.dtype)
+                for grad, name in zip(grad_hx, ("grad_h_1", "grad_c_1"), strict=True)
+            )
+            grads = plan.backend.backward(
+                plan.prepared,
+                result.workspace,
+                grad_output=None,
+                grad_h_n=_as_state(grad_h),
+                grad_c_n=_as_state(grad_c),
+            )
+            parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.arrays}
+            hx = (grads.h_0.reshape(shape), grads.c_0.reshape(shape))
+            return Gradients(grads.input.reshape(*shape[:-1], self.input_size), hx, parameters)
+
+        return (result.h_n.reshape(shape).copy(), result.c_n.reshape(shape).copy()), pullback
+
+    def _plan(self, snapshot: Snapshot, *, training: bool) -> _Plan:
+        """The backend in force and the parameters as it has prepared them: once per version."""
+        plan = snapshot.derived.get(training)
+        if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
+            self._store.refuse_inside_unlocked()
+            token, dtype = registry.token(), snapshot.arrays["weight_ih"].dtype
+            backend = registry.choose(self.backend, dtype=dtype.name, training=training)
+            prepared = snapshot.derive(backend, lambda: backend.prepare((DirectionParameters(**snapshot.arrays),)))
+            plan = snapshot.derived[training] = _Plan(token, backend, prepared, dtype)
+        return plan
+
+    def _enter(
+        self, input: Any, hx: Any, dtype: np.dtype
+    ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """The shape of the caller's states, and checked: the rows (B, I), h_0 and c_0 (1, B, H) or None."""
+        x = as_array(input, "input")
+        if x.ndim not in (1, 2):
+            raise ValueError(
+                f"input must be 1-D (input_size,) or 2-D (B, input_size), got {x.ndim}-D of shape {x.shape}"
+            )
+        if x.shape[-1] != self.input_size:
+            raise RuntimeError(f"input.shape[-1] must be input_size: expected {self.input_size}, got {x.shape[-1]}")
+        states = {"input": x}
+        shape = (*x.shape[:-1], self.hidden_size)
+        if hx is not None:
+            if not isinstance(hx, (tuple, list)):
+                raise TypeError(f"hx must be a tuple of two arrays (h_0, c_0), got {type(hx).__name__}")
+            if len(hx) != 2:
+                raise RuntimeError(f"hx must be a tuple of two arrays (h_0, c_0), got {len(hx)} of them")
+            for name, value in zip(("h_0", "c_0"), hx, strict=True):
+                states[name] = as_array(value, name)
+                if states[name].shape != shape:
+                    raise RuntimeError(f"{name} must have shape {shape}, got {states[name].shape}")
+        for name, array in states.items():
+            if array.dtype != dtype:
+                raise RuntimeError(f"{name} must have the module's dtype {dtype}, got {array.dtype}: use .astype")
+        rows = contiguous(x.reshape(-1, self.input_size))
+        return shape, rows, _as_state(states.get("h_0")), _as_state(states.get("c_0"))
+
+
+def _as_state(state: np.ndarray | None) -> np.ndarray | None:
+    """A state (B, H) or (H,) as backends take it, (1, B, H)."""
+    return None if state is None else contiguous(state.reshape(1, -1, state.shape[-1]))

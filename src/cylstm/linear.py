@@ -1,0 +1,148 @@
+"""A linear layer, for what stands behind an LSTM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ._arguments import as_array, check_size
+from .gradients import Gradients, check_gradient
+from .parameters import Module
+from .random import uniform
+
+
+class Linear(Module):
+    """``input @ weight.T + bias``, with the arguments, shapes, names and initial weights of ``torch.nn.Linear``.
+
+    Computed by NumPy; float16 in float32, rounded at the end.
+
+    Parameters
+    ----------
+    in_features : int
+    out_features : int
+    bias : bool
+        Whether there is a bias. The attribute ``bias`` is the array, or None.
+    device : None, str or torch.device
+        The CPU.
+    dtype : dtype, optional
+        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+
+    Raises
+    ------
+    TypeError, RuntimeError
+        As ``torch.nn.Linear`` does for the same arguments.
+
+    Examples
+    --------
+    >>> import cylstm
+    >>> cylstm.Linear(20, 3)(cylstm.randn(7, 2, 20)).shape
+    (7, 2, 3)
+    """
+
+    _fixed: ClassVar[frozenset[str]] = frozenset({"in_features", "out_features", "bias"})
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        self.in_features = check_size(in_features, "in_features", least=0)
+        self.out_features = check_size(out_features, "out_features", least=0)
+        self._has_bias = bool(bias)
+        if not bias:
+            self.bias = None
+        super().__init__(device=device, dtype=dtype)
+
+    def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
+        I, O = self.in_features, self.out_features
+        # torch.nn.init.kaiming_uniform_(weight, a=sqrt(5)), in its own order of roundings
+        gain = math.sqrt(2.0 / (1 + math.sqrt(5) ** 2))
+        bound = math.sqrt(3.0) * (gain / math.sqrt(I)) if I > 0 else 0.0
+        parameters = {"weight": uniform((O, I), -bound, bound, dtype)}
+        if self._has_bias:
+            bound = 1 / math.sqrt(I) if I > 0 else 0  # an int: its negative is no -0.0
+            parameters["bias"] = uniform((O,), -bound, bound, dtype)
+        return parameters
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the ``repr``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self._has_bias}"
+
+    def __call__(self, input: Any) -> np.ndarray:
+        """Apply the layer to the last dimension.
+
+        Parameters
+        ----------
+        input : array (*, in_features)
+            Of the module's dtype. Anything with ``__array__`` or ``__dlpack__`` on the CPU is taken.
+
+        Returns
+        -------
+        numpy.ndarray (*, out_features)
+
+        Raises
+        ------
+        TypeError
+            If ``input`` is no array.
+        RuntimeError
+            If its last dimension is not ``in_features``, or its dtype not the module's.
+        """
+        return self._run(self._store.snapshot.arrays, self._checked(input))
+
+    forward = __call__
+
+    def vjp(self, input: Any) -> tuple[np.ndarray, Callable[..., Gradients]]:
+        """Apply the layer and return, beside the output, the function that pulls gradients back through it.
+
+        Parameters
+        ----------
+        input
+            As for a call.
+
+        Returns
+        -------
+        output : numpy.ndarray (*, out_features)
+        pullback : callable
+            ``pullback(grad_output)`` takes the gradient of the output and returns `Gradients`: ``input`` and
+            ``parameters`` by name (``hx`` is None). It may be called more than once.
+
+        Raises
+        ------
+        TypeError, RuntimeError
+            As a call does.
+        """
+        arrays = self._store.snapshot.arrays
+        x = self._checked(input).copy()
+
+        def pullback(grad_output: Any) -> Gradients:
+            shape = (*x.shape[:-1], self.out_features)
+            grad = check_gradient(as_array(grad_output, "grad_output"), "grad_output", shape, x.dtype)
+            grad, weight, rows = _working(grad), _working(arrays["weight"]), _working(x).reshape(-1, self.in_features)
+            grad_rows = grad.reshape(-1, self.out_features)
+            grads = {"weight": grad_rows.T @ rows.conj(), "bias": grad_rows.sum(axis=0)}
+            parameters = {name: grads[name].astype(x.dtype, copy=False) for name in arrays}
+            return Gradients((grad @ weight.conj()).astype(x.dtype, copy=False), None, parameters)
+
+        return self._run(arrays, x), pullback
+
+    def _checked(self, input: Any) -> np.ndarray:
+        self._store.refuse_inside_unlocked()
+        x = as_array(input, "input")
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise RuntimeError(f"input must have shape (*, {self.in_features}), the last is in_features; got {x.shape}")
+        if x.dtype != self.dtype:
+            raise RuntimeError(f"input must have the module's dtype {self.dtype}, got {x.dtype}: use .astype")
+        return x
+
+    @staticmethod
+    def _run(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+        output = _working(x) @ _working(arrays["weight"]).T
+        if "bias" in arrays:
+            output += arrays["bias"]
+        return output.astype(x.dtype, copy=False)
+
+
+def _working(array: np.ndarray) -> np.ndarray:
+    """The array in the dtype of the arithmetic: float32 for float16, else its own."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
