@@ -43,7 +43,7 @@ class PackedSequence(_PackedSequence):
 
     Parameters
     ----------
-    data : array (N, *)
+    data : array (N, ...)
         The rows; or, where ``batch_sizes`` is not given, the pair (data, batch_sizes).
     batch_sizes : array of int64 (T,)
         How many sequences are longer than t, for each step t. Never grows.
@@ -178,7 +178,7 @@ def pack_padded_sequence(
 
     Parameters
     ----------
-    input : array (T, B, *), or (B, T, *) with ``batch_first``
+    input : array (T, B, ...), or (B, T, ...) with ``batch_first``
     lengths : sequence, array or tensor of B integers
         Of each sequence, from 1 to T.
     batch_first : bool
@@ -241,7 +241,7 @@ def pad_packed_sequence(
 
     Returns
     -------
-    padded : numpy.ndarray (T, B, *), or (B, T, *) with ``batch_first``
+    padded : numpy.ndarray (T, B, ...), or (B, T, ...) with ``batch_first``
     lengths : numpy.ndarray of int64 (B,)
 
     Raises
@@ -277,7 +277,7 @@ def pad_sequence(
 
     Parameters
     ----------
-    sequences : iterable of B arrays (L, *)
+    sequences : iterable of B arrays (L, ...)
         Each with its own L. The first one's dtype is the result's.
     batch_first : bool
     padding_value : number
@@ -286,7 +286,7 @@ def pad_sequence(
 
     Returns
     -------
-    numpy.ndarray (T, B, *), or (B, T, *) with ``batch_first``
+    numpy.ndarray (T, B, ...), or (B, T, ...) with ``batch_first``
         T is the longest L.
 
     Raises
@@ -323,7 +323,7 @@ def pack_sequence(sequences: Iterable[Any], enforce_sorted: bool = True) -> Pack
 
     Parameters
     ----------
-    sequences : iterable of arrays (L, *)
+    sequences : iterable of arrays (L, ...)
         Each with its own L >= 1; the longest first, unless ``enforce_sorted`` is False.
     enforce_sorted : bool
 
@@ -338,7 +338,7 @@ def pack_sequence(sequences: Iterable[Any], enforce_sorted: bool = True) -> Pack
 
 
 def unpack_sequence(packed_sequences: Any) -> list[np.ndarray]:
-    """The sequences (L, *) in their original order: the inverse of :func:`pack_sequence`.
+    """The sequences (L, ...) in their original order: the inverse of :func:`pack_sequence`.
 
     Raises
     ------
