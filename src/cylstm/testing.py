@@ -223,7 +223,7 @@ class Case(NamedTuple):
 
     T: int = 5
     B: int = 3
-    I: int = 4  # noqa: E741
+    I: int = 4
     H: int = 6
     P: int = 0
     D: int = 1
@@ -279,7 +279,7 @@ class Problem(NamedTuple):
 
 def _problem(case: Case, dtype: str, seed: int = 0) -> Problem:
     rng = np.random.default_rng(seed)
-    T, B, I, H, P, D, bias, ragged, states = case  # noqa: E741
+    T, B, I, H, P, D, bias, ragged, states = case
     R, is_complex = P or H, np.issubdtype(dtype, np.complexfloating)
 
     def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -530,15 +530,18 @@ def _outputs_new(backend: Backend, *, dtype: str) -> None:
 
 def _calls_independent(backend: Backend, *, dtype: str) -> None:
     """A call changes neither the results of former calls nor those of later ones, nor does writing to results."""
-    small, large = _problem(_SMALL, dtype), _problem(Case(T=9, B=11, I=4, H=6, D=2, states=False), dtype, 1)
-    first = _outputs(_forward(backend, small))
-    kept = _copies(first)
-    _forward(backend, large)
-    _forward(backend, _problem(_SMALL, dtype, 2))
-    _same(first, kept, dtype, "a result after two other calls")
-    for array in first.values():
-        array[...] = 7
-    _same(_outputs(_forward(backend, small)), kept, dtype, "the same call repeated")
+    large = _problem(Case(T=9, B=11, D=2), dtype, 1)
+    for small in (_problem(_SMALL, dtype), _problem(_SMALL._replace(states=False), dtype)):
+        prepared = backend.prepare(small.parameters)
+        first = _outputs(_forward(backend, small, prepared))
+        kept = _copies(first)
+        _same(_outputs(_forward(backend, small, prepared)), kept, dtype, "the same call at once again")
+        _forward(backend, large)
+        _forward(backend, small._replace(input=-small.input), prepared)
+        _same(first, kept, dtype, "a result after other calls")
+        for array in first.values():
+            array[...] = 7
+        _same(_outputs(_forward(backend, small, prepared)), kept, dtype, "the same call after others")
 
 
 def _prepare_copies(backend: Backend, *, dtype: str) -> None:
@@ -827,6 +830,28 @@ def _module_gradients(backend: Backend, *, dtype: str) -> None:
         _compare(named(pullback(g, grad_hx)), expected, dtype, TOLERANCES[dtype].gradients, f"{time} pullback")
 
 
+def _bitwise_module(backend: Backend, *, dtype: str) -> None:
+    """LSTM at once, in chunks, by a stream, each sequence alone, packed: the same bits."""
+    module = cylstm.LSTM(5, 33, num_layers=2, dtype=dtype, backend=backend)
+    x = _draw(dtype, 12, 5, 5)
+    whole = _called(module, x)
+    for steps in (1, 5):
+        state: Any = None
+        for t in range(0, len(x), steps):
+            output, state = module(x[t : t + steps], state)
+            _identical(output, whole["output"][t : t + steps], f"{steps} steps at a time: output")
+        _identical(state[1], whole["c_n"], f"{steps} steps at a time: c_n")
+    stream = module.stream(batch_size=5)
+    for t, x_t in enumerate(x):
+        _identical(np.array(stream(x_t)), whole["output"][t], "a stream: h")
+    lengths = np.array([12, 7, 7, 3, 1])
+    packed, _ = module(cylstm.pack_padded_sequence(x, lengths))
+    padded, _ = cylstm.pad_packed_sequence(packed)
+    for b, length in enumerate(lengths):
+        _identical(module(x[:, b])[0], whole["output"][:, b], f"sequence {b} alone: output")
+        _identical(padded[:length, b], whole["output"][:length, b], f"sequence {b} packed: output")
+
+
 _EACH_DTYPE = (
     _states_default,
     _saturation,
@@ -838,6 +863,6 @@ _EACH_DTYPE = (
     _threads,
 )
 _EACH_DTYPE_TRAINING = (_gradient_arguments, _gradient_repeated)
-_BITWISE = (_bitwise_chunks, _bitwise_batch, _bitwise_threads)
+_BITWISE = (_bitwise_chunks, _bitwise_batch, _bitwise_threads, _bitwise_module)
 _MODULE = (_module_stacked, _module_dropout, _module_weights_changed, _module_steps, _module_packed)
 _MODULE_TRAINING = (_module_gradients,)
