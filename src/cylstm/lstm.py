@@ -135,10 +135,10 @@ class LSTM(Module):
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter."""
-        H, R = self.hidden_size, self.proj_size or self.hidden_size
-        I = self.input_size if name.endswith(("_l0", "_l0_reverse")) else R * self._directions
+        I, H, R = map(int, (self.input_size, self.hidden_size, self.proj_size or self.hidden_size))
+        I = I if name.endswith(("_l0", "_l0_reverse")) else R * self._directions
         shapes = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, R), "bias_ih": (4 * H,), "bias_hh": (4 * H,)}
-        return {**shapes, "weight_hr": (self.proj_size, H)}[name.partition("_l")[0]]
+        return {**shapes, "weight_hr": (R, H)}[name.partition("_l")[0]]
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         bound = 1.0 / self.hidden_size**0.5
