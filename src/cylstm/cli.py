@@ -1,0 +1,287 @@
+"""The command ``cylstm``. Arguments are read here; the work is done elsewhere and imported when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_RUN = """\
+Run the LSTM of a model file over the sequences of an input file.
+
+MODEL   a .safetensors or .npz file with parameters under PyTorch's names, such as a state_dict. Sizes and
+        options are inferred from names and shapes. Other layers in the file are left alone.
+INPUT   an .npy file of shape (T, B, I), or (B, T, I) with --batch-first, or (T, I) for one sequence; or an .npz
+        file with the array input, and h_0 and c_0 if the states do not begin at zero.
+
+An .npy file is memory-mapped and read in chunks, so it may be larger than memory; an .npz file is read as a whole.
+However it is cut, the result is that of one call: the states are carried from chunk to chunk. A bidirectional
+LSTM reads each sequence from both ends, so it is cut by sequences alone.
+"""
+_RUN_MORE = """\
+OUTPUT appears under its name when it is complete; a run that fails or is interrupted leaves nothing behind and an
+older file of this name untouched.
+
+exit status:
+  0 done; 2 a wrong argument or file; 130 or 143 interrupted
+
+examples:
+  cylstm run model.safetensors input.npy -o output.npy
+  cylstm run model.safetensors input.npy -o result.npz --prefix encoder.lstm. --batch-first
+  cylstm run digits.safetensors images.npy -o scores.npy --prefix lstm. --head head.
+  cylstm run model.safetensors day.npy -o day.out.npy --chunk 10000 --backend cython --dtype float32
+"""
+_MAIN_MORE = """\
+environment:
+  CYLSTM_BACKEND      the backend: a name, or package.module:Class
+  CYLSTM_NUM_THREADS  the number of threads
+  CYLSTM_MAX_ISA      the highest instruction set that the compiled kernels may use
+
+examples:
+  cylstm info
+  cylstm check-backend numpy
+  cylstm run model.safetensors input.npy -o output.npy
+"""
+
+
+class _Signalled(BaseException):
+    """SIGTERM or SIGHUP came; raised so that temporary files are removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status. Errors are one line on stderr."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        with _signals(), _warnings():
+            status: int = parsed.command(parsed)
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # the reader of our output has gone, as in `cylstm info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
+    except _Signalled as error:
+        return _fail("terminated", 128 + error.number)
+    except MemoryError:
+        return _fail("not enough memory: try a smaller --chunk or --batch-chunk", 2)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename and error.strerror else reason, 2)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        return _fail(str(error), 2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="cylstm",
+        description="PyTorch's LSTM as a small compiled package, on the command line.",
+        epilog=_MAIN_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cylstm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], summary: str, **more: Any) -> Any:
+        one = commands.add_parser(
+            name,
+            **{"help": summary, "description": summary, **more},
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(command=function)
+        return one
+
+    info = command("info", _info, "Show versions, processor, backends, threads and environment.")
+    info.add_argument("--json", action="store_true", help="as JSON")
+
+    command("backends", _backends, "List the backends, whether they work here, and if not, why.")
+
+    check = command(
+        "check-backend",
+        _check_backend,
+        "Put a backend through the conformance kit.",
+        epilog="exit status:\n  0 all checks passed; 1 some failed; 2 the backend cannot be used",
+    )
+    check.add_argument("name", metavar="NAME", help="a backend's name, or package.module:Class")
+    check.add_argument(
+        "--bitwise", action="store_true", help="also check, bit for bit, that steps, chunks and batches change nothing"
+    )
+
+    run = command("run", _run, "Run a model over a file of sequences.", description=_RUN, epilog=_RUN_MORE)
+    run.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors or .npz file")
+    run.add_argument("input", metavar="INPUT", type=Path, help="an .npy or .npz file")
+    run.add_argument(
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        type=Path,
+        help=".npy for the output, or the scores with --head; .npz for output, h_n and c_n (and logits). "
+        "Without it nothing is kept",
+    )
+    run.add_argument("--prefix", default="", metavar="P", help="where in MODEL the LSTM is, such as encoder.lstm.")
+    run.add_argument(
+        "--head", metavar="P", help="where in MODEL a linear layer is, to apply to the last hidden state; gives logits"
+    )
+    run.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="INPUT and OUTPUT are (B, T, features); by default what MODEL says, else not",
+    )
+    run.add_argument("--backend", metavar="NAME", help="the backend; an explicit choice works or is an error")
+    run.add_argument(
+        "--dtype",
+        choices=["float16", "float32", "float64", "complex64", "complex128"],
+        help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
+    )
+    run.add_argument("--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default about 16 MiB")
+    run.add_argument("--batch-chunk", metavar="SEQUENCES", type=_positive, help="sequences at a time; likewise")
+    run.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show progress; by default on a terminal only",
+    )
+    run.add_argument("--json", action="store_true", help="report as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
+    return int(text)
+
+
+# Commands -----------------------------------------------------------------------------------------------------------
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from .system import system_info
+
+    info = system_info()
+    if arguments.json:
+        print(json.dumps(info, indent=2))
+        return 0
+    rows = {row["name"]: ": ".join(filter(None, (row["status"], row["reason"]))) for row in info["backends"]}
+    for title, section in {**info, "backends": rows, "environment": info["environment"] or {"": "nothing set"}}.items():
+        print(f"{title}:")
+        _print_table(section, indent="  ")
+    return 0
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    from .backends.registry import available_backends
+
+    print(available_backends())
+    return 0
+
+
+def _check_backend(arguments: argparse.Namespace) -> int:
+    from .progress import Progress
+    from .testing import checks
+
+    todo = list(checks(arguments.name, bitwise=arguments.bitwise))
+    failures = {}
+    with Progress(len(todo), "checks") as bar:
+        for check in todo:
+            try:
+                check()
+            except Exception as error:
+                failures[check.id] = f"{check.description} {type(error).__name__}: {error}"
+            bar.advance(1)
+    for name, reason in failures.items():
+        print(f"FAILED {name}: {reason}")
+    print(f"backend {arguments.name}: {len(todo) - len(failures)} of {len(todo)} checks passed")
+    return 1 if failures else 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .run import run_file
+
+    report = run_file(
+        arguments.model,
+        arguments.input,
+        arguments.output,
+        prefix=arguments.prefix,
+        head=arguments.head,
+        batch_first=arguments.batch_first,
+        backend=arguments.backend,
+        dtype=arguments.dtype,
+        chunk=arguments.chunk,
+        batch_chunk=arguments.batch_chunk,
+        progress=arguments.progress,
+    )
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    backend = report["backend"]
+    kept = ", ".join(f"{name} {tuple(shape)}" for name, shape in report["results"].items())
+    rows = {
+        "model": f"{report['lstm']}, {report['dtype']}",
+        "input": f"{report['input']}: {report['sequences']:,} sequences of {report['steps']:,} steps",
+        "output": f"{report['output']}: {kept}" if report["output"] else "not kept (-o OUTPUT keeps it)",
+        "time": f"{report['seconds']:.3f} s",
+        "speed": f"{report['sequences_per_second']:,.0f} sequences/s, {report['steps_per_second']:,.0f} steps/s",
+        "backend": backend["name"],
+        "instruction set": backend.get("instruction_set"),
+        "threads": backend.get("threads"),
+    }
+    _print_table({name: value for name, value in rows.items() if value is not None})
+    return 0
+
+
+# Help for all of them -----------------------------------------------------------------------------------------------
+
+
+def _print_table(rows: Mapping[str, Any], indent: str = "") -> None:
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f"{indent}{name.replace('_', ' '):{width}}  {text}" if name else f"{indent}{text}")
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"cylstm: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """Warnings as one line on stderr."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"cylstm: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _signals(names: Iterable[str] = ("SIGTERM", "SIGHUP")) -> Iterator[None]:
+    """Raise where these signals would end the process at once and leave temporary files."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Signalled(number)
+
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    old = {number: signal.signal(number, handle) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

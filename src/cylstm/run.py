@@ -1,0 +1,313 @@
+"""``cylstm run``: an LSTM over a file of sequences that may be larger than memory.
+
+The input is memory-mapped and read in chunks of sequences and of time steps. The states are carried from one chunk of
+steps to the next, so the result is that of one call. The results are memory-mapped too, under temporary names, and
+moved into place when they are complete.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backends import registry
+from .files import load
+from .linear import Linear
+from .lstm import LSTM
+from .progress import Progress
+from .system import backend_info
+from .tensor_files import read_npz, replacing
+
+#: Size of a chunk of input and output where the caller does not choose.
+CHUNK_BYTES = 16 << 20
+
+
+class Input(NamedTuple):
+    """What the input file holds."""
+
+    input: np.ndarray
+    h_0: np.ndarray | None = None
+    c_0: np.ndarray | None = None
+
+
+class Chunks(NamedTuple):
+    """How many steps of how many sequences are computed at a time."""
+
+    steps: int
+    sequences: int
+
+
+class Layout(NamedTuple):
+    """How the arrays lie in the files, and the views of them that are (T, B, ...) and (..., B, ...)."""
+
+    unbatched: bool
+    batch_first: bool
+
+    def rows(self, array: np.ndarray) -> np.ndarray:
+        """The view (T, B, features) of input or output."""
+        return array[:, np.newaxis] if self.unbatched else array.swapaxes(0, 1) if self.batch_first else array
+
+    def state(self, array: np.ndarray) -> np.ndarray:
+        """The view (layers, B, features) of a state."""
+        return array[:, np.newaxis] if self.unbatched else array
+
+    def scores(self, array: np.ndarray) -> np.ndarray:
+        """The view (B, scores) of the logits."""
+        return array[np.newaxis] if self.unbatched else array
+
+
+def run_file(
+    model: Path,
+    input_path: Path,
+    output_path: Path | None = None,
+    *,
+    prefix: str = "",
+    head: str | None = None,
+    batch_first: bool | None = None,
+    backend: str | None = None,
+    dtype: str | None = None,
+    chunk: int | None = None,
+    batch_chunk: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Run the LSTM of a model file over the sequences of an input file. The arguments are those of ``cylstm run``.
+
+    Returns
+    -------
+    dict
+        What was computed, how fast, and by what, as plain data for JSON.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        If a file or an option is missing or does not fit. Nothing is written then.
+    """
+    if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
+        raise ValueError(f"expected an output that ends in .npy or .npz, got {str(output_path)!r}")
+    with nullcontext() if backend is None else registry.use_backend(backend):
+        return _run(model, input_path, output_path, prefix, head, batch_first, dtype, chunk, batch_chunk, progress)
+
+
+def _run(
+    model: Path,
+    input_path: Path,
+    output_path: Path | None,
+    prefix: str,
+    head: str | None,
+    batch_first: bool | None,
+    dtype: str | None,
+    chunk: int | None,
+    batch_chunk: int | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    lstm, linear = _load_model(model, prefix, head, dtype)
+    if batch_first is not None:
+        lstm.batch_first = batch_first
+    described = str(lstm)
+    given = _read_input(input_path)
+    _check_input(given, lstm, convert=dtype is not None)
+    layout = Layout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
+    T, B, _ = layout.rows(given.input).shape
+    chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk)
+    lstm.batch_first = False  # what it is called with from here on is time-major
+    with _written(output_path, _result_shapes(lstm, linear, layout, T, B), lstm.dtype) as results:
+        shapes = {name: list(array.shape) for name, array in results.items()}
+        start = time.perf_counter()
+        _compute(lstm, linear, given, results, layout, chunks, progress)
+        seconds = time.perf_counter() - start
+    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0)
+    return {
+        "model": str(model),
+        "lstm": described,
+        "dtype": lstm.dtype.name,
+        "input": str(input_path),
+        "shape": list(given.input.shape),
+        "output": None if output_path is None else str(output_path),
+        "results": shapes,
+        "sequences": B,
+        "steps": T,
+        "chunk": chunks._asdict(),
+        "seconds": seconds,
+        "sequences_per_second": B / seconds,
+        "steps_per_second": T * B / seconds,
+        "backend": backend_info(chosen),
+    }
+
+
+def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_chunk: int | None = None) -> Chunks:
+    """How to cut T steps of B sequences: as asked, else into pieces of about :data:`CHUNK_BYTES`.
+
+    Raises
+    ------
+    ValueError
+        If a bidirectional LSTM should be cut in time: its second direction begins at the end of the sequence.
+    """
+    if chunk is not None and lstm.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM reads each sequence from both ends, so --chunk cannot cut it in time: "
+            "use --batch-chunk to take fewer sequences at a time"
+        )
+    width = lstm.input_size + _features(lstm)
+    rows = max(1, CHUNK_BYTES // (width * lstm.dtype.itemsize))
+    # What follows one another in the file is taken together: whole sequences if batch_first, else whole steps.
+    steps, sequences = chunk, batch_chunk
+    if steps is None and lstm.bidirectional:
+        steps = T
+    if steps is None:
+        steps = rows // (sequences or (1 if lstm.batch_first else max(B, 1)))
+    steps = min(max(steps, 1), T)
+    if sequences is None:
+        sequences = rows // steps
+    return Chunks(steps, min(max(sequences, 1), max(B, 1)))
+
+
+def _features(lstm: LSTM) -> int:
+    """D * R, the width of the output."""
+    return (1 + lstm.bidirectional) * (lstm.proj_size or lstm.hidden_size)
+
+
+def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -> tuple[LSTM, Linear | None]:
+    lstm = load(model, prefix)
+    if not isinstance(lstm, LSTM):
+        raise ValueError(f"expected an LSTM, and {model} holds a {type(lstm).__name__}")
+    linear = None if head is None else load(model, head)
+    if linear is not None:
+        if not isinstance(linear, Linear):
+            raise ValueError(f"expected a Linear under the head {head!r}, got a {type(linear).__name__}")
+        if linear.in_features != _features(lstm):
+            raise ValueError(f"the head {head!r} takes {linear.in_features} features; the LSTM gives {_features(lstm)}")
+    for module in (lstm,) if linear is None else (lstm, linear):
+        if not np.can_cast(module.dtype, dtype or lstm.dtype, "same_kind"):
+            raise ValueError(f"the parameters are {module.dtype}, which cannot be converted to {dtype or lstm.dtype}")
+        module.to(dtype=dtype or lstm.dtype)
+    return lstm.eval(), linear
+
+
+def _read_input(path: Path) -> Input:
+    extension = path.suffix.lower()
+    if extension == ".npy":
+        try:
+            return Input(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not a readable .npy ({error})") from error
+    if extension == ".npz":
+        tensors = read_npz(path).tensors
+        if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
+            raise ValueError(f"{path}: expected the array input, and h_0 with c_0 or neither; got {', '.join(tensors)}")
+        return Input(**{name: tensors[name].read() for name in Input._fields if name in tensors})
+    raise ValueError(f"expected an input that ends in .npy or .npz, got {str(path)!r}")
+
+
+def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
+    """Whether input and states fit the LSTM, so that nothing is computed in vain."""
+    x = given.input
+    if x.ndim not in (2, 3) or x.shape[-1] != lstm.input_size:
+        axes = "(B, T, I)" if lstm.batch_first else "(T, B, I)"
+        raise ValueError(f"expected an input of shape {axes} or (T, I) with I = {lstm.input_size}, got {x.shape}")
+    if not x.shape[1 if x.ndim == 3 and lstm.batch_first else 0]:
+        raise ValueError(f"expected sequences of one step or more, got an input of shape {x.shape}")
+    for name, array in given._asdict().items():
+        if array is None:
+            continue
+        if array.dtype != lstm.dtype and not convert:
+            raise ValueError(f"{name} is {array.dtype} and the model {lstm.dtype}: --dtype {lstm.dtype} converts it")
+        if not np.can_cast(array.dtype, lstm.dtype, "same_kind"):
+            raise ValueError(f"{name} is {array.dtype}, which cannot be converted to {lstm.dtype}")
+    if given.h_0 is not None and given.c_0 is not None:
+        batch = () if x.ndim == 2 else (x.shape[0 if lstm.batch_first else 1],)
+        layers = lstm.num_layers * (1 + lstm.bidirectional)
+        h_0, c_0 = (layers, *batch, lstm.proj_size or lstm.hidden_size), (layers, *batch, lstm.hidden_size)
+        if (given.h_0.shape, given.c_0.shape) != (h_0, c_0):
+            raise ValueError(f"expected h_0 {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
+
+
+def _result_shapes(lstm: LSTM, head: Linear | None, layout: Layout, T: int, B: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all results as they lie in the file, the one for an ``.npy`` first."""
+    layers = lstm.num_layers * (1 + lstm.bidirectional)
+    batch = () if layout.unbatched else (B,)
+    shapes: dict[str, tuple[int, ...]] = {
+        "output": (B, T, _features(lstm))
+        if layout.batch_first and not layout.unbatched
+        else (T, *batch, _features(lstm)),
+        "h_n": (layers, *batch, lstm.proj_size or lstm.hidden_size),
+        "c_n": (layers, *batch, lstm.hidden_size),
+    }
+    return shapes if head is None else {"logits": (*batch, head.out_features), **shapes}
+
+
+@contextmanager
+def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dtype) -> Iterator[dict[str, np.ndarray]]:
+    """Memory-mapped arrays to be filled inside the block, which go into the file at ``path`` if it ends well.
+
+    An ``.npz`` takes all the arrays, an ``.npy`` the first of them; without a path there are none.
+    """
+    if path is None:
+        yield {}
+        return
+    single = path.suffix.lower() == ".npy"
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        files = {name: Path(folder, f"{name}.npy") for name in list(shapes)[: 1 if single else None]}
+        arrays: dict[str, np.ndarray] = {
+            name: np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shapes[name])
+            for name, file in files.items()
+        }
+        yield arrays
+        arrays.clear()  # closes the files
+        with replacing(path) as temporary:
+            if single:
+                os.replace(next(iter(files.values())), temporary)
+            else:
+                with zipfile.ZipFile(temporary, "w") as archive:
+                    for file in files.values():
+                        archive.write(file, file.name)
+
+
+def _compute(
+    lstm: LSTM,
+    head: Linear | None,
+    given: Input,
+    results: dict[str, np.ndarray],
+    layout: Layout,
+    chunks: Chunks,
+    progress: bool | None,
+) -> None:
+    """Fill the results, chunk after chunk: all the steps of some sequences, then the next sequences."""
+    x = layout.rows(given.input)
+    T, B, _ = x.shape
+    output = layout.rows(results["output"]) if "output" in results else None
+    logits = layout.scores(results["logits"]) if "logits" in results else None
+    in_time = chunks.steps < T
+    with Progress(T * B if in_time else B, "steps" if in_time else "sequences", shown=progress) as bar:
+        for b in _slices(B, chunks.sequences):
+            states: Any = _initial_states(given, lstm, layout, b)
+            for t in _slices(T, chunks.steps):
+                part = np.asarray(x[t, b]).astype(lstm.dtype, copy=False)
+                part_of_output, states = lstm(part, states)
+                if output is not None:
+                    output[t, b] = part_of_output
+                bar.advance(part.shape[1] * (part.shape[0] if in_time else 1))
+            for name, state in zip(("h_n", "c_n"), states, strict=True):
+                if name in results:
+                    layout.state(results[name])[:, b] = state
+            if head is not None and logits is not None:
+                last = states[0][-(1 + lstm.bidirectional) :]  # of the last layer, each direction
+                logits[b] = head(np.concatenate(last, axis=1))
+
+
+def _initial_states(given: Input, lstm: LSTM, layout: Layout, b: slice) -> tuple[np.ndarray, np.ndarray] | None:
+    if given.h_0 is None or given.c_0 is None:
+        return None
+    h_0, c_0 = (layout.state(state)[:, b].astype(lstm.dtype, copy=False) for state in (given.h_0, given.c_0))
+    return h_0, c_0
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + size, total)) for begin in range(0, total, size))
