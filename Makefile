@@ -51,7 +51,7 @@ test-numpy: $(TEST)  ## the whole suite on the numpy backend
 	@$(STEP) "pytest, CYLSTM_BACKEND=numpy" $(CLEAN_ENV) CYLSTM_BACKEND=numpy $(PYTEST) tests
 
 test-isas: $(TEST)  ## the whole suite on the cython backend, once per lower instruction set of this machine
-	@for isa in $$($(CLEAN_ENV) $(PY) tools/lower_isas.py); do \
+	@for isa in $$($(PY) -c 'from cylstm.backends import _lstm; print(*_lstm.instruction_sets()[1:])'); do \
 	    $(STEP) "pytest, CYLSTM_MAX_ISA=$$isa" $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests || exit; \
 	done
 
@@ -62,7 +62,7 @@ lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
 	@$(STEP) "mypy" $(PY) -m mypy
 	@$(STEP) "stubtest" $(PY) -m mypy.stubtest --mypy-config-file pyproject.toml cylstm.backends._lstm
 
-fuzz: $(TEST)  ## random configurations against torch until stopped
+fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz.py
 
 ##@ Measure it
@@ -132,4 +132,5 @@ $(TEST): $(DIST) | $(TEST_BASE)
 	@$(PY) -m pip uninstall -qq -y cylstm
 	@$(STEP) "cylstm and what its tests need into .venv-test" \
 	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,docs,dev,examples]"
+	@$(STEP) "a third party's backend into .venv-test" $(PY) $(PIP_INSTALL) ./tests/plugins/cylstm-torch-kernels
 	@touch $@
