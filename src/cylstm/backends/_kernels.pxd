@@ -1,0 +1,57 @@
+# kernels/kernels.h and kernels/team.h for Cython. What each field means stands in kernels.h.
+cdef extern from "kernels/kernels.h" nogil:
+    ctypedef struct GatesTile:
+        Py_ssize_t rows, lanes
+        const void* start
+        Py_ssize_t start_stride
+        const void* input
+        Py_ssize_t input_stride, I
+        const void* weight_ih
+        const void* h
+        Py_ssize_t h_stride, R
+        const void* weight_hh
+        void* c
+        void* h_out
+        Py_ssize_t h_out_stride
+        void* c_prev
+        void* gates
+
+    ctypedef struct GatesBackwardTile:
+        Py_ssize_t rows, lanes
+        const void* gates
+        const void* c_prev
+        const void* grad_h
+        Py_ssize_t grad_h_stride
+        const void* grad_output
+        Py_ssize_t grad_output_stride
+        void* grad_c
+        void* grad_a
+        void* h
+        Py_ssize_t h_stride
+
+    ctypedef struct ProductTile:
+        Py_ssize_t rows, columns
+        const void* start
+        Py_ssize_t start_stride
+        const void* a
+        Py_ssize_t a_row, a_k, a_segment, K, segments
+        const void* panel
+        void* out
+        Py_ssize_t out_stride
+
+    ctypedef struct Kernels:
+        const char* isa
+        Py_ssize_t itemsize, lanes, max_rows
+        void (*gates)(const GatesTile*) noexcept nogil
+        void (*gates_backward)(const GatesBackwardTile*) noexcept nogil
+        void (*product)(const ProductTile*) noexcept nogil
+        void (*activate)(int, Py_ssize_t, const void*, void*) noexcept nogil
+
+    const Kernels* cylstm_kernels(const char* isa, Py_ssize_t itemsize)
+
+cdef extern from "kernels/team.h" nogil:
+    ctypedef struct Barrier:
+        pass
+    void barrier_wait(Barrier* barrier, int threads)
+    unsigned long long flush_denormals()
+    void restore_denormals(unsigned long long mode)

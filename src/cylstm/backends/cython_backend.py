@@ -1,0 +1,152 @@
+"""The compiled backend: checks and allocates, then calls ``_lstm``. float32 and float64.
+
+``CYLSTM_MAX_ISA`` (``generic``, ``avx2``, ``avx512``) caps the instruction set; it is read when the first layer is
+prepared.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..threads import get_num_threads
+from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+
+try:
+    from . import _lstm
+except ImportError as error:  # a source tree that was not built
+    _lstm = None  # type: ignore[assignment]
+    _WHY_NOT = f"the compiled module cylstm.backends._lstm cannot be imported ({error}): build it by `pip install .`"
+
+VARIABLE = "CYLSTM_MAX_ISA"
+_FLOAT32 = np.dtype(np.float32)
+
+
+class Workspace(NamedTuple):
+    """What forward kept, in the kernels' layout (``_lstm.pyx``): D directions side by side."""
+
+    input: np.ndarray  # (N, I)
+    batch_sizes: np.ndarray  # (T,)
+    h_prev: np.ndarray  # (D, N, R)
+    c_prev: np.ndarray  # (D, blocks, N, VL)
+    gates: np.ndarray | None  # (D, blocks, N, 4 VL), activated; None: computed again
+
+
+class CythonBackend(Backend):
+    """OpenMP-parallel kernels for the CPU. Results do not depend on threads, batch, or how a sequence is cut."""
+
+    name: ClassVar[str] = "cython"
+    capabilities: ClassVar[Capabilities] = Capabilities(dtypes=frozenset({"float32", "float64"}), training=True)
+
+    @classmethod
+    def is_available(cls) -> tuple[bool, str]:
+        return (True, "") if _lstm is not None else (False, _WHY_NOT)
+
+    def __init__(self) -> None:
+        self._isa: str | None = None
+
+    @property
+    def instruction_set(self) -> str:
+        """The instruction set of the kernels: the best that this processor has, up to ``CYLSTM_MAX_ISA``."""
+        if self._isa is None:
+            self._isa = _best_up_to(os.environ.get(VARIABLE, "").strip().lower())
+        return self._isa
+
+    def info(self) -> dict[str, Any]:
+        """Facts for ``cylstm info``."""
+        return {
+            "instruction_set": self.instruction_set,
+            "instruction_sets": _lstm.instruction_sets(),
+            "threads": get_num_threads(),
+            "openmp": _lstm.openmp(),
+        }
+
+    def prepare(self, layer_parameters: LayerParameters) -> _lstm.Layer:
+        first = layer_parameters[0]
+        gates, I = first.weight_ih.shape
+        P = 0 if first.weight_hr is None else first.weight_hr.shape[0]
+        isa = self.instruction_set
+        layer = _lstm.Layer(len(layer_parameters), I, gates // 4, P, first.weight_ih.dtype.itemsize, isa)
+        for d, parameters in enumerate(layer_parameters):
+            _lstm.pack(layer, d, *(None if p is None else np.ascontiguousarray(p) for p in parameters))
+        return layer
+
+    def forward(
+        self,
+        prepared: _lstm.Layer,
+        *,
+        input: np.ndarray,
+        batch_sizes: np.ndarray,
+        h_0: np.ndarray | None,
+        c_0: np.ndarray | None,
+        keep: Keep = "nothing",
+    ) -> LayerOutput:
+        D, H, R, B, N = prepared.D, prepared.H, prepared.R, batch_sizes[0], len(input)
+        dtype = input.dtype
+        output = np.empty((N, D * R), dtype)
+        h_n = np.empty((D, B, R), dtype)
+        c_n = np.empty((D, B, H), dtype)
+        h_prev = c_prev = gates = None
+        if keep != "nothing":
+            h_prev = np.empty((D, N, R), dtype)
+            c_prev = np.empty((D, prepared.blocks, N, prepared.lanes), dtype)
+            if keep == "gates":
+                gates = np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
+        if N:
+            run = _lstm.forward_float32 if dtype == _FLOAT32 else _lstm.forward_float64
+            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, h_prev, c_prev, gates, get_num_threads())
+        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, gates)
+        return LayerOutput(output, h_n, c_n, workspace)
+
+    def backward(
+        self,
+        prepared: _lstm.Layer,
+        workspace: Workspace,
+        *,
+        grad_output: np.ndarray | None,
+        grad_h_n: np.ndarray | None,
+        grad_c_n: np.ndarray | None,
+    ) -> LayerGradients:
+        input, batch_sizes, h_prev, c_prev, gates = workspace
+        dtype, N, B = input.dtype, len(input), batch_sizes[0]
+        D, I, H, R, P = prepared.D, input.shape[1], prepared.H, prepared.R, prepared.P
+        new = np.empty if N else np.zeros
+        grad_input = new((D, N, I), dtype)
+        grad_h_0 = new((D, B, R), dtype)
+        grad_c_0 = new((D, B, H), dtype)
+        grad_weight_ih = new((D, 4 * H, I), dtype)
+        grad_weight_hh = new((D, 4 * H, R), dtype)
+        grad_bias = new((D, 4 * H), dtype)
+        grad_weight_hr = new((D, P, H), dtype) if P else None
+        if N:
+            run = _lstm.backward_float32 if dtype == _FLOAT32 else _lstm.backward_float64
+            run(
+                prepared, input, batch_sizes, h_prev, c_prev, gates, grad_output, grad_h_n, grad_c_n,
+                grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr,
+                get_num_threads(),
+            )  # fmt: skip
+        parameters = tuple(
+            DirectionParameters(
+                grad_weight_ih[d],
+                grad_weight_hh[d],
+                grad_bias[d] if prepared.bias else None,
+                grad_bias[d].copy() if prepared.bias else None,
+                None if grad_weight_hr is None else grad_weight_hr[d],
+            )
+            for d in range(D)
+        )
+        total = grad_input[0] if D == 1 else np.add(grad_input[0], grad_input[1], out=grad_input[0])
+        return LayerGradients(total, grad_h_0, grad_c_0, parameters)
+
+
+def _best_up_to(cap: str) -> str:
+    """The best instruction set of this processor that is not better than `cap`; "" means no cap."""
+    here = _lstm.instruction_sets()  # best first
+    known = ["avx512", "avx2", "generic"]
+    if not cap:
+        return here[0]
+    if cap not in known:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(known)}, got {cap!r}: correct it, or unset it")
+    return next(isa for isa in here if known.index(isa) >= known.index(cap))

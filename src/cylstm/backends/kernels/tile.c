@@ -1,0 +1,162 @@
+/* The tiles of one instruction set (ISA_...) and one precision (DOUBLE = 0 or 1). See kernels.h for every argument. */
+#include "kernels.h"
+#include "vec.h"
+#include "activations.h"
+
+/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; m is a constant where this is inlined */
+INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
+                       const real *panel)
+{
+    for (ptrdiff_t k = 0; k < K; k++) {
+        vec w[4];
+        for (int v = 0; v < 4; v++)
+            w[v] = load(panel + (4 * k + v) * VL);
+        for (int r = 0; r < m; r++) {
+            vec s = all(a[r * a_row + k * a_k]);
+            for (int v = 0; v < 4; v++)
+                sums[r][v] = fma_(s, w[v], sums[r][v]);
+        }
+    }
+}
+
+/* A NaN in the input reaches the padding; from there it must not reach the sums over all units. */
+INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
+{
+    if (lanes == VL) {
+        store(p, v);
+        return;
+    }
+    store(p, (vec){0});
+    store_some(p, v, lanes);
+}
+
+INLINE void gates_rows(const int m, const GatesTile *t)
+{
+    vec sums[MAX_ROWS][4];
+    for (int r = 0; r < m; r++)
+        for (int v = 0; v < 4; v++)
+            sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
+    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih); /* (1) */
+    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh);
+    for (int r = 0; r < m; r++) {
+        real *c_row = (real *)t->c + r * VL;
+        vec c = load(c_row);
+        vec i = sigmoid(sums[r][0]), f = sigmoid(sums[r][1]); /* (2) */
+        vec g = hyperbolic_tangent(sums[r][2]), o = sigmoid(sums[r][3]);
+        if (t->c_prev)
+            store((real *)t->c_prev + r * VL, c);
+        if (t->gates) {
+            real *gates = (real *)t->gates + r * 4 * VL;
+            store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
+        }
+        c = fma_(f, c, i * g); /* (3) */
+        store(c_row, c);
+        vec h = o * hyperbolic_tangent(c); /* (4) */
+        real *h_row = (real *)t->h_out + r * t->h_out_stride;
+        if (t->lanes == VL)
+            store(h_row, h);
+        else
+            store_some(h_row, h, t->lanes);
+    }
+}
+
+INLINE void product_rows(const int m, const ProductTile *t)
+{
+    vec sums[MAX_ROWS][4];
+    for (int r = 0; r < m; r++)
+        for (int v = 0; v < 4; v++)
+            sums[r][v] = t->start ? load((const real *)t->start + r * t->start_stride + v * VL) : (vec){0};
+    const real *a = t->a, *panel = t->panel;
+    if (t->a_k == 1) /* the compiler makes better code of a constant */
+        for (ptrdiff_t s = 0; s < t->segments; s++)
+            accumulate(m, sums, a + s * t->a_segment, t->a_row, 1, t->K, panel + s * t->K * 4 * VL);
+    else
+        for (ptrdiff_t s = 0; s < t->segments; s++)
+            accumulate(m, sums, a + s * t->a_segment, t->a_row, t->a_k, t->K, panel + s * t->K * 4 * VL);
+    for (int r = 0; r < m; r++) {
+        real *out = (real *)t->out + r * t->out_stride;
+        for (int v = 0; v < 4; v++) {
+            ptrdiff_t left = t->columns - v * VL;
+            if (left >= VL)
+                store(out + v * VL, sums[r][v]);
+            else if (left > 0)
+                store_some(out + v * VL, sums[r][v], left);
+        }
+    }
+}
+
+/* one copy of the code per number of rows, so that the sums are registers */
+#if MAX_ROWS == 6
+#define FOR_ROWS(function, t) \
+    switch (t->rows) { \
+    case 1: function(1, t); break; \
+    case 2: function(2, t); break; \
+    case 3: function(3, t); break; \
+    case 4: function(4, t); break; \
+    case 5: function(5, t); break; \
+    case 6: function(6, t); break; \
+    }
+#elif MAX_ROWS == 3
+#define FOR_ROWS(function, t) \
+    switch (t->rows) { \
+    case 1: function(1, t); break; \
+    case 2: function(2, t); break; \
+    case 3: function(3, t); break; \
+    }
+#else
+#define FOR_ROWS(function, t) \
+    switch (t->rows) { \
+    case 1: function(1, t); break; \
+    case 2: function(2, t); break; \
+    }
+#endif
+
+static void gates(const GatesTile *t) { FOR_ROWS(gates_rows, t) }
+static void product(const ProductTile *t) { FOR_ROWS(product_rows, t) }
+
+static void gates_backward(const GatesBackwardTile *t)
+{
+    const vec one = all(1);
+    for (ptrdiff_t r = 0; r < t->rows; r++) {
+        const real *gates = (const real *)t->gates + r * 4 * VL;
+        vec i = load(gates), f = load(gates + VL), g = load(gates + 2 * VL), o = load(gates + 3 * VL);
+        vec c_prev = load((const real *)t->c_prev + r * VL);
+        vec tanh_c = hyperbolic_tangent(fma_(f, c_prev, i * g));
+        vec grad_h = load((const real *)t->grad_h + r * t->grad_h_stride);
+        if (t->grad_output)
+            grad_h += load_some((const real *)t->grad_output + r * t->grad_output_stride, t->lanes);
+        real *grad_c_row = (real *)t->grad_c + r * VL;
+        vec grad_c = fma_(grad_h * o, one - tanh_c * tanh_c, load(grad_c_row)); /* (6) */
+        real *grad_a = (real *)t->grad_a + r * 4 * VL; /* (7) */
+        store_padded(grad_a, grad_c * g * (i * (one - i)), t->lanes);
+        store_padded(grad_a + VL, grad_c * c_prev * (f * (one - f)), t->lanes);
+        store_padded(grad_a + 2 * VL, grad_c * i * (one - g * g), t->lanes);
+        store_padded(grad_a + 3 * VL, grad_h * tanh_c * (o * (one - o)), t->lanes);
+        store(grad_c_row, grad_c * f); /* (8) */
+        if (t->h)
+            store_padded((real *)t->h + r * t->h_stride, o * tanh_c, t->lanes);
+    }
+}
+
+static void activate(int tanh, ptrdiff_t n, const void *in, void *out)
+{
+    for (ptrdiff_t k = 0; k < n; k += VL) {
+        ptrdiff_t some = n - k < VL ? n - k : VL;
+        vec x = load_some((const real *)in + k, some);
+        store_some((real *)out + k, tanh ? hyperbolic_tangent(x) : sigmoid(x), some);
+    }
+}
+
+#define JOIN2(a, b) a##b
+#define JOIN(a, b) JOIN2(a, b)
+#define TEXT2(a) #a
+#define TEXT(a) TEXT2(a)
+#if DOUBLE
+#define TABLE JOIN(JOIN(cylstm_, ISA_NAME), _float64)
+#else
+#define TABLE JOIN(JOIN(cylstm_, ISA_NAME), _float32)
+#endif
+
+const Kernels TABLE;
+const Kernels TABLE = {TEXT(ISA_NAME), sizeof(real), VECTOR_BYTES / sizeof(real), MAX_ROWS, gates, gates_backward,
+                       product, activate};
