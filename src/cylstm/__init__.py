@@ -24,6 +24,7 @@ from .packed import (
     unpack_sequence,
 )
 from .random import manual_seed, rand, randn
+from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "UnsupportedError",
     "available_backends",
     "get_backend",
+    "get_num_threads",
     "load",
     "manual_seed",
     "pack_padded_sequence",
@@ -49,6 +51,7 @@ __all__ = [
     "randn",
     "save",
     "set_backend",
+    "set_num_threads",
     "unpack_sequence",
     "use_backend",
 ]

@@ -135,8 +135,8 @@ class LSTM(Module):
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter."""
-        I, H, R = map(int, (self.input_size, self.hidden_size, self.proj_size or self.hidden_size))
-        I = I if name.endswith(("_l0", "_l0_reverse")) else R * self._directions
+        H, R = int(self.hidden_size), int(self.proj_size or self.hidden_size)
+        I = int(self.input_size) if name.endswith(("_l0", "_l0_reverse")) else R * self._directions
         shapes = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, R), "bias_ih": (4 * H,), "bias_hh": (4 * H,)}
         return {**shapes, "weight_hr": (R, H)}[name.partition("_l")[0]]
 
