@@ -74,12 +74,12 @@ class Linear(Module):
 
         Parameters
         ----------
-        input : array (*, in_features)
+        input : array (..., in_features)
             Of the module's dtype. Anything with ``__array__`` or ``__dlpack__`` on the CPU is taken.
 
         Returns
         -------
-        numpy.ndarray (*, out_features)
+        numpy.ndarray (..., out_features)
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Linear(Module):
 
         Returns
         -------
-        output : numpy.ndarray (*, out_features)
+        output : numpy.ndarray (..., out_features)
         pullback : callable
             ``pullback(grad_output)`` takes the gradient of the output and returns `Gradients`: ``input`` and
             ``parameters`` by name (``hx`` is None). It may be called more than once.
