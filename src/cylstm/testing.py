@@ -135,6 +135,8 @@ def check_backend(
 
 def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
     """Every check that applies to a backend, by what its capabilities claim; arguments as of :func:`check_backend`."""
+    if isinstance(backend, type):
+        raise TypeError(f"a backend is a name or an object, got a class: pass an instance of {backend.__name__}")
     subject = load(backend) if isinstance(backend, str) else backend
     dtypes = [dtype for dtype in _WIDEST_FIRST if dtype in subject.capabilities.dtypes]
 
@@ -167,7 +169,8 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
         if training and bitwise and dtype in ("float32", "float64"):
             yield check("bitwise_gradient_threads", _bitwise_gradient_threads, dtype)
     for function in (*_MODULE, *(_MODULE_TRAINING if training else ())):
-        yield check(_name(function), function, dtype=dtypes[0])
+        for dtype in dtypes[:1]:
+            yield check(_name(function), function, dtype)
 
 
 def parametrize_with_checks(
