@@ -12,7 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import rnn
 
+import cylstm
 from cylstm import random
 
 REAL = ["float16", "float32", "float64"]
@@ -166,6 +168,50 @@ def bits_come_from_mkl() -> bool:
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     bits = torch.empty(64).bernoulli_(0.5, generator=generators[0])
     return not torch.equal(bits == 1, torch.rand(64, dtype=torch.float64, generator=generators[1]) < 0.5)
+
+
+@pytest.mark.skipif(bits_come_from_mkl(), reason="on an Intel CPU PyTorch has MKL draw the bits of dropout")
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("form", ["batched", "unbatched", "packed"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_layers": 3, "dropout": 0.4},
+        {"num_layers": 2, "dropout": 0.5, "bidirectional": True},
+        {"num_layers": 2, "dropout": 0.3, "proj_size": 3},
+        {"num_layers": 2, "dropout": 0.3, "batch_first": True, "bias": False},
+        {"num_layers": 2, "dropout": 1.0},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_an_lstm_in_training_drops_what_torch_drops(options, form, dtype):
+    seed_both(5)
+    theirs = torch.nn.LSTM(4, 6, dtype=getattr(torch, dtype), **options)
+    mine = cylstm.LSTM(4, 6, dtype=dtype, backend="numpy", **options)
+    x = torch.randn(7, 4) if form == "unbatched" else torch.randn(5, 5, 4)
+    x = x.to(getattr(torch, dtype)).requires_grad_()
+    batch_first = options.get("batch_first", False)
+    given = x if form != "packed" else rnn.pack_padded_sequence(x, [2, 5, 4, 1, 3], batch_first, enforce_sorted=False)
+    torch.manual_seed(6)
+    yours = theirs(given)[0]
+    yours = yours.data if form == "packed" else yours
+    tolerance = 4e-3 if dtype == "float16" else 4e-6
+    cylstm.manual_seed(6)
+    output = mine(given)[0]
+    close = {"rtol": tolerance, "atol": tolerance}
+    np.testing.assert_allclose(output.data if form == "packed" else output, yours.detach(), **close)
+    cylstm.manual_seed(6)
+    output, _, pullback = mine.vjp(given)
+    grad = torch.ones_like(yours)
+    yours.backward(grad)
+    grads = pullback(output._replace(data=grad.numpy()) if form == "packed" else grad)
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_allclose(grads.parameters[name], parameter.grad, rtol=4 * tolerance, atol=4 * tolerance)
+    mine.eval()
+    before = random.get_rng_state()
+    mine(given)
+    np.testing.assert_array_equal(random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("p", [0, 1, 0.0, 1.0])
