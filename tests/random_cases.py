@@ -132,12 +132,12 @@ def tensor(array: np.ndarray, dtype: Any = None) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=dtype))
 
 
-def run_torch(module: torch.nn.LSTM, case: Case, x: torch.Tensor, hx: Any) -> tuple[torch.Tensor, Any, Any]:
+def run_torch(module: torch.nn.LSTM, case: Case, x: Any, hx: Any) -> tuple[torch.Tensor, Any, Any]:
     """PyTorch's output data, h_n and c_n."""
     torch.manual_seed(case.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if case.form in ("packed", "unsorted"):
+        if case.form in ("packed", "unsorted") and not isinstance(x, rnn.PackedSequence):
             x = rnn.pack_padded_sequence(
                 x, torch.tensor(case.lengths), case.options["batch_first"], case.form == "packed"
             )
