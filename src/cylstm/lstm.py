@@ -273,6 +273,8 @@ class LSTM(Module):
         """The checked input as rows, and the checked states (L * D, B, ...)."""
         layout, array = layout_of(input, self.batch_first)
         if array.dtype != dtype:
+            array = as_array(array, "input")  # in native byte order
+        if array.dtype != dtype:
             raise layout.dtype_error(
                 f"input dtype ({array.dtype}) does not match weight dtype ({dtype}): convert the input by "
                 f"input.astype({dtype.name!r}), or the module by module.to({array.dtype.name!r})"

@@ -81,7 +81,7 @@ class Stream:
         """
         lstm = self._lstm
         plan = lstm._plan(lstm._store.snapshot, training=False)
-        if type(x_t) is not np.ndarray:
+        if type(x_t) is not np.ndarray or x_t.dtype != plan.dtype:
             x_t = as_array(x_t, "x_t")
         B, I = self.batch_size, lstm.input_size
         if x_t.shape != (B, I) and not (B == 1 and x_t.shape == (I,)):

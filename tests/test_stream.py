@@ -1,0 +1,208 @@
+"""One time step at a time equals whole sequences."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_cases import BACKENDS, dtypes_of
+
+import cylstm
+
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+OPTIONS = [{}, {"num_layers": 3}, {"num_layers": 2, "proj_size": 3}, {"bias": False, "batch_first": True}]
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("B", [1, 3])
+def test_stream_equals_step_by_step_bit_for_bit(backend: str, options: dict[str, Any], B: int) -> None:
+    for dtype in dtypes_of(backend):
+        lstm = cylstm.LSTM(4, 5, **options, dtype=dtype, backend=backend)
+        x = cylstm.randn(6, B, 4, dtype=dtype)
+        stream, hx = lstm.stream(B), None
+        for x_t in x:
+            h = stream(x_t)
+            step, hx = lstm(x_t[:, np.newaxis] if lstm.batch_first else x_t[np.newaxis], hx)
+            np.testing.assert_array_equal(h, step.reshape(B, -1), strict=True)
+            for a, b in zip(stream.state, hx, strict=True):
+                np.testing.assert_array_equal(a, b, strict=True)
+
+
+@EVERY_BACKEND
+def test_stream_equals_bulk(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, 2, dtype="float64", backend=backend)
+    x = cylstm.randn(20, 3, 4, dtype="float64")
+    output, state = lstm(x)
+    stream = lstm.stream(batch_size=3)
+    np.testing.assert_allclose([stream(x_t) for x_t in x], output, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(np.concatenate(stream.state), np.concatenate(state), rtol=0, atol=1e-14)
+
+
+@EVERY_BACKEND
+def test_one_sequence_without_a_batch_dimension(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    x = cylstm.randn(6, 4)
+    with_batch, without = lstm.stream(), lstm.stream()
+    for x_t in x:
+        h = without(x_t)
+        assert h.shape == (5,)
+        np.testing.assert_array_equal(with_batch(x_t[np.newaxis]), h[np.newaxis])
+    theirs = torch.nn.LSTM(4, 5)
+    theirs.load_state_dict({name: torch.tensor(p) for name, p in lstm.named_parameters()})
+    np.testing.assert_allclose(h, theirs(torch.tensor(x))[0][-1].detach().numpy(), atol=1e-6)
+
+
+@EVERY_BACKEND
+def test_reset_and_state(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, 2, backend=backend)
+    x = cylstm.randn(6, 2, 4)
+    stream = lstm.stream(2)
+    assert not np.concatenate(stream.state).any()
+    first = [stream(x_t) for x_t in x]
+    stream.reset()
+    assert not np.concatenate(stream.state).any()
+    np.testing.assert_array_equal([stream(x_t) for x_t in x], first)
+
+    stream.reset()
+    for x_t in x[:3]:
+        stream(x_t)
+    saved = stream.state
+    other = lstm.stream(2)
+    other.state = saved
+    rest = [other(x_t) for x_t in x[3:]]
+    np.testing.assert_array_equal(rest, first[3:])
+    for array in (*saved, *stream.state, *rest):
+        array[...] = np.nan  # copies: the streams do not see it
+    np.testing.assert_array_equal([stream(x_t) for x_t in x[3:]], first[3:])
+    other.state = tuple(torch.zeros(2, 2, 5) for _ in range(2))
+    np.testing.assert_array_equal([other(x_t) for x_t in x], first)
+
+
+@EVERY_BACKEND
+def test_outputs_are_not_overwritten_by_the_next_step(backend: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend=backend).stream()
+    first = stream(np.ones(4, np.float32))
+    kept = first.copy()
+    first_state = copy.deepcopy(stream.state)
+    first[...] = np.nan  # the caller's own: the state does not see it
+    np.testing.assert_equal(stream.state, first_state)
+    second = stream(np.ones(4, np.float32))
+    assert not np.array_equal(second, kept)
+    assert np.isfinite(second).all()
+    assert not np.shares_memory(first, second)
+
+
+@EVERY_BACKEND
+def test_out(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    x = cylstm.randn(6, 2, 4)
+    expected = [h for stream in [lstm.stream(2)] for h in map(stream, x)]
+    stream, out = lstm.stream(2), np.empty((6, 2, 5), np.float32)
+    for x_t, h in zip(x, out, strict=True):
+        assert stream(x_t, out=h) is h
+    np.testing.assert_array_equal(out, expected)
+    strided = np.empty((2, 10), np.float32)[:, ::2]
+    stream.reset()
+    stream(x[0], out=strided)
+    np.testing.assert_array_equal(strided, expected[0])
+
+
+@EVERY_BACKEND
+def test_a_change_of_parameters_is_seen_by_the_next_step(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    stream, x_t = lstm.stream(), np.ones((1, 4), np.float32)
+    stream(x_t)
+    state = stream.state
+    with lstm.unlocked() as params:
+        params["bias_ih_l0"] += 1
+    np.testing.assert_array_equal(stream(x_t), lstm(x_t[np.newaxis], state)[0][0])
+
+
+@EVERY_BACKEND
+def test_input_may_be_strided_read_only_or_a_tensor(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    x_t = cylstm.randn(2, 4)
+    expected = lstm.stream(2)(x_t)
+    strided = np.repeat(x_t, 2, axis=1)[:, ::2]
+    strided.flags.writeable = False
+    np.testing.assert_array_equal(lstm.stream(2)(strided), expected)
+    np.testing.assert_array_equal(lstm.stream(2)(torch.tensor(x_t, requires_grad=True)), expected)
+
+
+def zeros(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("x_t", "error", "message"),
+    [
+        (zeros(2, 3), RuntimeError, r"\(2, 4\), got \(2, 3\)"),
+        (zeros(4), RuntimeError, r"\(2, 4\), got \(4,\)"),
+        (zeros(1, 2, 4), RuntimeError, r"\(2, 4\), got \(1, 2, 4\)"),
+        (zeros(3, 4), RuntimeError, r"\(2, 4\), got \(3, 4\)"),
+        (zeros(2, 4, dtype="float64"), ValueError, "float64.*float32.*astype"),
+        ([[0.0] * 4] * 2, TypeError, "x_t must be an array.*list"),
+    ],
+)
+def test_wrong_input_leaves_the_state(x_t: Any, error: type[Exception], message: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
+    stream(np.ones((2, 4), np.float32))
+    before = stream.state
+    with pytest.raises(error, match=message):
+        stream(x_t)
+    np.testing.assert_equal(stream.state, before)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (zeros(2, 4), ValueError, r"\(2, 5\).*got a writable one of shape \(2, 4\)"),
+        (zeros(2, 5, dtype="float64"), ValueError, "float32, got.*float64"),
+        (np.broadcast_to(zeros(1, 1), (2, 5)), ValueError, "writable.*got a read-only"),
+        ([[0.0] * 5] * 2, TypeError, "numpy.ndarray, got list"),
+    ],
+)
+def test_wrong_out_leaves_the_state(out: Any, error: type[Exception], message: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
+    with pytest.raises(error, match=message):
+        stream(np.ones((2, 4), np.float32), out=out)
+    assert not np.concatenate(stream.state).any()
+
+
+def test_what_cannot_stream() -> None:
+    with pytest.raises(ValueError, match=r"bidirectional.*call the module on whole sequences"):
+        cylstm.LSTM(4, 5, bidirectional=True, backend="numpy").stream()
+    lstm = cylstm.LSTM(4, 5, backend="numpy")
+    with pytest.raises(ValueError, match="batch_size must be greater than zero, got 0"):
+        lstm.stream(0)
+    for wrong in (1.0, "1", None, True):
+        with pytest.raises(TypeError, match="batch_size must be an int"):
+            lstm.stream(wrong)
+
+
+def test_state_is_checked() -> None:
+    stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
+    with pytest.raises(RuntimeError, match=r"h_0 of shape \(1, 2, 5\).*\(1, 3, 5\)"):
+        stream.state = zeros(1, 3, 5), zeros(1, 2, 5)
+    with pytest.raises(RuntimeError, match=r"float32.*float64"):
+        stream.state = zeros(1, 2, 5, dtype="float64"), zeros(1, 2, 5)
+    with pytest.raises(TypeError, match="tuple of two"):
+        stream.state = zeros(2, 2, 5)
+
+
+def test_a_change_of_dtype_asks_for_a_reset() -> None:
+    lstm = cylstm.LSTM(4, 5, backend="numpy")
+    stream = lstm.stream()
+    lstm.double()
+    with pytest.raises(RuntimeError, match=r"now float64.*float32: call reset\(\)"):
+        stream(zeros(4, dtype="float64"))
+    stream.reset()
+    assert stream(zeros(4, dtype="float64")).dtype == np.float64
+
+
+def test_repr() -> None:
+    assert repr(cylstm.LSTM(4, 5, 2, backend="numpy").stream(3)) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
