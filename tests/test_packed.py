@@ -206,6 +206,44 @@ def test_a_length_beyond_the_input_is_refused():
         ours.pack_padded_sequence(X, [4, 1])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("int64", 1j),
+        ("float32", 1j),
+        ("int64", float("nan")),
+        ("int64", float("inf")),
+        ("uint8", 300),
+        ("float16", 1e6),
+        ("float32", 1e300),
+        ("complex64", 1e300),
+    ],
+)
+def test_a_padding_value_that_the_dtype_cannot_hold(dtype, value):
+    mine = ours.pack_sequence([np.ones((3, 1), dtype), np.ones((2, 1), dtype)])
+    with pytest.raises(RuntimeError):
+        theirs.pad_packed_sequence(as_torch(mine), padding_value=value)
+    with pytest.raises(RuntimeError, match=f"padding_value that {dtype} can hold"):
+        ours.pad_packed_sequence(mine, padding_value=value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("int64", 2.7),
+        ("int64", True),
+        ("bool", 2),
+        ("float32", float("-inf")),
+        ("float16", 65504),
+        ("complex64", 1 + 2j),
+    ],
+)
+def test_padding_values_are_converted(dtype, value):
+    mine = ours.pack_sequence([np.ones((3, 1), dtype), np.ones((2, 1), dtype)])
+    options = {"padding_value": value}
+    assert_same(ours.pad_packed_sequence(mine, **options), theirs.pad_packed_sequence(as_torch(mine), **options))
+
+
 def test_sequences_are_not_broadcast():
     with pytest.raises(RuntimeError, match=r"shape \(L, 2, 2\), got shape \(2,\) at index 1"):
         ours.pad_sequence([X, X[0, 0]])

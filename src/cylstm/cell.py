@@ -146,7 +146,8 @@ class LSTMCell(Module):
         snapshot = self._store.snapshot
         plan = self._plan(snapshot, training=True)
         shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
-        x, h_0, c_0 = (None if array is None else array.copy() for array in (x, h_0, c_0))
+        x = x.copy()
+        h_0, c_0 = (None if state is None else state.copy() for state in (h_0, c_0))
         result = plan.backend.forward(
             plan.prepared, input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
         )

@@ -9,7 +9,6 @@ Wherever an array is expected, PyTorch CPU tensors are fine too; NumPy arrays co
 
 from __future__ import annotations
 
-import builtins
 import operator
 from collections.abc import Iterable
 from numbers import Number
@@ -71,11 +70,13 @@ class PackedSequence(_PackedSequence):
             if not isinstance(data, (list, tuple)) or len(data) != 2:
                 raise ValueError("expected data and batch_sizes, or a pair of them; make one with pack_padded_sequence")
             data, batch_sizes = data
-        sorted_indices = _integers(sorted_indices, "sorted_indices")
-        unsorted_indices = _integers(unsorted_indices, "unsorted_indices")
-        if unsorted_indices is None and sorted_indices is not None:
+        if sorted_indices is not None:
+            sorted_indices = _integers(sorted_indices, "sorted_indices")
+        if unsorted_indices is not None:
+            unsorted_indices = _integers(unsorted_indices, "unsorted_indices")
+        elif sorted_indices is not None:
             unsorted_indices = _inverse(sorted_indices)
-        sizes = _integers(as_array(batch_sizes, "batch_sizes"), "batch_sizes")
+        sizes = _integers(batch_sizes, "batch_sizes")
         return super().__new__(cls, as_array(data, "data"), sizes, sorted_indices, unsorted_indices)
 
     def to(self, *args: Any, device: Any = None, dtype: Any = None) -> Self:
@@ -358,9 +359,7 @@ def _inverse(permutation: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _integers(value: Any, name: str) -> np.ndarray | None:
-    if value is None:
-        return None
+def _integers(value: Any, name: str) -> np.ndarray:
     array = as_array(value, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an array of int64, got dtype {array.dtype}")
@@ -378,7 +377,12 @@ def _lengths(lengths: Any) -> np.ndarray:
 def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, dtype: np.dtype) -> np.ndarray:
     if not isinstance(value, (Number, np.bool_)):
         raise TypeError(f"expected padding_value to be a number, got {type(value).__name__}")
-    if (isinstance(value, builtins.complex) and dtype.kind != "c") or (dtype.kind in "iu" and not np.isfinite(value)):
+    number = np.asarray(value)
+    limits: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype) if dtype.kind in "fc" else None
+    beyond = limits is not None and np.isfinite(number) and abs(number) > limits.max
+    if dtype.kind in "iu":
+        beyond = beyond or not np.isfinite(number) or number.real < limits.min
+    if beyond or (number.dtype.kind == "c" and dtype.kind != "c"):
         raise RuntimeError(f"expected a padding_value that {dtype} can hold, got {value!r}")
     return np.full(leading + trailing, value, dtype)
 

@@ -169,7 +169,7 @@ class Generator:
     def _twister(self) -> np.random.MT19937:
         if self._bits is None:
             # RandomState has the classical seeding by one 32-bit word, which is PyTorch's.
-            seeded = np.random.RandomState(self.initial_seed() & 0xFFFFFFFF).get_state(legacy=False)
+            seeded: Any = np.random.RandomState(self.initial_seed() & 0xFFFFFFFF).get_state(legacy=False)
             self._bits = np.random.MT19937(0)
             self._bits.state = seeded
         return self._bits
@@ -232,7 +232,7 @@ class Generator:
 
 def _box_muller(u: np.ndarray, dtype: str) -> np.ndarray:
     """Normal numbers of float64 draws u, in blocks of 16: 8 radii, 8 angles. Rounded where PyTorch rounds."""
-    step = np.float64 if dtype == "float64" else np.float32
+    step: Any = np.float64 if dtype == "float64" else np.float32
     u = u.reshape(-1, 2, 8)
     # The functions in float64, their results rounded: at most half a unit from the true value.
     radius = np.sqrt(step(-2) * np.log(1 - u[:, 0]).astype(step))
@@ -435,7 +435,7 @@ def _checked_size(size: Iterable[Any]) -> tuple[int, ...]:
     return tuple(checked)
 
 
-def _size_of_arguments(function: str, size: tuple[Any, ...]) -> Iterable[Any]:
+def _size_of_arguments(function: str, size: tuple[Any, ...]) -> tuple[Any, ...]:
     if not size:
         raise TypeError(f"{function}() expects a size: {function}(2, 3), or {function}(()) for a single number")
-    return size[0] if len(size) == 1 and isinstance(size[0], Iterable) and not isinstance(size[0], str) else size
+    return tuple(size[0]) if len(size) == 1 and isinstance(size[0], Iterable) and not isinstance(size[0], str) else size
