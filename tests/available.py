@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 import cylstm
 from cylstm.backends import registry
 from cylstm.backends.registry import UnsupportedError
@@ -11,15 +9,21 @@ from cylstm.backends.registry import UnsupportedError
 
 def names(dtype: str = "float32") -> list[str]:
     """The available backends that support a dtype."""
-    found = []
-    for info in cylstm.available_backends():
-        if info.status == "available":
-            try:
-                registry.choose(info.name, dtype=np.dtype(dtype).name)
-            except UnsupportedError:
-                continue
-            found.append(info.name)
-    return found
+    return [info.name for info in cylstm.available_backends() if info.status == "available" and can(info.name, dtype)]
+
+
+def choices(dtype: str = "float32") -> list[str | None]:
+    """The same and, where it supports the dtype, None: the backend in force, which CYLSTM_BACKEND may have named."""
+    return [None, *names(dtype)] if can(None, dtype) else [*names(dtype)]
+
+
+def can(backend: str | None, dtype: str) -> bool:
+    """Whether a backend supports a dtype."""
+    try:
+        registry.choose(backend, dtype=dtype)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def pairs(dtypes: list[str]) -> list[tuple[str, str]]:

@@ -17,15 +17,15 @@ import seed_numbers
 import cylstm
 
 HERE = Path(__file__).parent
-each_backend = pytest.mark.parametrize("backend", [None, *available.names()])
+each_backend = pytest.mark.parametrize("backend", available.choices())
 
 
 def parts(title):
-    """The parts of a document, each on every backend that has its dtype, and on the one chosen automatically."""
+    """The parts of a document, each on every backend that has its dtype, and on the one in force."""
     cases = [
-        pytest.param(part, backend, id=f"{part.__name__}-{backend or 'automatic'}")
+        pytest.param(part, backend, id=f"{part.__name__}-{backend or 'in force'}")
         for part, dtype in seed_numbers.DOCUMENTS[title].items()
-        for backend in (None, *available.names(dtype))
+        for backend in available.choices(dtype)
     ]
     return pytest.mark.parametrize(("part", "backend"), cases)
 
