@@ -132,5 +132,4 @@ $(TEST): $(DIST) | $(TEST_BASE)
 	@$(PY) -m pip uninstall -qq -y cylstm
 	@$(STEP) "cylstm and what its tests need into .venv-test" \
 	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,docs,dev,examples]"
-	@$(STEP) "a third party's backend into .venv-test" $(PY) $(PIP_INSTALL) ./tests/plugins/cylstm-torch-kernels
 	@touch $@
