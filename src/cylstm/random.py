@@ -277,6 +277,14 @@ def _two_sum(a: Any, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 default_generator = Generator(None)
 
 
+def _renew_lock() -> None:
+    default_generator._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def manual_seed(seed: int) -> Generator:
     """Seed the default generator, like ``torch.manual_seed``.
 
