@@ -77,9 +77,9 @@ def draw(data: Digits, predictions: np.ndarray, output: np.ndarray, path: Path) 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    wrong = np.flatnonzero(predictions != data.digits)
-    chosen = [int(np.flatnonzero((predictions == data.digits) & (data.digits == digit))[0]) for digit in range(10)]
-    chosen += wrong[:2].tolist()
+    right = predictions == data.digits
+    firsts = [np.flatnonzero(right & (data.digits == digit))[:1] for digit in range(10)]
+    chosen = np.concatenate([*firsts, np.flatnonzero(~right)[:2]]).tolist()
     head = cylstm.load(MODEL, "head.")
     # Units in the order of the row at which they are most active, the same order in all columns.
     activity = np.abs(output).mean(axis=0)
@@ -92,10 +92,9 @@ def draw(data: Digits, predictions: np.ndarray, output: np.ndarray, path: Path) 
     figure.suptitle("An LSTM reads handwritten digits, one row of pixels a step", fontsize=15, fontweight="bold")
     for column, n in zip(axes.T, chosen, strict=True):
         image, states, belief = column
-        correct = predictions[n] == data.digits[n]
         image.imshow(data.images[n], cmap="gray_r", vmin=0, vmax=1)
-        title = f"read as {predictions[n]}" if correct else f"{predictions[n]}, but is {data.digits[n]}"
-        image.set_title(title, fontsize=11, color="#1b7837" if correct else "#c2410c", fontweight="bold")
+        title = f"read as {predictions[n]}" if right[n] else f"{predictions[n]}, but is {data.digits[n]}"
+        image.set_title(title, fontsize=11, color="#1b7837" if right[n] else "#c2410c", fontweight="bold")
         image.set(xticks=[], yticks=[])
         drawn = states.imshow(output[n].T[order], cmap="RdBu_r", vmin=-1, vmax=1, **heatmap)
         scores = head(output[n])

@@ -47,7 +47,7 @@ def lstm_tensors(I: int = 3, H: int = 2, dtype: str = "float32") -> dict[str, np
 
 
 def assert_same_module(actual: object, expected: object) -> None:
-    assert repr(actual) == repr(expected)
+    assert (type(actual), repr(actual)) == (type(expected), repr(expected))
     assert actual.dtype == expected.dtype
     assert list(actual.state_dict()) == list(expected.state_dict())
     for name, array in expected.state_dict().items():

@@ -24,7 +24,7 @@ from .linear import Linear
 from .lstm import LSTM
 from .progress import Progress
 from .system import backend_info
-from .tensor_files import read_npz, replacing
+from .tensor_files import read_npz, replaceable, replacing
 
 #: Size of a chunk of input and output where the caller does not choose.
 CHUNK_BYTES = 16 << 20
@@ -181,7 +181,7 @@ def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -
     linear = None if head is None else load(model, head)
     if linear is not None:
         if not isinstance(linear, Linear):
-            raise ValueError(f"expected a Linear under the head {head!r}, got a {type(linear).__name__}")
+            raise ValueError(f"expected a Linear under the head {head!r}, got {type(linear).__name__}")
         if linear.in_features != _features(lstm):
             raise ValueError(f"the head {head!r} takes {linear.in_features} features; the LSTM gives {_features(lstm)}")
     for module in (lstm,) if linear is None else (lstm, linear):
@@ -252,8 +252,8 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
     if path is None:
         yield {}
         return
-    single = path.suffix.lower() == ".npy"
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+    target, single = replaceable(path), path.suffix.lower() == ".npy"
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
         files = {name: Path(folder, f"{name}.npy") for name in list(shapes)[: 1 if single else None]}
         arrays: dict[str, np.ndarray] = {
             name: np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shapes[name])
@@ -261,7 +261,7 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
         }
         yield arrays
         arrays.clear()  # closes the files
-        with replacing(path) as temporary:
+        with replacing(target) as temporary:
             if single:
                 os.replace(next(iter(files.values())), temporary)
             else:

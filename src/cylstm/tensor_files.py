@@ -161,15 +161,31 @@ def write_npz(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[s
             archive.comment = json.dumps(dict(metadata)).encode()
 
 
+def replaceable(path: Path) -> Path:
+    """What :func:`replacing` will write: the path itself, or what it links to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If its folder is missing.
+    ValueError
+        If it is there and not a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {str(target.parent)!r}")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path} is not a file that could be replaced: give the name of a file")
+    return target
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name in the folder of ``path``, moved to ``path`` when the block ends well, removed when it does not.
 
     So ``path`` holds its old content or the new one, never half of it.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a file that could be replaced: give the name of a file")
+    target = replaceable(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch(mode=0o666, exist_ok=False)  # less the umask
