@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +23,7 @@ from random_cases import (
     tensor,
     widened,
 )
+from torch.nn.utils import rnn
 
 import cylstm
 
@@ -108,3 +113,95 @@ def test_nan_and_infinity_go_where_those_of_torch_go(backend: str, special: floa
             output, state = ours(our_input(case), hx)
         for a, b in zip((data(output), *state), expected, strict=True):
             np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-5, atol=1e-5, err_msg=repr(case))
+
+
+MISTAKES = [
+    "features of the input",
+    "dimensions of the input",
+    "dtype of the input",
+    "steps of the input",
+    "number of states",
+    "batch of the states",
+    "features of the states",
+    "layers of the states",
+    "dimensions of the states",
+    "dtype of a state",
+    "order of the states",
+]
+
+
+def spoil(case: Case, rng: np.random.Generator) -> tuple[str, np.ndarray, Any]:
+    """The input's array (that of the packed rows, where it is packed) and the states, with one mistake."""
+    x, mistake = np.array(data(our_input(case))), str(rng.choice(MISTAKES))
+    L = case.options["num_layers"] * (1 + case.options["bidirectional"])
+    H, batch = case.options["hidden_size"], [] if case.form == "unbatched" else [len(case.lengths)]
+    hx: Any = [np.zeros([L, *batch, n], case.dtype) for n in (case.options["proj_size"] or H, H)]
+    other = "float32" if case.dtype != "float32" else "float64"
+    which = int(rng.integers(2))  # h_0 or c_0
+    if mistake == "features of the input":
+        x = np.concatenate([x, x[..., :1]], axis=-1) if rng.random() < 0.5 else x[..., 1:]
+    elif mistake == "dimensions of the input":
+        x = x[np.newaxis, np.newaxis] if rng.random() < 0.5 else x.reshape(-1)
+    elif mistake == "dtype of the input":
+        x = x.real.astype(other)
+    elif mistake == "steps of the input":
+        x = x[:, :0] if case.options["batch_first"] and x.ndim == 3 else x[:0]
+    elif mistake == "number of states":
+        hx = hx[: int(rng.integers(2))] if rng.random() < 0.5 else [*hx, hx[0]]
+    elif mistake == "batch of the states":
+        hx[which] = np.concatenate([hx[which], hx[which]], axis=-2)[..., : 1 + 2 * L, :]
+    elif mistake == "features of the states":
+        hx[which] = np.zeros([*hx[which].shape[:-1], hx[which].shape[-1] + int(rng.integers(1, 3))], case.dtype)
+    elif mistake == "layers of the states":
+        hx = [np.concatenate([state, state[:1]]) for state in hx]
+    elif mistake == "dimensions of the states":
+        hx[which] = hx[which][0] if rng.random() < 0.5 else hx[which][np.newaxis]
+    elif mistake == "dtype of a state":
+        hx[which] = hx[which].real.astype(other)
+    else:
+        hx.reverse()
+    return mistake, x, hx
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("chunk", CHUNKS[:8], ids=chunk_id)
+def test_mistakes(backend: str, chunk: range) -> None:
+    refused = 0
+    for seed in chunk:
+        case = draw(seed, dtypes_of(backend))
+        theirs, ours = modules(case, backend)
+        mistake, x, hx = spoil(case, np.random.default_rng(seed))
+        packed = our_input(case)
+        our_x, their_x = x, tensor(x)
+        if isinstance(packed, cylstm.PackedSequence):
+            if mistake == "steps of the input":
+                continue
+            our_x = packed._replace(data=x)
+            their_x = rnn.PackedSequence(their_x, *(None if part is None else tensor(part) for part in packed[1:]))
+        error = error_of(lambda module=ours, x=our_x, hx=hx: module(x, tuple(hx)))
+        if isinstance(packed, cylstm.PackedSequence) and mistake == "dimensions of the states":
+            assert error is ValueError, (case, mistake)  # PyTorch leaks an IndexError, or crashes the process
+            continue
+        their_error = error_of(lambda module=theirs, x=their_x, hx=hx: module(x, tuple(map(tensor, hx))))
+        context = (case, mistake, error, their_error)
+        if their_error is None:
+            # Nothing is wrong; or PyTorch looks away, as at the parts of a PackedSequence, at the dtype of states of
+            # no sequences, and at a third state beside unbatched input.
+            careless = case.form in ("packed", "unsorted") or not case.lengths or mistake == "number of states"
+            assert error is None or careless, context
+        else:
+            refused += 1
+            leaked = their_error in (IndexError, AttributeError)
+            assert error in ((ValueError, TypeError) if leaked else (their_error,)), context
+    assert refused > CHUNK // 2
+
+
+def error_of(function: Callable[[], Any]) -> type[Exception] | None:
+    """The type of the exception that the function raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            function()
+        except Exception as error:
+            return type(error)
+    return None
