@@ -42,8 +42,9 @@ class BuildKernels(build_ext):
         for isa, isa_flags in ISA_FLAGS.items():
             for double in (0, 1):
                 macros = [("ISA_NAME", isa), ("DOUBLE", str(double))]
-                objects += self.compile_as("tile.c", f"tile_{isa}_{'float64' if double else 'float32'}",
-                                           folder, macros, [*flags, *isa_flags])
+                objects += self.compile_as(
+                    "tile.c", f"tile_{isa}_{'float64' if double else 'float32'}", folder, macros, [*flags, *isa_flags]
+                )
         objects += self.compile_as("probe.c", "probe", folder, [], flags)
         ext.extra_objects = objects
         super().build_extension(ext)
@@ -52,12 +53,20 @@ class BuildKernels(build_ext):
         """Compile one C file into an object of a name of its own."""
         copy = folder / f"{name}.c"  # the compiler names objects after their source
         copy.write_text(f'#include "{(KERNELS / source).resolve().as_posix()}"\n')
-        return self.compiler.compile([str(copy)], output_dir=None, macros=macros,
-                                     include_dirs=[str(KERNELS)], extra_postargs=flags, depends=HEADERS)
+        return self.compiler.compile(
+            [str(copy)],
+            output_dir=None,
+            macros=macros,
+            include_dirs=[str(KERNELS)],
+            extra_postargs=flags,
+            depends=HEADERS,
+        )
 
     def openmp_flag(self):
         """The flags that make the compiler build OpenMP, found by building a small program."""
-        candidates = [["-fopenmp"]] if platform.system() != "Darwin" else [["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]]
+        candidates = (
+            [["-fopenmp"]] if platform.system() != "Darwin" else [["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]]
+        )
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
@@ -78,4 +87,7 @@ extension = Extension(
     include_dirs=[str(HERE)],
     depends=[*HEADERS, str(KERNELS / "tile.c"), str(KERNELS / "probe.c")],
 )
-setup(ext_modules=cythonize([extension], compiler_directives={"language_level": "3"}), cmdclass={"build_ext": BuildKernels})
+setup(
+    ext_modules=cythonize([extension], compiler_directives={"language_level": "3"}),
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -40,21 +40,18 @@ def set_num_threads(n: int) -> None:
 
 def get_num_threads() -> int:
     """The number of threads that the next call of a CPU kernel may use."""
-    global _count, _openmp_default
+    global _count
     from .backends import _lstm  # only the compiled backend has threads
 
     allowed = _lstm.max_threads()
-    if _openmp_default is None:
-        _openmp_default = allowed
     if _count is None:
         _count = _from_environment()
     if _count == 0:
         return min(allowed, _quota())
-    return min(_count, allowed) if allowed < _openmp_default else _count
+    return min(_count, allowed) if allowed < _lstm.default_threads else _count
 
 
 _count: int | None = None  # None: the environment was not asked yet; 0: nothing was set
-_openmp_default: int | None = None  # a smaller number later means a limit by threadpoolctl
 _quota_threads: int | None = None
 
 

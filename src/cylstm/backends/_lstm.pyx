@@ -22,6 +22,7 @@ Design
   gradients of the weights are products over chunks of time.
 """
 
+cimport cython
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -179,6 +180,7 @@ cdef class Layer:
     cdef Shape shape
     cdef readonly Py_ssize_t D, H, R, P, blocks, lanes  # of shape, for Python
     cdef readonly bint bias
+    cdef readonly Py_ssize_t serial_below  # rows of a call from which on more than one thread may pay
     cdef Packed packed[2]
     cdef bint finite  # no weight is inf or nan: a state of zeros adds nothing
 
@@ -193,6 +195,7 @@ cdef class Layer:
         self.shape.blocks = _ceil_div(H, self.shape.VL)
         self.D, self.H, self.R, self.P = D, H, self.shape.R, P
         self.blocks, self.lanes = self.shape.blocks, self.shape.VL
+        self.serial_below = _ceil_div(CALL_FOR_REGION, max(1, 4 * H * (I + self.shape.R) * D))
         self.finite = True
 
     def __dealloc__(self):
@@ -255,7 +258,7 @@ cdef bint _all_finite(const real* a, Py_ssize_t n) noexcept nogil:
 
 
 cdef int _pack_transposed(Layer layer, real zero) except -1:
-    """The panels of the backward pass, made from those of the forward pass when first needed. With the GIL held."""
+    """The panels of the backward pass, made from those of the forward pass when first needed."""
     cdef Shape s = layer.shape
     cdef Packed* p
     cdef Py_ssize_t W = 4 * s.VL
@@ -975,7 +978,8 @@ def backward(
     cdef real* scratch
     cdef real* own
     cdef Barrier* barriers
-    _pack_transposed(layer, <real>0)
+    with cython.critical_section(layer):  # two threads may be the first
+        _pack_transposed(layer, <real>0)
     s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
     plan = _backward_plan(&s, threads, sizeof(real))
     layout = _scratch(&s, gates is None)
@@ -1053,6 +1057,9 @@ def openmp():
 def max_threads():
     """The number of threads that OpenMP would give: cores, affinity, OMP_NUM_THREADS and threadpoolctl are in it."""
     return omp_get_max_threads()
+
+
+default_threads = omp_get_max_threads()  # less later on is a limit that somebody has set since
 
 
 def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=None):

@@ -95,8 +95,9 @@ class CythonBackend(Backend):
             if keep == "gates":
                 gates = np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
         if N:
+            threads = 1 if N < prepared.serial_below else get_num_threads()
             run = _lstm.forward_float32 if dtype == _FLOAT32 else _lstm.forward_float64
-            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, h_prev, c_prev, gates, get_num_threads())
+            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, h_prev, c_prev, gates, threads)
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, gates)
         return LayerOutput(output, h_n, c_n, workspace)
 

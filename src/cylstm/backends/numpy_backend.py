@@ -104,7 +104,11 @@ class NumpyBackend(Backend):
             # end as those of h_0, c_0.
             for rows, b in reversed(list(_steps(batch_sizes, reverse=d == 1))):
                 dh, dc = dh_0[d, :b], dc_0[d, :b]
-                gates = _gates(p, x[rows], workspace.h_prev[d][rows]) if workspace.gates is None else workspace.gates[d][rows]
+                gates = (
+                    _gates(p, x[rows], workspace.h_prev[d][rows])
+                    if workspace.gates is None
+                    else workspace.gates[d][rows]
+                )
                 i, f, g, o = np.split(gates, 4, axis=1)
                 c_prev = workspace.c_prev[d][rows]
                 tanh_c = np.tanh(_rounded(f * c_prev + i * g, dtype))
@@ -126,8 +130,16 @@ class NumpyBackend(Backend):
                 dh[...] = da @ p.weight_hh.conj()  # (1)
             dx += da_all @ p.weight_ih.conj()
             db = None if p.bias_ih is None else da_all.sum(axis=0)
-            grads = (da_all.T @ x.conj(), da_all.T @ workspace.h_prev[d].conj(), db, None if db is None else db.copy(), dW_hr)
-            grad_parameters.append(DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads)))
+            grads = (
+                da_all.T @ x.conj(),
+                da_all.T @ workspace.h_prev[d].conj(),
+                db,
+                None if db is None else db.copy(),
+                dW_hr,
+            )
+            grad_parameters.append(
+                DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads))
+            )
 
         return LayerGradients(*(a.astype(dtype, copy=False) for a in (dx, dh_0, dc_0)), tuple(grad_parameters))
 

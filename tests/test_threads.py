@@ -1,0 +1,130 @@
+"""The number of threads: who sets it, and many callers at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import threads
+
+pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+
+
+@pytest.fixture(autouse=True)
+def threads_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_count", "_quota_threads"):
+        monkeypatch.setattr(threads, name, getattr(threads, name))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0, "2", None])
+def test_a_wrong_number_is_refused(wrong: object) -> None:
+    cylstm.set_num_threads(3)
+    with pytest.raises((TypeError, ValueError), match="set_num_threads expects"):
+        cylstm.set_num_threads(wrong)
+    assert cylstm.get_num_threads() == 3
+
+
+def run(code: str, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "CYLSTM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+SHOW = "import cylstm; print(cylstm.get_num_threads())"
+
+
+def test_environment_variables() -> None:
+    assert run(SHOW, CYLSTM_NUM_THREADS="5") == "5"
+    assert run(SHOW, CYLSTM_NUM_THREADS="1", OMP_NUM_THREADS="3") == "1"
+    assert run(SHOW, OMP_NUM_THREADS="1") == "1"
+    assert (
+        run("import cylstm; cylstm.set_num_threads(4); print(cylstm.get_num_threads())", CYLSTM_NUM_THREADS="2") == "4"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + SHOW
+    assert run(code) == "1"
+
+
+def test_a_wrong_environment_variable_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="CYLSTM_NUM_THREADS must be a whole number of at least 1, got 'many'"):
+        run(SHOW, CYLSTM_NUM_THREADS="many")
+
+
+def test_quota_of_a_control_group(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    assert threads._quota_of_group(root) > 1000
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert threads._quota_of_group(root) == 1.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert threads._quota_of_group(root) > 1000
+
+
+def test_threadpoolctl_limits_them() -> None:
+    pytest.importorskip("threadpoolctl")
+    code = """
+import cylstm, threadpoolctl
+print(cylstm.get_num_threads())
+cylstm.set_num_threads(4)
+with threadpoolctl.threadpool_limits(limits=1):
+    print(cylstm.get_num_threads())
+print(cylstm.get_num_threads())
+"""
+    assert run(code, OMP_NUM_THREADS="3").split() == ["3", "1", "4"]
+
+
+def test_many_python_threads_at_once() -> None:
+    """Calls that meet do not wait for each other, and give what one alone gives."""
+    cylstm.set_num_threads(2)
+    cylstm.manual_seed(0)
+    lstm = cylstm.LSTM(64, 200, backend="cython")
+    inputs = [cylstm.randn(30, B, 64) for B in (1, 3, 16, 40)]
+    expected = [lstm(x) for x in inputs]
+
+    def work(k: int) -> bool:
+        output, (h_n, c_n) = lstm(inputs[k % 4])
+        return all(map(np.array_equal, (output, h_n, c_n), (expected[k % 4][0], *expected[k % 4][1])))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(120)))
+
+
+def test_more_threads_than_processors_come_to_an_end() -> None:
+    cylstm.set_num_threads(16)
+    lstm = cylstm.LSTM(32, 256, backend="cython")
+    x = cylstm.randn(60, 2, 32)
+    one = threading.Thread(target=lstm, args=(x,))
+    one.start()
+    output, _ = lstm(x)
+    one.join(60)
+    assert not one.is_alive()
+    cylstm.set_num_threads(1)
+    np.testing.assert_array_equal(lstm(x)[0], output)
+
+
+@pytest.mark.parametrize("policy", ["passive", "active"])
+def test_wait_policy(policy: str) -> None:
+    code = """
+import numpy as np, cylstm
+cylstm.manual_seed(0)
+lstm = cylstm.LSTM(64, 256, backend="cython")
+x = cylstm.randn(50, 1, 64)
+cylstm.set_num_threads(1)
+one = lstm(x)[0]
+cylstm.set_num_threads(2)
+print(all(np.array_equal(lstm(x)[0], one) for _ in range(20)))
+"""
+    assert run(code, OMP_WAIT_POLICY=policy, OMP_NUM_THREADS="2") == "True"
