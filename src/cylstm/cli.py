@@ -23,8 +23,8 @@ INPUT   an .npy file of shape (T, B, I), or (B, T, I) with --batch-first, or (T,
         file with the array input, and h_0 and c_0 if the states do not begin at zero.
 
 An .npy file is memory-mapped and read in chunks, so it may be larger than memory; an .npz file is read as a whole.
-However it is cut, the result is that of one call: the states are carried from chunk to chunk. A bidirectional
-LSTM reads each sequence from both ends, so it is cut by sequences alone.
+However it is cut, the result is that of one call, bit for bit on the cython backend: the states are carried from
+chunk to chunk. A bidirectional LSTM reads each sequence from both ends, so it is cut by sequences alone.
 """
 _RUN_MORE = """\
 OUTPUT appears under its name when it is complete; a run that fails or is interrupted leaves nothing behind and an
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=["float16", "float32", "float64", "complex64", "complex128"],
         help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
     )
-    run.add_argument("--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default about 16 MiB")
+    run.add_argument("--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default what makes about 16 MiB")
     run.add_argument("--batch-chunk", metavar="SEQUENCES", type=_positive, help="sequences at a time; likewise")
     run.add_argument(
         "--progress",
