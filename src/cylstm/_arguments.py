@@ -102,9 +102,13 @@ def check_lstm_arguments(
     TypeError, ValueError
         Where PyTorch raises them.
     """
-    probability = float(dropout)
+    expected = f"dropout must be a number in the range [0, 1], the probability of a zero; got {dropout!r}"
+    try:
+        probability = float(dropout)
+    except (TypeError, ValueError) as error:
+        raise type(error)(expected) from None
     if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= probability <= 1:
-        raise ValueError(f"dropout must be a number in the range [0, 1], the probability of a zero; got {dropout!r}")
+        raise ValueError(expected)
     if probability > 0 and num_layers == 1:
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects num_layers "

@@ -17,6 +17,7 @@ The sequences of a `PackedSequence` are sorted by length; its states are in the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -194,11 +195,11 @@ def _locked_copy(indices: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _short_sequences(kind: type[Layout], T: int, B: int) -> Layout:
+def _short_sequences(kind: Callable[[int, int], Layout], T: int, B: int) -> Layout:
     return kind(T, B)
 
 
-def _equal_sequences(kind: type[Layout], T: int, B: int) -> Layout:
+def _equal_sequences(kind: Callable[[int, int], Layout], T: int, B: int) -> Layout:
     """A layout, from a small cache where it is small itself."""
     if 0 < T <= 4096:
         return _short_sequences(kind, T, B)

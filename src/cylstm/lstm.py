@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arguments import as_array, check_lstm_arguments
 from .backends import registry
-from .backends.base import Backend, DirectionParameters, Keep, LayerParameters
+from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
 from .layout import Layout, layout_of
 from .parameters import Module, Snapshot
@@ -225,7 +225,7 @@ class LSTM(Module):
         snapshot = self._store.snapshot
         plan = self._plan(snapshot, training=True)
         layout, rows, h_0, c_0 = self._enter(input, hx, plan.dtype)
-        rows, h_0, c_0 = (None if array is None else array.copy() for array in (rows, h_0, c_0))
+        rows, h_0, c_0 = rows.copy(), _copied(h_0), _copied(c_0)
         keep: Keep = "states" if recompute else "gates"
         output, h_n, c_n, kept = self._run(plan, layout.batch_sizes.copy(), rows, h_0, c_0, keep)
 
@@ -300,10 +300,8 @@ class LSTM(Module):
         h_shape, c_shape = self._state_shapes(layout)
         if h_0.shape == h_shape and c_0.shape == c_shape and h_0.dtype == dtype and c_0.dtype == dtype:
             return h_0, c_0
-        error = RuntimeError
-        if h_0.ndim != layout.state_ndim or c_0.ndim != layout.state_ndim:
-            error = layout.dimension_error
-        raise error(
+        fits = h_0.ndim == layout.state_ndim == c_0.ndim
+        raise (RuntimeError if fits else layout.dimension_error)(
             f"{layout.words} needs h_0 of shape {h_shape}, c_0 of shape {c_shape} and both of dtype {dtype}, "
             f"got shapes {h_0.shape} and {c_0.shape}, dtypes {h_0.dtype} and {c_0.dtype}"
         )
@@ -376,7 +374,7 @@ class LSTM(Module):
         grad_c_n: np.ndarray | None,
     ) -> Gradients:
         """All layers, last first."""
-        grad_h_0, grad_c_0, directions = [], [], []
+        results: list[LayerGradients] = []
         for layer in reversed(range(len(kept))):
             grads = plan.backend.backward(
                 plan.layers[layer],
@@ -387,20 +385,25 @@ class LSTM(Module):
             )
             mask = kept[layer].mask
             grad_rows = grads.input if mask is None else grads.input * mask
-            grad_h_0.insert(0, grads.h_0)
-            grad_c_0.insert(0, grads.c_0)
-            directions[:0] = grads.parameters
+            results.insert(0, grads)
+        directions = [direction for grads in results for direction in grads.parameters]
         parameters = {
             name: getattr(direction, name.partition("_l")[0])
             for names, direction in zip(self._all_weights, directions, strict=True)
             for name in names
         }
-        hx = (layout.from_state(_joined(grad_h_0)), layout.from_state(_joined(grad_c_0)))
-        return Gradients(layout.from_rows(grad_rows), hx, parameters)
+        h_0, c_0 = _joined([grads.h_0 for grads in results]), _joined([grads.c_0 for grads in results])
+        return Gradients(
+            layout.from_rows(results[0].input), (layout.from_state(h_0), layout.from_state(c_0)), parameters
+        )
 
     def _of_layer(self, states: np.ndarray | None, layer: int) -> np.ndarray | None:
         """The part (D, B, ...) of states (L * D, B, ...) that belongs to a layer."""
         return None if states is None else states[layer * self._directions : (layer + 1) * self._directions]
+
+
+def _copied(states: np.ndarray | None) -> np.ndarray | None:
+    return None if states is None else states.copy()
 
 
 def _joined(states: list[np.ndarray]) -> np.ndarray:

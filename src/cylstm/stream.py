@@ -41,6 +41,9 @@ class Stream:
     (5,)
     """
 
+    _h: np.ndarray  # (L, B, R)
+    _c: np.ndarray  # (L, B, H)
+
     def __init__(self, lstm: LSTM, batch_size: int = 1) -> None:
         if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool):
             raise TypeError(f"batch_size must be an int, got {batch_size!r} of type {type(batch_size).__name__}")
