@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["float16", "float32", "float64", "complex64", "complex128"],
         help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
     )
-    run.add_argument("--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default what makes about 16 MiB")
+    run.add_argument(
+        "--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default about 16 MiB of them"
+    )
     run.add_argument("--batch-chunk", metavar="SEQUENCES", type=_positive, help="sequences at a time; likewise")
     run.add_argument(
         "--progress",
