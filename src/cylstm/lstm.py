@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -319,14 +319,19 @@ class LSTM(Module):
         h_0: np.ndarray | None,
         c_0: np.ndarray | None,
         keep: Keep,
+        masks: Sequence[np.ndarray] = (),
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[_Kept]]:
-        """All layers on packed rows: output rows, h_n, c_n, and what was kept of each layer."""
+        """All layers on packed rows: output rows, h_n, c_n, and what was kept of each layer.
+
+        `masks` are those of the dropout on the inputs of the layers from the second on, where the caller has drawn
+        them; they are drawn here otherwise.
+        """
         dropping = self.training and self.dropout > 0
         h_n, c_n, kept = [], [], []
         for layer, prepared in enumerate(plan.layers):
             mask = None
-            if dropping and layer > 0:
-                mask = dropout_mask(rows.shape, self.dropout, plan.dtype)
+            if layer > 0 and (masks or dropping):
+                mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
                 rows = rows * mask
             result = plan.backend.forward(
                 prepared,
