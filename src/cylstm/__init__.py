@@ -1,5 +1,6 @@
 """cylstm: the LSTM of PyTorch as a small compiled package. NumPy arrays in and out; backends to choose from."""
 
+from . import optim
 from .backends.registry import (
     BackendError,
     BackendLoadError,
@@ -43,6 +44,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "manual_seed",
+    "optim",
     "pack_padded_sequence",
     "pack_sequence",
     "pad_packed_sequence",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -372,6 +372,21 @@ class Module:
     def double(self) -> Self:
         """Convert the parameters to float64."""
         return self.to(dtype=np.float64)
+
+
+@contextmanager
+def exclusively(modules: Sequence[Module]) -> Iterator[list[dict[str, np.ndarray]]]:
+    """The parameters of each module, which nobody else changes inside the block; for an optimiser.
+
+    Raises
+    ------
+    RuntimeError
+        If the parameters of one of them are unlocked.
+    """
+    with _lock:
+        for module in modules:
+            module._store._refuse_while_unlocked()
+        yield [module._store.snapshot.arrays for module in modules]
 
 
 def _locked(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,401 @@
+"""Optimisers with the arguments, defaults and steps of ``torch.optim``, and ``clip_grad_norm``.
+
+An optimiser is made for one module or several. A step takes the gradients of each, in the same order, as the pullbacks
+return them::
+
+    optimizer = Adam([lstm, head], lr=1e-3)
+    ...
+    grads = [lstm_grads.parameters, head_grads.parameters]
+    clip_grad_norm(grads, 1.0)
+    optimizer.step(grads)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ._arguments import as_array
+from .gradients import check_gradient
+from .parameters import Module, exclusively
+
+#: The gradients of one module: an array for each of its parameters, by name.
+Grads = Mapping[str, Any]
+
+Arrays = dict[str, np.ndarray]
+
+
+class Optimizer:
+    """What the optimisers have in common: modules, a learning rate, checked gradients, a state.
+
+    A subclass names in ``_buffer_names`` the arrays that it keeps for each parameter, and defines ``_update``.
+    """
+
+    _buffer_names: tuple[str, ...] = ()
+
+    def __init__(self, modules: Module | Iterable[Module], lr: float) -> None:
+        self._modules = [modules] if isinstance(modules, Module) else list(modules)
+        for module in self._modules:
+            if not isinstance(module, Module):
+                raise TypeError(
+                    f"{type(self).__name__} takes a module or several, as in {type(self).__name__}([lstm, head]), "
+                    f"and not their parameters; got {type(module).__name__}"
+                )
+            if module.dtype == np.float16:
+                raise TypeError(
+                    "parameters of dtype float16 are too coarse for small steps: train in float32 (module.float()) "
+                    "and convert afterwards (module.half())"
+                )
+        if not self._modules:
+            raise ValueError(f"{type(self).__name__} got no modules")
+        if len(set(map(id, self._modules))) < len(self._modules):
+            raise ValueError(f"{type(self).__name__} got the same module more than once")
+        self.lr = lr
+        self._steps = 0
+        self._buffers = [
+            {name: {buffer: np.zeros_like(array) for buffer in self._buffer_names} for name, array in named}
+            for named in (module.named_parameters() for module in self._modules)
+        ]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate. May be assigned at any time: a schedule is an assignment before each step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = _at_least_zero(lr, "learning rate")
+
+    def step(self, grads: Grads | Iterable[Grads]) -> None:
+        """Change the parameters of all modules by one step against the gradients.
+
+        Parameters
+        ----------
+        grads : mapping of str to array, or an iterable of them
+            For each module, in the order of the constructor, the gradient of every parameter by its name: what a
+            pullback returns as ``parameters``. They are left as they are.
+
+        Raises
+        ------
+        TypeError
+            If something is no mapping of names to arrays.
+        RuntimeError
+            If the gradients of a module or of a parameter are missing, a name is unknown, a shape or dtype is not
+            that of the parameter, or the parameters are unlocked. Nothing has changed then.
+        """
+        given = [grads] if isinstance(grads, Mapping) else _listed(grads)
+        if len(given) != len(self._modules):
+            raise RuntimeError(
+                f"expected the gradients of {len(self._modules)} modules, in the order of the constructor, "
+                f"got those of {len(given)}"
+            )
+        with exclusively(self._modules) as parameters:
+            checked = list(map(self._checked, given, parameters, self._buffers))
+            self._steps += 1
+            for module, arrays, gradients, buffers in zip(
+                self._modules, parameters, checked, self._buffers, strict=True
+            ):
+                module._store.replace(
+                    {name: self._changed(array, gradients[name], buffers[name]) for name, array in arrays.items()}
+                )
+
+    def _checked(self, grads: Grads, parameters: Arrays, buffers: dict[str, Arrays]) -> Arrays:
+        """The gradients of one module as arrays that fit its parameters."""
+        missing = [name for name in parameters if name not in grads]
+        unknown = [name for name in grads if name not in parameters]
+        if missing or unknown:
+            raise RuntimeError(
+                "expected one gradient for each parameter; "
+                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
+            )
+        for name, parameter in parameters.items():
+            for buffer in buffers[name].values():
+                if buffer.dtype != parameter.dtype:
+                    raise RuntimeError(
+                        f"the parameters have been converted from {buffer.dtype} to {parameter.dtype} since the "
+                        "optimiser was made: make a new one"
+                    )
+        return {
+            name: check_gradient(as_array(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
+            for name, array in parameters.items()
+        }
+
+    def _changed(self, parameter: np.ndarray, gradient: np.ndarray, buffers: Arrays) -> np.ndarray:
+        """The parameter after the step. The buffers are changed in place."""
+        parameter = parameter.copy()
+        with np.errstate(all="ignore"):  # infinite or nan, as in PyTorch, rather than an error half way
+            self._update(*map(_real_items, (parameter, gradient, *buffers.values())))
+        return parameter
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        """Step number ``self._steps``, from 1: change parameter and buffers, all of them 1-D and real, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> Arrays:
+        """A copy of the state by name: all arrays, so that ``numpy.savez(path, **state)`` and ``numpy.load`` keep it.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            ``lr``, ``step`` (how many were taken), and for each parameter of module number n the arrays
+            ``n.parameter.buffer``, as in ``0.weight_ih_l0.exp_avg``, under PyTorch's names of the buffers.
+        """
+        state = {"lr": np.array(self.lr), "step": np.array(self._steps)}
+        return state | {name: buffer.copy() for name, buffer in self._named_buffers()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state that an optimiser of this kind, for modules of the same shapes, had.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            As `state_dict` returns it. The arrays are copied.
+
+        Raises
+        ------
+        TypeError
+            If it is no mapping, or a value is no array.
+        RuntimeError
+            If names are missing or unexpected, or a shape or dtype differs. Nothing is loaded then.
+        ValueError
+            If the learning rate or the number of steps is negative.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"expected state_dict to be a mapping of names to arrays, got {type(state_dict).__name__}")
+        own = self.state_dict()
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        if missing or unexpected:
+            raise RuntimeError(
+                f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded; "
+                f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+            )
+        loaded = {
+            name: check_gradient(as_array(state_dict[name], name), name, array.shape, array.dtype)
+            for name, array in own.items()
+        }
+        if loaded["step"] < 0:
+            raise ValueError(f"step must be 0 or more, got {loaded['step']}")
+        self.lr = float(loaded["lr"])
+        self._steps = int(loaded["step"])
+        for name, buffer in self._named_buffers():
+            buffer[...] = loaded[name]
+
+    def _named_buffers(self) -> Iterable[tuple[str, np.ndarray]]:
+        for n, buffers in enumerate(self._buffers):
+            for name, by_kind in buffers.items():
+                for kind, buffer in by_kind.items():
+                    yield f"{n}.{name}.{kind}", buffer
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, as ``torch.optim.SGD``.
+
+    Parameters
+    ----------
+    modules : LSTM, LSTMCell, Linear, or an iterable of them
+        Whose parameters are changed. float32, float64 or complex.
+    lr : float
+        Learning rate.
+    momentum : float
+        Share of the step before that is taken again.
+    dampening : float
+        Share of the gradient that does not enter the momentum.
+    weight_decay : float
+        This many times the parameter is added to its gradient.
+    nesterov : bool
+        Whether the momentum is looked ahead.
+
+    Raises
+    ------
+    TypeError
+        If ``modules`` holds something else, or float16.
+    ValueError
+        If a number is negative, ``modules`` is empty or names one twice, or nesterov has no momentum, or dampening.
+
+    Examples
+    --------
+    >>> import cylstm.optim
+    >>> lstm = cylstm.LSTM(3, 5)
+    >>> optimizer = cylstm.optim.SGD(lstm, lr=0.1, momentum=0.9)
+    >>> output, state, pullback = lstm.vjp(cylstm.randn(7, 2, 3))
+    >>> optimizer.step(pullback(grad_output=output).parameters)     # of half the sum of output²
+    """
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        self._momentum = _at_least_zero(momentum, "momentum")
+        self._dampening = float(dampening)
+        self._weight_decay = _at_least_zero(weight_decay, "weight_decay")
+        self._nesterov = nesterov
+        if nesterov and (not momentum or dampening):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        if momentum:
+            self._buffer_names = ("momentum_buffer",)
+        super().__init__(modules, lr)
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        if self._weight_decay:
+            gradient = gradient + self._weight_decay * parameter
+        for buffer in buffers:
+            buffer *= self._momentum
+            buffer += gradient if self._steps == 1 else (1 - self._dampening) * gradient
+            gradient = gradient + self._momentum * buffer if self._nesterov else buffer
+        parameter -= self.lr * gradient
+
+
+class Adam(Optimizer):
+    """Adam, as ``torch.optim.Adam``: steps of the size of the mean gradient over the root of its mean square.
+
+    Parameters
+    ----------
+    modules : LSTM, LSTMCell, Linear, or an iterable of them
+        Whose parameters are changed. float32, float64 or complex; real and imaginary parts are numbers of their own.
+    lr : float
+        Learning rate.
+    betas : tuple of two floats
+        How slowly the two means forget, from 0 to below 1.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        This many times the parameter is added to its gradient.
+
+    Raises
+    ------
+    TypeError
+        If ``modules`` holds something else, or float16.
+    ValueError
+        If a number is outside its range, or ``modules`` is empty or names one twice.
+    """
+
+    _buffer_names = ("exp_avg", "exp_avg_sq")
+    _decoupled = False
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self._betas = tuple(betas)
+        if len(self._betas) != 2 or not all(0 <= beta < 1 for beta in self._betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
+        self._eps = _at_least_zero(eps, "eps")
+        self._weight_decay = _at_least_zero(weight_decay, "weight_decay")
+        super().__init__(modules, lr)
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        exp_avg, exp_avg_sq = buffers
+        beta_1, beta_2 = self._betas
+        if self._decoupled:
+            parameter *= 1 - self.lr * self._weight_decay
+        elif self._weight_decay:
+            gradient = gradient + self._weight_decay * parameter
+        exp_avg *= beta_1
+        exp_avg += (1 - beta_1) * gradient
+        exp_avg_sq *= beta_2
+        exp_avg_sq += (1 - beta_2) * (gradient * gradient)
+        root = np.sqrt(exp_avg_sq)
+        root /= math.sqrt(1 - beta_2**self._steps)
+        root += self._eps
+        parameter -= self.lr / (1 - beta_1**self._steps) * (exp_avg / root)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW``.
+
+    Parameters
+    ----------
+    modules, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float
+        Each step first makes the parameters smaller by this many times lr.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Adam` does.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(modules, lr, betas, eps, weight_decay)
+
+
+def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
+    """Make gradients smaller, in place, so that their norm is at most ``max_norm``: PyTorch's ``clip_grad_norm_``.
+
+    Parameters
+    ----------
+    grads : mapping of str to numpy.ndarray, or an iterable of them
+        The gradients of one module or of several, which are clipped together, as `Optimizer.step` takes them.
+    max_norm : float
+        The largest norm.
+
+    Returns
+    -------
+    float
+        The norm that they had: the root of the sum of all squares.
+
+    Raises
+    ------
+    TypeError
+        If something is no mapping of names to writable NumPy arrays. Nothing has changed then.
+    ValueError
+        If ``max_norm`` is negative.
+    """
+    listed = [grads] if isinstance(grads, Mapping) else _listed(grads)
+    arrays = [array for each in listed for array in each.values()]
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
+            raise TypeError("gradients are clipped in place: they must be writable NumPy arrays of floating point")
+    norm = math.hypot(*(float(np.linalg.norm(array.ravel())) for array in arrays))
+    factor = _at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
+    if not factor >= 1:  # nan too, as in PyTorch
+        with np.errstate(all="ignore"):
+            for array in arrays:
+                array *= factor
+    return norm
+
+
+def _real_items(array: np.ndarray) -> np.ndarray:
+    """All numbers side by side, a complex one as two real ones; a view where the array is contiguous."""
+    flat = array.reshape(-1)
+    return flat.view(flat.real.dtype)
+
+
+def _listed(grads: Iterable[Grads]) -> list[Grads]:
+    listed = list(grads)
+    for each in listed:
+        if not isinstance(each, Mapping):
+            raise TypeError(
+                "gradients must be a mapping of names to arrays for each module, such as the `parameters` of what a "
+                f"pullback returns; got {type(each).__name__}"
+            )
+    return listed
+
+
+def _at_least_zero(value: float, name: str) -> float:
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more, got {value}")
+    return float(value)
