@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -212,21 +212,22 @@ def _check_backend(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .backends.registry import use_backend
     from .run import run_file
 
-    report = run_file(
-        arguments.model,
-        arguments.input,
-        arguments.output,
-        prefix=arguments.prefix,
-        head=arguments.head,
-        batch_first=arguments.batch_first,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        chunk=arguments.chunk,
-        batch_chunk=arguments.batch_chunk,
-        progress=arguments.progress,
-    )
+    with nullcontext() if arguments.backend is None else use_backend(arguments.backend):
+        report = run_file(
+            arguments.model,
+            arguments.input,
+            arguments.output,
+            prefix=arguments.prefix,
+            head=arguments.head,
+            batch_first=arguments.batch_first,
+            dtype=arguments.dtype,
+            chunk=arguments.chunk,
+            batch_chunk=arguments.batch_chunk,
+            progress=arguments.progress,
+        )
     if arguments.json:
         print(json.dumps(report, indent=2))
         return 0
@@ -274,13 +275,13 @@ def _warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(names: Iterable[str] = ("SIGTERM", "SIGHUP")) -> Iterator[None]:
+def _signals() -> Iterator[None]:
     """Raise where these signals would end the process at once and leave temporary files."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise _Signalled(number)
 
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     old = {number: signal.signal(number, handle) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
     try:
         yield

@@ -12,7 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Chunks(NamedTuple):
     sequences: int
 
 
-class Layout(NamedTuple):
+class FileLayout(NamedTuple):
     """How the arrays lie in the files, and the views of them that are (T, B, ...) and (..., B, ...)."""
 
     unbatched: bool
@@ -72,13 +72,14 @@ def run_file(
     prefix: str = "",
     head: str | None = None,
     batch_first: bool | None = None,
-    backend: str | None = None,
     dtype: str | None = None,
     chunk: int | None = None,
     batch_chunk: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Run the LSTM of a model file over the sequences of an input file. The arguments are those of ``cylstm run``.
+    """Run the LSTM of a model file over the sequences of an input file, on the backend in force.
+
+    The arguments are those of ``cylstm run``.
 
     Returns
     -------
@@ -92,29 +93,13 @@ def run_file(
     """
     if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"expected an output that ends in .npy or .npz, got {str(output_path)!r}")
-    with nullcontext() if backend is None else registry.use_backend(backend):
-        return _run(model, input_path, output_path, prefix, head, batch_first, dtype, chunk, batch_chunk, progress)
-
-
-def _run(
-    model: Path,
-    input_path: Path,
-    output_path: Path | None,
-    prefix: str,
-    head: str | None,
-    batch_first: bool | None,
-    dtype: str | None,
-    chunk: int | None,
-    batch_chunk: int | None,
-    progress: bool | None,
-) -> dict[str, Any]:
     lstm, linear = _load_model(model, prefix, head, dtype)
     if batch_first is not None:
         lstm.batch_first = batch_first
     described = str(lstm)
     given = _read_input(input_path)
     _check_input(given, lstm, convert=dtype is not None)
-    layout = Layout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
+    layout = FileLayout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
     T, B, _ = layout.rows(given.input).shape
     chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk)
     lstm.batch_first = False  # what it is called with from here on is time-major
@@ -229,7 +214,7 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
             raise ValueError(f"expected h_0 {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
 
 
-def _result_shapes(lstm: LSTM, head: Linear | None, layout: Layout, T: int, B: int) -> dict[str, tuple[int, ...]]:
+def _result_shapes(lstm: LSTM, head: Linear | None, layout: FileLayout, T: int, B: int) -> dict[str, tuple[int, ...]]:
     """The shapes of all results as they lie in the file, the one for an ``.npy`` first."""
     layers = lstm.num_layers * (1 + lstm.bidirectional)
     batch = () if layout.unbatched else (B,)
@@ -275,7 +260,7 @@ def _compute(
     head: Linear | None,
     given: Input,
     results: dict[str, np.ndarray],
-    layout: Layout,
+    layout: FileLayout,
     chunks: Chunks,
     progress: bool | None,
 ) -> None:
@@ -302,7 +287,7 @@ def _compute(
                 logits[b] = head(np.concatenate(last, axis=1))
 
 
-def _initial_states(given: Input, lstm: LSTM, layout: Layout, b: slice) -> tuple[np.ndarray, np.ndarray] | None:
+def _initial_states(given: Input, lstm: LSTM, layout: FileLayout, b: slice) -> tuple[np.ndarray, np.ndarray] | None:
     if given.h_0 is None or given.c_0 is None:
         return None
     h_0, c_0 = (layout.state(state)[:, b].astype(lstm.dtype, copy=False) for state in (given.h_0, given.c_0))
