@@ -1,7 +1,7 @@
 """The four invariances of the compiled backend, bit for bit, for every instruction set of this machine.
 
-Bulk = step by step; alone = in any batch; one thread = many; packed = padded; and chunked = whole. Gradients: any number
-of threads, and kept or recomputed gates.
+Bulk = step by step; alone = in any batch; one thread = many; packed = padded; and chunked = whole. Gradients: any
+number of threads, and kept or recomputed gates.
 """
 
 from __future__ import annotations
@@ -163,3 +163,23 @@ def test_gradients_with_any_number_of_threads_kept_or_recomputed(lstm: cylstm.LS
         same(grads.hx[1], first.hx[1])
         for name, array in grads.parameters.items():
             same(array, first.parameters[name])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("T", "B"), [(3000, 1), (60, 40), (20, 200)])
+def test_recomputing_over_several_segments(T: int, B: int, bidirectional: bool) -> None:
+    """The backward pass that computes gates again goes through the sequence in segments: the same bits."""
+    cylstm.manual_seed(4)
+    lstm = cylstm.LSTM(6, 20, bidirectional=bidirectional, backend="cython")
+    x = cylstm.randn(T, B, 6)
+    lengths = np.random.default_rng(5).integers(1, T + 1, B)
+    lengths[0] = T
+    packed = cylstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    assert _lstm.segments(T, B) > 1
+    grads = []
+    for recompute in (False, True):
+        output, _, pullback = lstm.vjp(packed, recompute=recompute)
+        grads.append(pullback(output._replace(data=np.cos(output.data))))
+    same(grads[0].input.data, grads[1].input.data)
+    for name, array in grads[0].parameters.items():
+        same(grads[1].parameters[name], array)

@@ -1,8 +1,10 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
+@disjoint_base
 class Layer:
     D: int
     H: int
@@ -12,7 +14,7 @@ class Layer:
     lanes: int
     bias: bool
     serial_below: int
-    def __init__(self, D: int, I: int, H: int, P: int, itemsize: int, isa: str | None = None) -> None: ...
+    def __new__(cls, D: int, I: int, H: int, P: int, itemsize: int, isa: str | None = None) -> Self: ...
     @property
     def isa(self) -> str: ...
 
@@ -37,15 +39,19 @@ def forward(
     h_prev: NDArray[Any] | None,
     c_prev: NDArray[Any] | None,
     gates: NDArray[Any] | None,
+    h_segment: NDArray[Any] | None,
+    c_segment: NDArray[Any] | None,
     threads: int,
 ) -> None: ...
 def backward(
     layer: Layer,
     input: NDArray[Any],
     batch_sizes: NDArray[np.int64],
-    h_prev: NDArray[Any],
-    c_prev: NDArray[Any],
+    h_prev: NDArray[Any] | None,
+    c_prev: NDArray[Any] | None,
     gates: NDArray[Any] | None,
+    h_segment: NDArray[Any] | None,
+    c_segment: NDArray[Any] | None,
     grad_output: NDArray[Any] | None,
     grad_h_n: NDArray[Any] | None,
     grad_c_n: NDArray[Any] | None,
@@ -66,6 +72,7 @@ backward_float64 = backward
 
 default_threads: int
 
+def segments(T: int, B: int) -> int: ...
 def instruction_sets() -> list[str]: ...
 def openmp() -> bool: ...
 def max_threads() -> int: ...

@@ -19,7 +19,9 @@ Design
 - ``ahead``: with few rows per step the input's share of the sums is computed for many steps at once, as one matrix
   product, in a buffer whose size does not depend on T.
 - backward: the thread that owns a block computes its part of grad_h and at once the gradients of its gates. The
-  gradients of the weights are products over chunks of time.
+  gradients of the weights are products over chunks of ``_chunk_steps`` steps, counted in the order of the forward pass.
+- Where forward kept the states alone, it kept them before the first step of each segment, which is SEGMENT chunks;
+  backward then runs the forward pass of a segment again.
 """
 
 cimport cython
@@ -46,8 +48,9 @@ ctypedef fused real:
 # Rows whose input share is computed ahead, and below how many rows per step that pays.
 cdef Py_ssize_t AHEAD = 96
 cdef Py_ssize_t AHEAD_BELOW = 32
-# Rows of one chunk of the backward pass.
+# Rows of one chunk of the backward pass, and chunks of one segment.
 cdef Py_ssize_t CHUNK = 128
+cdef Py_ssize_t SEGMENT = 8
 # Multiply-adds of a step, and of a call, below which another thread costs more than it brings.
 cdef Py_ssize_t STEP_FOR_BARRIER = 40_000
 cdef Py_ssize_t CALL_FOR_REGION = 500_000
@@ -71,6 +74,15 @@ cdef struct Plan:
 
 cdef inline Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t _chunk_steps(Py_ssize_t B) noexcept nogil:
+    return max(1, CHUNK // B)
+
+
+def segments(Py_ssize_t T, Py_ssize_t B):
+    """How many states forward keeps of T steps for a backward pass that computes the gates again."""
+    return _ceil_div(T, SEGMENT * _chunk_steps(B)) if B else 0
 
 
 cdef void* _buffer(Py_ssize_t items, Py_ssize_t itemsize) except NULL nogil:
@@ -401,6 +413,8 @@ cdef void _forward_direction(
     real* h_prev,                 # OUT (N, R) kept for backward, or NULL
     real* c_prev,                 # OUT (blocks, N, VL) kept for backward, or NULL
     real* gates,                  # OUT (blocks, N, 4, VL) kept for backward, or NULL
+    real* h_segment,              # OUT (segments, B, R) before the first step of each, or NULL
+    real* c_segment,              # OUT (segments, blocks, B, VL), likewise
     Barrier* barriers,            # one per row group
 ) noexcept nogil:
     cdef GatesTile tile
@@ -422,6 +436,7 @@ cdef void _forward_direction(
     cdef const real* weight_hr = <const real*>packed.weight_hr
     cdef const real* bias = <const real*>packed.bias
     cdef const real* h
+    cdef Py_ssize_t segment_steps = SEGMENT * _chunk_steps(B)
     cdef Barrier* barrier = barriers + row_group
     if row_group >= plan.row_groups:
         return
@@ -466,12 +481,18 @@ cdef void _forward_direction(
                 i = row_group + n * plan.row_groups
                 for r in range(i * B // plan.tiles, min((i + 1) * B // plan.tiles, b)):
                     if r % plan.unit_groups == unit_group:
-                        if r < kept:
-                            memcpy(h_prev + (row + r) * R, output + (row_before + r) * stride, R * sizeof(real))
-                        elif h_0 != NULL:
-                            memcpy(h_prev + (row + r) * R, h_0 + r * R, R * sizeof(real))
-                        else:
-                            memset(h_prev + (row + r) * R, 0, R * sizeof(real))
+                        _copy_state(h_prev + (row + r) * R, r, kept, output + (row_before + r) * stride, h_0, R)
+        if h_segment != NULL and step % segment_steps == 0:
+            for n in range(own_tiles):
+                i = row_group + n * plan.row_groups
+                low, high = i * B // plan.tiles, (i + 1) * B // plan.tiles
+                for r in range(low, high):
+                    if r % plan.unit_groups == unit_group:
+                        _copy_state(h_segment + (step // segment_steps * B + r) * R, r, kept,
+                                    output + (row_before + r) * stride, h_0, R)
+                for j in range(j0, j1):
+                    memcpy(c_segment + ((step // segment_steps * s.blocks + j) * B + low) * VL,
+                           c + (j * B + low) * VL, (high - low) * VL * sizeof(real))
 
         for j in range(j0, j1):
             tile.lanes = VL if P else min(VL, H - j * VL)
@@ -524,6 +545,18 @@ cdef void _forward_direction(
             row += b
 
 
+cdef void _copy_state(
+    real* out, Py_ssize_t r, Py_ssize_t kept, const real* h_before, const real* h_0, Py_ssize_t R,
+) noexcept nogil:
+    """out (R,) = the state that row r brings to a step: of the step before, of h_0, or zeros."""
+    if r < kept:
+        memcpy(out, h_before, R * sizeof(real))
+    elif h_0 != NULL:
+        memcpy(out, h_0 + r * R, R * sizeof(real))
+    else:
+        memset(out, 0, R * sizeof(real))
+
+
 def forward(
     Layer layer not None,
     const real[:, ::1] input not None,            # IN (N, I)
@@ -536,6 +569,8 @@ def forward(
     real[:, :, ::1] h_prev,                       # OUT (D, N, R) or None
     real[:, :, :, ::1] c_prev,                    # OUT (D, blocks, N, VL) or None
     real[:, :, :, ::1] gates,                     # OUT (D, blocks, N, 4 VL) or None
+    real[:, :, :, ::1] h_segment,                 # OUT (D, segments, B, R) or None
+    real[:, :, :, :, ::1] c_segment,              # OUT (D, segments, blocks, B, VL) or None
     int threads,
 ):
     """Run one layer on N > 0 rows. The caller has checked every shape."""
@@ -588,7 +623,9 @@ def forward(
                                 c, &output[0, 0], h_full, start,
                                 NULL if h_prev is None else &h_prev[0, 0, 0],
                                 NULL if c_prev is None else &c_prev[0, 0, 0, 0],
-                                NULL if gates is None else &gates[0, 0, 0, 0], barriers)
+                                NULL if gates is None else &gates[0, 0, 0, 0],
+                                NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                                NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
             give(&region_busy)
         else:
             _forward_thread(kernels, &s, &plan, 0, 1,
@@ -597,7 +634,9 @@ def forward(
                             c, &output[0, 0], h_full, start,
                             NULL if h_prev is None else &h_prev[0, 0, 0],
                             NULL if c_prev is None else &c_prev[0, 0, 0, 0],
-                            NULL if gates is None else &gates[0, 0, 0, 0], barriers)
+                            NULL if gates is None else &gates[0, 0, 0, 0],
+                            NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                            NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
 
         for d in range(s.D):
             for j in range(s.blocks):
@@ -619,11 +658,13 @@ def forward(
 cdef void _forward_thread(
     const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came,
     const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_0, bint h_0_given,
-    real* c, real* output, real* h_full, real* start, real* h_prev, real* c_prev, real* gates, Barrier* barriers,
+    real* c, real* output, real* h_full, real* start, real* h_prev, real* c_prev, real* gates,
+    real* h_segment, real* c_segment, Barrier* barriers,
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
     cdef int team, d, first = 0, last = <int>s.D
+    cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef unsigned long long mode = flush_denormals()
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
@@ -642,6 +683,8 @@ cdef void _forward_thread(
             NULL if h_prev == NULL else h_prev + d * s.N * s.R,
             NULL if c_prev == NULL else c_prev + d * s.blocks * s.N * s.VL,
             NULL if gates == NULL else gates + d * s.blocks * s.N * 4 * s.VL,
+            NULL if h_segment == NULL else h_segment + d * count * s.B * s.R,
+            NULL if c_segment == NULL else c_segment + d * count * s.blocks * s.B * s.VL,
             barriers + d * plan.row_groups)
     restore_denormals(mode)
 
@@ -652,7 +695,17 @@ forward_float64 = forward["double"]
 
 # --------------------------------------------------------------------------------------------------------- backward
 
-cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t itemsize) noexcept nogil:
+cdef struct Again:  # the arrays of _forward_direction, of one segment
+    void* h_prev
+    void* c_prev
+    void* gates
+    void* c
+    void* output
+    void* h_full
+    void* start
+
+
+cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t max_rows) noexcept nogil:
     cdef Plan plan
     cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B, macs_call = 4 * s.H * (s.I + s.R) * s.N * s.D
     cdef int team
@@ -670,7 +723,10 @@ cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t itemsize) noexc
     elif macs_step >= STEP_FOR_BARRIER:
         plan.unit_groups = <int>min(team, _ceil_div(s.blocks, 4))
     plan.threads = team * (2 if plan.directions_apart else 1)  # those without a row or unit share in the products
-    plan.tiles = 0
+    # for what is computed again
+    plan.tiles = plan.row_groups * _ceil_div(s.B, plan.row_groups * max_rows)
+    if s.B < AHEAD_BELOW and plan.row_groups == 1:
+        plan.ahead = AHEAD
     return plan
 
 
@@ -683,9 +739,11 @@ cdef void _backward_direction(
     const real* input,              # IN (N, I)
     const int64_t* batch_sizes,     # IN (T,)
     const Packed* packed,           # IN panels
-    const real* h_prev,             # IN (N, R)
+    const real* h_prev,             # IN (N, R), or NULL: computed again, as the next two
     const real* c_prev,             # IN (blocks, N, VL)
-    const real* kept_gates,         # IN (blocks, N, 4, VL), or NULL: computed again from h_prev and c_prev
+    const real* gates,              # IN (blocks, N, 4, VL)
+    const real* h_segment,          # IN (segments, B, R), or NULL: nothing is computed again
+    const real* c_segment,          # IN (segments, blocks, B, VL)
     const real* grad_output,        # IN (N, R), rows D R apart, or NULL
     real* grad_state,               # IN/OUT (groups of R, B, 4 VL): of h_n -> of h_0
     real* grad_c,                   # IN/OUT (blocks, B, VL): of c_n -> of c_0
@@ -695,16 +753,15 @@ cdef void _backward_direction(
     real* grad_bias,                # OUT (blocks, 4, VL)
     real* grad_weight_hr,           # OUT (groups of H, P, 4 VL), or NULL
     real* grad_a,                   # scratch (blocks, rows of a chunk, 4, VL)
-    real* gates,                    # scratch (blocks, rows of a chunk, 4, VL), where kept_gates is NULL
-    real* c,                        # scratch (2, blocks, rows of a chunk, VL), where kept_gates is NULL
+    Again* again,                   # scratch of what is computed again
     real* grad_projected,           # scratch (rows of a chunk, P rounded up to 4 VL), with projection
     real* grad_h,                   # scratch (groups of H, B, 4 VL), with projection; else grad_state itself
     real* h,                        # scratch (groups of H, rows of a chunk, 4 VL), with projection
-    Py_ssize_t chunk_rows,          # that the scratch holds, at least B
+    Py_ssize_t chunk_rows,          # that the scratch holds
     Barrier* barriers,              # one per row group, then one for all threads of the direction
 ) noexcept nogil:
-    cdef GatesTile again
     cdef GatesBackwardTile tile
+    cdef Shape segment = s[0]
     cdef Products through_state, through_projection, products
     cdef int row_group = rank // plan.unit_groups, unit_group = rank % plan.unit_groups
     cdef bint steps_here = row_group < plan.row_groups, first_chunk = True
@@ -715,9 +772,10 @@ cdef void _backward_direction(
     cdef Py_ssize_t g0 = groups * unit_group // plan.unit_groups, g1 = groups * (unit_group + 1) // plan.unit_groups
     cdef Py_ssize_t s0 = state_groups * unit_group // plan.unit_groups
     cdef Py_ssize_t s1 = state_groups * (unit_group + 1) // plan.unit_groups
-    cdef Py_ssize_t step = 0, chunk_step = 0, t, b, row = 0 if reverse else N, rows, chunk_row = 0
-    cdef Py_ssize_t index, tiles, j, g, r, k, low, high, count
-    cdef const real* step_gates
+    cdef Py_ssize_t chunk_steps = _chunk_steps(B), segment_steps = SEGMENT * chunk_steps
+    cdef Py_ssize_t n, first_step, last_step, step, t, b, row = 0 if reverse else N, rows, chunk_row
+    cdef Py_ssize_t kept_row = 0, kept_rows = N  # the packed rows that h_prev, c_prev and gates hold
+    cdef Py_ssize_t g, j, r, k, low, high, count
 
     _products_of(&through_state, blocks, W, W, chunk_rows * W, W)
     through_state.panels, through_state.panel_step = packed.weight_hh_t, blocks * W * W
@@ -727,38 +785,40 @@ cdef void _backward_direction(
         through_projection.panels, through_projection.panel_step = packed.weight_hr_t, P * W
         through_projection.columns, through_projection.out_step = groups * W, B * W
 
-    while step < s.T:
-        # The next steps whose rows fit the scratch. Packed, they are the rows chunk_row ... chunk_row + rows.
+    for n in range(_ceil_div(s.T, chunk_steps)):
+        # Against the order of the forward pass, in which this chunk has the steps first_step ... last_step - 1.
+        last_step = (_ceil_div(s.T, chunk_steps) - n) * chunk_steps
+        first_step, last_step = last_step - chunk_steps, min(last_step, s.T)
         rows = 0
-        while chunk_step < s.T:
-            b = batch_sizes[chunk_step if reverse else s.T - 1 - chunk_step]
-            if rows + b > chunk_rows:
-                break
-            rows += b
-            chunk_step += 1
+        for step in range(first_step, last_step):
+            rows += batch_sizes[s.T - 1 - step if reverse else step]
         chunk_row = row if reverse else row - rows
-        tiles = _ceil_div(rows, kernels.max_rows)
 
-        if kept_gates == NULL:  # (1), (2) again, of all rows at once
-            again.start_stride, again.input_stride, again.I, again.h_stride, again.R = 0, I, I, R, R
-            again.h_out_stride, again.lanes, again.c_prev = VL, VL, NULL
-            for index in range(blocks * tiles * rank // team, blocks * tiles * (rank + 1) // team):
-                j, r = index // tiles, index % tiles * rows // tiles
-                again.rows = (index % tiles + 1) * rows // tiles - r
-                again.start = <const real*>packed.bias + j * W
-                again.input = input + (chunk_row + r) * I
-                again.weight_ih = <const real*>packed.weight_ih + j * I * W
-                again.h = h_prev + (chunk_row + r) * R
-                again.weight_hh = <const real*>packed.weight_hh + j * R * W
-                again.c = c + (j * chunk_rows + r) * VL
-                again.h_out = c + ((blocks + j) * chunk_rows + r) * VL
-                again.gates = gates + (j * chunk_rows + r) * W
-                memcpy(again.c, c_prev + (j * N + chunk_row + r) * VL, again.rows * VL * sizeof(real))
-                kernels.gates(&again)
+        if h_segment != NULL and (n == 0 or last_step % segment_steps == 0):
+            # Eq. (1) to (5) of the segment whose last chunk this is, from the state kept before its first step
+            k = (last_step - 1) // segment_steps
+            segment.D, segment.T, segment.N = 1, last_step - k * segment_steps, 0
+            t = s.T - last_step if reverse else k * segment_steps  # first step as packed
+            for step in range(t, t + segment.T):
+                segment.N += batch_sizes[step]
+            kept_row, kept_rows = row if reverse else row - segment.N, segment.N
+            h_prev, c_prev, gates = <const real*>again.h_prev, <const real*>again.c_prev, <const real*>again.gates
+            if steps_here:
+                for j in range(blocks):
+                    if j % plan.unit_groups == unit_group:
+                        memcpy(<real*>again.c + (j * B + B * row_group // plan.row_groups) * VL,
+                               c_segment + ((k * blocks + j) * B + B * row_group // plan.row_groups) * VL,
+                               (B * (row_group + 1) // plan.row_groups - B * row_group // plan.row_groups)
+                               * VL * sizeof(real))
+            barrier_wait(everyone, team)
+            _forward_direction(
+                kernels, &segment, plan, rank, reverse, input + kept_row * I, batch_sizes + t, packed,
+                h_segment + k * B * R, <real*>again.c, <real*>again.output, <real*>again.h_full, <real*>again.start,
+                <real*>again.h_prev, <real*>again.c_prev, <real*>again.gates, <real*>NULL, <real*>NULL, barriers)
             barrier_wait(everyone, team)
 
-        while step < chunk_step:
-            t = step if reverse else s.T - 1 - step
+        for step in range(last_step - 1, first_step - 1, -1):
+            t = s.T - 1 - step if reverse else step
             b = batch_sizes[t]
             if not reverse:
                 row -= b
@@ -787,11 +847,8 @@ cdef void _backward_direction(
                 tile.grad_output = tile.h = NULL
                 for j in range(4 * g0, min(4 * g1, blocks)):
                     tile.lanes = min(VL, s.H - j * VL)
-                    if kept_gates == NULL:
-                        tile.gates = gates + (j * chunk_rows + r) * W
-                    else:
-                        tile.gates = kept_gates + (j * N + row + low) * W
-                    tile.c_prev = c_prev + (j * N + row + low) * VL
+                    tile.gates = gates + (j * kept_rows + row - kept_row + low) * W
+                    tile.c_prev = c_prev + (j * kept_rows + row - kept_row + low) * VL
                     tile.grad_h = grad_h + (j // 4 * B + low) * W + j % 4 * VL
                     if grad_output != NULL and not P:
                         tile.grad_output = grad_output + (row + low) * s.D * R + j * VL
@@ -810,7 +867,6 @@ cdef void _backward_direction(
                     _run_products(kernels, &through_state, s0 * count, s1 * count, <real>0)
             if reverse:
                 row += b
-            step += 1
         barrier_wait(everyone, team)
 
         # grad_input = grad_a W_ih
@@ -824,7 +880,7 @@ cdef void _backward_direction(
         _weight_products(kernels, &products, input + chunk_row * I, 1, I, I, rows, grad_a, chunk_rows,
                          grad_weight_ih, blocks, first_chunk, rank, team)
         # grad_W_hh += grad_aᵀ h_prev
-        _weight_products(kernels, &products, h_prev + chunk_row * R, 1, R, R, rows, grad_a, chunk_rows,
+        _weight_products(kernels, &products, h_prev + (chunk_row - kept_row) * R, 1, R, R, rows, grad_a, chunk_rows,
                          grad_weight_hh, blocks, first_chunk, rank, team)
         # grad_b += grad_aᵀ 1
         _weight_products(kernels, &products, <const real*>&ONE[sizeof(real) == 8], 0, 0, 1, rows, grad_a, chunk_rows,
@@ -891,12 +947,14 @@ cdef void _weight_products(
 cdef void _backward_thread(
     const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came,
     const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_prev, const real* c_prev,
-    const real* kept_gates, const real* grad_output, real* grad_input, const Scratch* layout, real* scratch,
-    Barrier* barriers,
+    const real* gates, const real* h_segment, const real* c_segment, const real* grad_output, real* grad_input,
+    const Scratch* layout, real* scratch, Barrier* barriers,
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
     cdef int team = asked.threads, d, first = 0, last = <int>s.D
+    cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
+    cdef Again again
     cdef real* own
     cdef unsigned long long mode = flush_denormals()
     if came != asked.threads:
@@ -910,14 +968,20 @@ cdef void _backward_thread(
         rank = rank % team
     for d in range(first, last):
         own = scratch + d * layout.total
+        again.h_prev, again.c_prev, again.gates = own + layout.h_prev, own + layout.c_prev, own + layout.gates
+        again.c, again.output, again.h_full = own + layout.c, own + layout.output, own + layout.h_full
+        again.start = own + layout.start
         _backward_direction(
             kernels, s, &plan, rank, team, d == 1, input, batch_sizes, &packed[d],
-            h_prev + d * s.N * s.R, c_prev + d * s.blocks * s.N * s.VL,
-            NULL if kept_gates == NULL else kept_gates + d * s.blocks * s.N * 4 * s.VL,
+            NULL if h_prev == NULL else h_prev + d * s.N * s.R,
+            NULL if c_prev == NULL else c_prev + d * s.blocks * s.N * s.VL,
+            NULL if gates == NULL else gates + d * s.blocks * s.N * 4 * s.VL,
+            NULL if h_segment == NULL else h_segment + d * count * s.B * s.R,
+            NULL if c_segment == NULL else c_segment + d * count * s.blocks * s.B * s.VL,
             NULL if grad_output == NULL else grad_output + d * s.R,
             own + layout.grad_state, own + layout.grad_c, grad_input + d * s.N * s.I,
             own + layout.grad_weight_ih, own + layout.grad_weight_hh, own + layout.grad_bias,
-            own + layout.grad_weight_hr, own + layout.grad_a, own + layout.gates, own + layout.c,
+            own + layout.grad_weight_hr, own + layout.grad_a, &again,
             own + layout.grad_projected, own + (layout.grad_h if s.P else layout.grad_state), own + layout.h,
             layout.chunk_rows, barriers + d * (asked.threads + 1))
     restore_denormals(mode)
@@ -925,27 +989,36 @@ cdef void _backward_thread(
 
 cdef struct Scratch:  # where the arrays of one direction begin in its part of the scratch, in items
     Py_ssize_t grad_state, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr
-    Py_ssize_t grad_a, gates, c, grad_projected, grad_h, h
+    Py_ssize_t grad_a, grad_projected, grad_h, h
+    Py_ssize_t h_prev, c_prev, gates, c, output, h_full, start  # of a segment computed again
     Py_ssize_t total, chunk_rows
 
 
-cdef Scratch _scratch(const Shape* s, bint recompute) noexcept nogil:
+cdef Scratch _scratch(const Shape* s, const Plan* plan, bint recompute) noexcept nogil:
     cdef Scratch a
-    cdef Py_ssize_t W = 4 * s.VL, rows = max(CHUNK, s.B), groups = _ceil_div(s.H, W), P_groups = _ceil_div(s.P, W)
+    cdef Py_ssize_t W = 4 * s.VL, groups = _ceil_div(s.H, W), P_groups = _ceil_div(s.P, W), padded = s.blocks * s.VL
+    cdef Py_ssize_t rows = min(s.N, s.B * _chunk_steps(s.B)), segment = 0, again = 0
+    if recompute:
+        segment, again = min(s.N, SEGMENT * s.B * _chunk_steps(s.B)), 1
     a.chunk_rows = rows
     a.grad_state = 0
     a.grad_c = a.grad_state + _ceil_div(s.R, W) * s.B * W
-    a.grad_weight_ih = a.grad_c + s.blocks * s.B * W
+    a.grad_weight_ih = a.grad_c + s.B * padded
     a.grad_weight_hh = a.grad_weight_ih + s.blocks * s.I * W
     a.grad_bias = a.grad_weight_hh + s.blocks * s.R * W
     a.grad_weight_hr = a.grad_bias + s.blocks * W
     a.grad_a = a.grad_weight_hr + groups * s.P * W
-    a.gates = a.grad_a + s.blocks * rows * W
-    a.c = a.gates + (s.blocks * rows * W if recompute else 0)
-    a.grad_projected = a.c + (2 * s.blocks * rows * W if recompute else 0)
+    a.grad_projected = a.grad_a + s.blocks * rows * W
     a.grad_h = a.grad_projected + rows * P_groups * W
     a.h = a.grad_h + (groups * s.B * W if s.P else 0)
-    a.total = a.h + (groups * rows * W if s.P else 0)
+    a.c_prev = a.h + (groups * rows * W if s.P else 0)
+    a.gates = a.c_prev + segment * padded
+    a.c = a.gates + segment * 4 * padded
+    a.h_full = a.c + again * s.B * padded
+    a.start = a.h_full + (again * s.B * padded if s.P else 0)
+    a.h_prev = a.start + again * plan.ahead * 4 * padded
+    a.output = a.h_prev + segment * s.R
+    a.total = _ceil_div(a.output + segment * s.R, 16) * 16  # each direction begins on a cache line
     return a
 
 
@@ -953,9 +1026,11 @@ def backward(
     Layer layer not None,
     const real[:, ::1] input not None,            # IN (N, I)
     const int64_t[::1] batch_sizes not None,      # IN (T,)
-    const real[:, :, ::1] h_prev not None,        # IN (D, N, R)
-    const real[:, :, :, ::1] c_prev not None,     # IN (D, blocks, N, VL)
-    const real[:, :, :, ::1] gates,               # IN (D, blocks, N, 4 VL) or None: computed again
+    const real[:, :, ::1] h_prev,                 # IN (D, N, R), or None as the next two: computed again
+    const real[:, :, :, ::1] c_prev,              # IN (D, blocks, N, VL)
+    const real[:, :, :, ::1] gates,               # IN (D, blocks, N, 4 VL)
+    const real[:, :, :, ::1] h_segment,           # IN (D, segments, B, R) or None
+    const real[:, :, :, :, ::1] c_segment,        # IN (D, segments, blocks, B, VL) or None
     const real[:, ::1] grad_output,               # IN (N, D R) or None
     const real[:, :, ::1] grad_h_n,               # IN (D, B, R) or None
     const real[:, :, ::1] grad_c_n,               # IN (D, B, H) or None
@@ -981,8 +1056,8 @@ def backward(
     with cython.critical_section(layer):  # two threads may be the first
         _pack_transposed(layer, <real>0)
     s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
-    plan = _backward_plan(&s, threads, sizeof(real))
-    layout = _scratch(&s, gates is None)
+    plan = _backward_plan(&s, threads, kernels.max_rows)
+    layout = _scratch(&s, &plan, gates is None)
     barrier_items = s.D * (plan.threads + 1) * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
     barriers = <Barrier*>_buffer(barrier_items + s.D * layout.total, sizeof(real))
     scratch = <real*>barriers + barrier_items
@@ -1004,16 +1079,22 @@ def backward(
             with parallel(num_threads=plan.threads):
                 _backward_thread(kernels, &s, &plan, omp_get_thread_num(), omp_get_num_threads(),
                                  &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
-                                 &h_prev[0, 0, 0], &c_prev[0, 0, 0, 0],
+                                 NULL if h_prev is None else &h_prev[0, 0, 0],
+                                 NULL if c_prev is None else &c_prev[0, 0, 0, 0],
                                  NULL if gates is None else &gates[0, 0, 0, 0],
+                                 NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                                 NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                                  NULL if grad_output is None else &grad_output[0, 0],
                                  &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
             give(&region_busy)
         else:
             _backward_thread(kernels, &s, &plan, 0, 1,
                              &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
-                             &h_prev[0, 0, 0], &c_prev[0, 0, 0, 0],
+                             NULL if h_prev is None else &h_prev[0, 0, 0],
+                             NULL if c_prev is None else &c_prev[0, 0, 0, 0],
                              NULL if gates is None else &gates[0, 0, 0, 0],
+                             NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                             NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                              NULL if grad_output is None else &grad_output[0, 0],
                              &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
 

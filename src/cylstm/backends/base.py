@@ -14,8 +14,8 @@ Packed rows are time-major: the rows of step 0, then the rows of step 1, and so 
 and ``batch_sizes`` never grows with t, so row b of every step belongs to sequence b and the longest sequence comes
 first. B equal sequences are the case ``batch_sizes = [B] * T``: their data is the (T, B, I) array seen as (T * B, I).
 
-Direction 0 reads the steps 0 ... T-1; direction 1 (``reverse``) starts each sequence at its own last step and ends at 0.
-Row n of the output holds both directions side by side: ``output[n] = [h_forward, h_reverse]``.
+Direction 0 reads the steps 0 ... T-1; direction 1 (``reverse``) starts each sequence at its own last step and
+ends at 0. Row n of the output holds both directions side by side: ``output[n] = [h_forward, h_reverse]``.
 """
 
 from __future__ import annotations

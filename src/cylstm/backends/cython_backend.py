@@ -25,13 +25,19 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 class Workspace(NamedTuple):
-    """What forward kept, in the kernels' layout (``_lstm.pyx``): D directions side by side."""
+    """What forward kept, in the kernels' layout (``_lstm.pyx``): D directions side by side.
+
+    Either the gates and states of every step, or the states before each of S segments, from which backward computes
+    the others again.
+    """
 
     input: np.ndarray  # (N, I)
     batch_sizes: np.ndarray  # (T,)
-    h_prev: np.ndarray  # (D, N, R)
-    c_prev: np.ndarray  # (D, blocks, N, VL)
-    gates: np.ndarray | None  # (D, blocks, N, 4 VL), activated; None: computed again
+    h_prev: np.ndarray | None = None  # (D, N, R)
+    c_prev: np.ndarray | None = None  # (D, blocks, N, VL)
+    gates: np.ndarray | None = None  # (D, blocks, N, 4 VL), activated
+    h_segment: np.ndarray | None = None  # (D, S, B, R)
+    c_segment: np.ndarray | None = None  # (D, S, blocks, B, VL)
 
 
 class CythonBackend(Backend):
@@ -88,18 +94,24 @@ class CythonBackend(Backend):
         output = np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
-        h_prev = c_prev = gates = None
-        if keep != "nothing":
-            h_prev = np.empty((D, N, R), dtype)
-            c_prev = np.empty((D, prepared.blocks, N, prepared.lanes), dtype)
-            if keep == "gates":
-                gates = np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
+        kept = Workspace(input, batch_sizes)
+        if keep == "gates":
+            kept = kept._replace(
+                h_prev=np.empty((D, N, R), dtype),
+                c_prev=np.empty((D, prepared.blocks, N, prepared.lanes), dtype),
+                gates=np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype),
+            )
+        elif keep == "states":
+            S = _lstm.segments(len(batch_sizes), B)
+            kept = kept._replace(
+                h_segment=np.empty((D, S, B, R), dtype),
+                c_segment=np.empty((D, S, prepared.blocks, B, prepared.lanes), dtype),
+            )
         if N:
-            threads = 1 if N < prepared.serial_below else get_num_threads()
+            threads = 1 if prepared.serial_below > N else get_num_threads()
             run = _lstm.forward_float32 if dtype == _FLOAT32 else _lstm.forward_float64
-            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, h_prev, c_prev, gates, threads)
-        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, gates)
-        return LayerOutput(output, h_n, c_n, workspace)
+            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept[2:], threads)
+        return LayerOutput(output, h_n, c_n, None if keep == "nothing" else kept)
 
     def backward(
         self,
@@ -110,7 +122,7 @@ class CythonBackend(Backend):
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,
     ) -> LayerGradients:
-        input, batch_sizes, h_prev, c_prev, gates = workspace
+        input, batch_sizes, *kept = workspace
         dtype, N, B = input.dtype, len(input), batch_sizes[0]
         D, I, H, R, P = prepared.D, input.shape[1], prepared.H, prepared.R, prepared.P
         new = np.empty if N else np.zeros
@@ -124,7 +136,7 @@ class CythonBackend(Backend):
         if N:
             run = _lstm.backward_float32 if dtype == _FLOAT32 else _lstm.backward_float64
             run(
-                prepared, input, batch_sizes, h_prev, c_prev, gates, grad_output, grad_h_n, grad_c_n,
+                prepared, input, batch_sizes, *kept, grad_output, grad_h_n, grad_c_n,
                 grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr,
                 get_num_threads(),
             )  # fmt: skip
