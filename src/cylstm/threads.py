@@ -79,7 +79,7 @@ def _quota_of_group(root: str = "/sys/fs/cgroup") -> float:
     except (OSError, ValueError):
         pass
     try:
-        quota = int(Path(root, "cpu/cpu.cfs_quota_us").read_text())
-        return 1 << 20 if quota < 0 else quota / int(Path(root, "cpu/cpu.cfs_period_us").read_text())
+        microseconds = int(Path(root, "cpu/cpu.cfs_quota_us").read_text())
+        return 1 << 20 if microseconds < 0 else microseconds / int(Path(root, "cpu/cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
         return 1 << 20

@@ -76,7 +76,8 @@ class CythonBackend(Backend):
         isa = self.instruction_set
         layer = _lstm.Layer(len(layer_parameters), I, gates // 4, P, first.weight_ih.dtype.itemsize, isa)
         for d, parameters in enumerate(layer_parameters):
-            _lstm.pack(layer, d, *(None if p is None else np.ascontiguousarray(p) for p in parameters))
+            contiguous = DirectionParameters(*(None if p is None else np.ascontiguousarray(p) for p in parameters))
+            _lstm.pack(layer, d, *contiguous)
         return layer
 
     def forward(
@@ -122,7 +123,7 @@ class CythonBackend(Backend):
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,
     ) -> LayerGradients:
-        input, batch_sizes, *kept = workspace
+        input, batch_sizes = workspace.input, workspace.batch_sizes
         dtype, N, B = input.dtype, len(input), batch_sizes[0]
         D, I, H, R, P = prepared.D, input.shape[1], prepared.H, prepared.R, prepared.P
         new = np.empty if N else np.zeros
@@ -136,7 +137,7 @@ class CythonBackend(Backend):
         if N:
             run = _lstm.backward_float32 if dtype == _FLOAT32 else _lstm.backward_float64
             run(
-                prepared, input, batch_sizes, *kept, grad_output, grad_h_n, grad_c_n,
+                prepared, *workspace, grad_output, grad_h_n, grad_c_n,
                 grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr,
                 get_num_threads(),
             )  # fmt: skip

@@ -7,6 +7,9 @@ Equation numbers are those of ``docs/equations.md``. For one direction, one step
     (3) c = f * c + i * g
     (4) h = o * tanh(c)
     (5) h = W_hr h                                 only with proj_size > 0
+
+The code runs where its arrays lie: new arrays are made ``like=`` those that came, and NumPy's functions pass on to the
+library of their arguments. So the array loop of the cupy backend is this code.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class NumpyBackend(Backend):
 
     def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
         return tuple(
-            DirectionParameters(*(None if p is None else _working(np.array(p)) for p in parameters))
+            DirectionParameters(*(None if p is None else _working(p, copy=True) for p in parameters))
             for parameters in layer_parameters
         )
 
@@ -55,12 +58,12 @@ class NumpyBackend(Backend):
         dtype, x = input.dtype, _working(input)
         D, B, N = len(prepared), int(batch_sizes[0]), len(input)
         H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
-        output = np.empty((N, D * R), x.dtype)
-        h_n = np.zeros((D, B, R), x.dtype) if h_0 is None else _working(h_0, copy=True)
-        c_n = np.zeros((D, B, H), x.dtype) if c_0 is None else _working(c_0, copy=True)
-        h_prev = [np.empty((N, R), x.dtype) for _ in prepared] if keep != "nothing" else []
-        c_prev = [np.empty((N, H), x.dtype) for _ in prepared] if keep != "nothing" else []
-        all_gates = [np.empty((N, 4 * H), x.dtype) for _ in prepared] if keep == "gates" else None
+        output = np.empty((N, D * R), x.dtype, like=x)
+        h_n = np.zeros((D, B, R), x.dtype, like=x) if h_0 is None else _working(h_0, copy=True)
+        c_n = np.zeros((D, B, H), x.dtype, like=x) if c_0 is None else _working(c_0, copy=True)
+        h_prev = [np.empty((N, R), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
+        c_prev = [np.empty((N, H), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
+        all_gates = [np.empty((N, 4 * H), x.dtype, like=x) for _ in prepared] if keep == "gates" else None
 
         for d, p in enumerate(prepared):
             for rows, b in _steps(batch_sizes, reverse=d == 1):
@@ -77,7 +80,8 @@ class NumpyBackend(Backend):
                 output[rows, d * R : (d + 1) * R] = h
 
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, all_gates)
-        return LayerOutput(*(a.astype(dtype, copy=False) for a in (output, h_n, c_n)), workspace)
+        output, h_n, c_n = (a.astype(dtype, copy=False) for a in (output, h_n, c_n))
+        return LayerOutput(output, h_n, c_n, workspace)
 
     def backward(
         self,
@@ -91,14 +95,14 @@ class NumpyBackend(Backend):
         dtype, x, batch_sizes = workspace.input.dtype, _working(workspace.input), workspace.batch_sizes
         D, B, N = len(prepared), int(batch_sizes[0]), len(x)
         H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
-        dh_0 = np.zeros((D, B, R), x.dtype) if grad_h_n is None else _working(grad_h_n, copy=True)
-        dc_0 = np.zeros((D, B, H), x.dtype) if grad_c_n is None else _working(grad_c_n, copy=True)
-        dy = np.zeros((N, D * R), x.dtype) if grad_output is None else _working(grad_output)
+        dh_0 = np.zeros((D, B, R), x.dtype, like=x) if grad_h_n is None else _working(grad_h_n, copy=True)
+        dc_0 = np.zeros((D, B, H), x.dtype, like=x) if grad_c_n is None else _working(grad_c_n, copy=True)
+        dy = np.zeros((N, D * R), x.dtype, like=x) if grad_output is None else _working(grad_output)
         dx = np.zeros_like(x)
         grad_parameters = []
 
         for d, p in enumerate(prepared):
-            da_all = np.empty((N, 4 * H), x.dtype)
+            da_all = np.empty((N, 4 * H), x.dtype, like=x)
             dW_hr = None if p.weight_hr is None else np.zeros_like(p.weight_hr)
             # Against the order of the forward pass: the carried gradients dh, dc start as those of h_n, c_n and
             # end as those of h_0, c_0.
@@ -141,7 +145,8 @@ class NumpyBackend(Backend):
                 DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads))
             )
 
-        return LayerGradients(*(a.astype(dtype, copy=False) for a in (dx, dh_0, dc_0)), tuple(grad_parameters))
+        dx, dh_0, dc_0 = (a.astype(dtype, copy=False) for a in (dx, dh_0, dc_0))
+        return LayerGradients(dx, dh_0, dc_0, tuple(grad_parameters))
 
 
 def _steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
@@ -170,7 +175,7 @@ def _sigmoid(a: np.ndarray) -> np.ndarray:
 
 def _working(a: np.ndarray, copy: bool = False) -> np.ndarray:
     """The array in the dtype of the arithmetic: float32 for float16, else its own."""
-    return a.astype(np.float32) if a.dtype == np.float16 else np.array(a) if copy else a
+    return a.astype(np.float32) if a.dtype == np.float16 else a.copy() if copy else a
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
