@@ -324,6 +324,37 @@ class Module:
         """Draw the parameters anew, as PyTorch does."""
         self._store.replace(self._initial_parameters(self.dtype))
 
+    @classmethod
+    def from_torch(cls, module: Any, *, backend: Any = None) -> Self:
+        """A module with the options, a copy of the parameters, and the mode of PyTorch's module of the same name.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            On any device; parametrised or a drop-in of `cylstm.torch` too.
+        backend : str or Backend, optional
+            The backend of an LSTM or LSTMCell.
+
+        Raises
+        ------
+        TypeError
+            If it is another module, or a backend is named for a Linear.
+        RuntimeError
+            If its dtype is none of cylstm's.
+        """
+        from .torch import from_torch
+
+        converted = from_torch(module, backend=backend)
+        if not isinstance(converted, cls):
+            raise TypeError(f"expected a torch.nn.{cls.__name__}, got {type(module).__name__}")
+        return converted
+
+    def to_torch(self) -> Any:
+        """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
+        from .torch import to_torch
+
+        return to_torch(self)
+
     def train(self, mode: bool = True) -> Self:
         """Set the training mode, in which dropout is applied."""
         if not isinstance(mode, bool):

@@ -1,0 +1,278 @@
+"""The operators ``cylstm::lstm`` and ``cylstm::lstm_backward`` of PyTorch; `cylstm.torch` puts modules around them.
+
+They are the layer loop of `cylstm.LSTM` on the memory of tensors: layouts, checks, stacking and dispatch are those of
+`cylstm.LSTM`, and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that autograd,
+``torch.compile``, ``torch.func`` and hooks on saved tensors work as for its own.
+
+What is not obvious:
+
+- **Prepared weights** are kept with a copy of the bytes they were made of, for as long as the first weight lives. Each
+  call compares all bytes. So every change is seen, those too that PyTorch's version counters do not count
+  (``weight.data.mul_(0.9)``, a write through ``weight.numpy()``), at a few percent of the price of preparing.
+- **The workspace** of a backend may be any Python object, and an operator returns tensors. So it hangs on the memory of
+  a tensor of one byte and is freed with it. Where PyTorch hands another tensor to the backward pass (a hook has copied
+  it, say), the forward pass is run again.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ._arguments import as_array
+from .backends.base import Backend
+from .layout import Layout, contiguous
+from .lstm import LSTM
+from .packed import PackedSequence
+from .parameters import Snapshot
+
+#: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
+_objects: dict[str, Backend] = {}
+
+
+def backend_name(backend: str | Backend | None) -> str | None:
+    """The name by which the operators know a backend."""
+    if backend is None or isinstance(backend, str):
+        return backend
+    name = f"<{type(backend).__qualname__} object at {id(backend):#x}>"
+    _objects[name] = backend
+    return name
+
+
+class Arguments(NamedTuple):
+    """The tensors that go into the operators, in their order."""
+
+    input: Tensor  # (T, B, I), (B, T, I) with batch_first, (T, I) unbatched; (N, I): the data of a PackedSequence
+    batch_sizes: Tensor | None  # (T,), None unless packed
+    sorted_indices: Tensor | None  # (B,)
+    unsorted_indices: Tensor | None  # (B,)
+    h_0: Tensor | None  # (L * D, B, R), without B for unbatched input; None for zeros unless packed
+    c_0: Tensor | None  # (L * D, B, H)
+    weights: list[Tensor]  # in PyTorch's order
+    masks: list[Tensor]  # (N, D * R) each, of the dropout on the inputs of layers 1 ... L - 1; or none of them
+
+
+class Options(NamedTuple):
+    """The options of the operators, in their order."""
+
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
+    backend: str | None  # see `backend_name`
+
+
+_ARGUMENTS = (
+    "Tensor input, Tensor? batch_sizes, Tensor? sorted_indices, Tensor? unsorted_indices, Tensor? h_0, Tensor? c_0, "
+    "Tensor[] weights, Tensor[] masks"
+)
+_OPTIONS = "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend"
+_N = len(Arguments._fields)
+
+
+class _Engine(LSTM):
+    """The layer loop for parameters that live in PyTorch; its own are empty."""
+
+    def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
+        return {name: np.empty(0, dtype) for names in self._all_weights for name in names}
+
+
+@functools.lru_cache(maxsize=256)
+def _engine(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Engine:
+    backend = None if options.backend is None else _objects.get(options.backend, options.backend)
+    return _Engine(input_size, hidden_size, **{**options._asdict(), "backend": backend}, dtype=dtype)
+
+
+class _Prepared(NamedTuple):
+    """One version of the weights, and under it all that backends derive from it."""
+
+    engine: _Engine
+    copies: list[bytearray]  # a bytearray, because its == is memcmp
+    snapshot: Snapshot
+
+
+_prepared: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # the first weight → _Prepared
+
+
+def _snapshot(engine: _Engine, weights: Sequence[Tensor]) -> Snapshot:
+    """The weights as the layer loop takes them: what was made of the same bytes before, or anew."""
+    arrays = {name: contiguous(as_array(w, name)) for name, w in zip(engine._store, weights, strict=True)}
+    held = _prepared.get(weights[0])
+    if held is not None and held.engine is engine and all(map(_same, held.copies, arrays.values())):
+        return held.snapshot
+    for name, array in arrays.items():
+        if array.shape != engine._shape(name) or array.dtype != engine.dtype:
+            expected = f"shape {engine._shape(name)} and dtype {engine.dtype}"
+            raise RuntimeError(f"{name} must have {expected}, got shape {array.shape} and dtype {array.dtype}")
+    copies = [bytearray(array) for array in arrays.values()]
+    copied = {
+        name: np.frombuffer(copy, array.dtype).reshape(array.shape)
+        for (name, array), copy in zip(arrays.items(), copies, strict=True)
+    }
+    _prepared[weights[0]] = _Prepared(engine, copies, Snapshot(copied, version=0))
+    return _prepared[weights[0]].snapshot
+
+
+def _same(copy: bytearray, array: np.ndarray) -> bool:
+    return copy == array.data
+
+
+class _Kept(NamedTuple):
+    """What the backward pass of one run needs. Shares no memory with tensors: compiled code may use theirs again."""
+
+    engine: _Engine
+    plan: Any
+    layout: Layout
+    layers: list[Any]
+
+
+class _Memory(np.ndarray):
+    """The memory of a workspace tensor. PyTorch holds the array as long as any tensor shares it."""
+
+    kept: _Kept
+
+
+_workspaces: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()  # by address
+
+
+def _as_workspace(kept: _Kept) -> Tensor:
+    memory = np.zeros(1, np.uint8).view(_Memory)
+    memory.kept = kept
+    workspace = torch.from_numpy(memory)
+    _workspaces[workspace.data_ptr()] = memory
+    return workspace
+
+
+def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Kept]:
+    """The forward pass: output, h_n and c_n in the caller's form, and what is kept."""
+    engine = _engine(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
+    plan = engine._plan(_snapshot(engine, a.weights), training=keep)
+    packed = a.batch_sizes is not None
+    value = PackedSequence(a.input, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else a.input
+    layout, rows, h_0, c_0 = engine._enter(value, None if a.h_0 is None else (a.h_0, a.c_0), plan.dtype)
+    if keep and np.may_share_memory(rows, as_array(a.input, "input")):
+        rows = rows.copy()
+    output, h_n, c_n, layers = engine._run(
+        plan, layout.batch_sizes, rows, h_0, c_0, "gates" if keep else "nothing", _masks(a)
+    )
+    output = layout.from_rows(output)
+    kept = _Kept(engine, plan, layout, [layer._replace(mask=None) for layer in layers])
+    return output.data if packed else output, layout.from_state(h_n), layout.from_state(c_n), kept
+
+
+def _masks(a: Arguments) -> list[np.ndarray]:
+    return [as_array(mask, "masks") for mask in a.masks]
+
+
+@torch.library.custom_op(
+    "cylstm::lstm",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def lstm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run an LSTM on `Arguments`, `Options` and `keep`: output, h_n, c_n, and the workspace, empty without `keep`."""
+    a, options, keep = Arguments(*args[:_N]), Options(*args[_N:-1]), args[-1]
+    *arrays, kept = _run(a, options, keep)
+    workspace = _as_workspace(kept) if keep else torch.empty(0, dtype=torch.uint8)
+    return (*map(torch.from_numpy, arrays), workspace)
+
+
+@torch.library.custom_op(
+    "cylstm::lstm_backward",
+    mutates_args=(),
+    schema="(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor workspace, "
+    f"{_ARGUMENTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor[])",
+)
+def lstm_backward(
+    grad_output: Any, grad_h_n: Tensor | None, grad_c_n: Tensor | None, workspace: Tensor, *args: Any
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """The gradients of input, h_0, c_0 and the weights."""
+    a, options = Arguments(*args[:_N]), Options(*args[_N:])
+    memory = _workspaces.get(workspace.data_ptr())
+    engine, plan, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
+    if a.masks:
+        layers = [layer._replace(mask=mask) for layer, mask in zip(layers, [None, *_masks(a)], strict=True)]
+    if grad_output is not None and a.batch_sizes is not None:
+        grad_output = PackedSequence(grad_output, layout.batch_sizes)
+    grad_rows, grad_h, grad_c = engine._enter_gradients(layout, grad_output, (grad_h_n, grad_c_n), plan.dtype)
+    grads = engine._backward(plan, layout, layers, grad_rows, grad_h, grad_c)
+    grad_input = grads.input if a.batch_sizes is None else grads.input.data
+    grad_weights = [torch.from_numpy(contiguous(grad)) for grad in grads.parameters.values()]
+    return (*map(torch.from_numpy, (grad_input, *grads.hx)), grad_weights)
+
+
+# What PyTorch needs to know about the operators -----------------------------------------------------------------------
+
+
+def _empty_rows(a: Arguments, options: Options, features: int) -> Tensor:
+    """As output and grad_input lie."""
+    if a.input.dim() == 3 and options.batch_first:
+        B, T = a.input.shape[:2]
+        return a.input.new_empty(T, B, features).transpose(0, 1)
+    return a.input.new_empty(*a.input.shape[:-1], features)
+
+
+def _empty_states(a: Arguments, options: Options) -> tuple[Tensor, Tensor]:
+    """As h and c lie."""
+    LD, H = options.num_layers * (1 + options.bidirectional), a.weights[0].shape[0] // 4
+    if a.h_0 is not None:
+        batch = a.h_0.shape[1:-1]
+    else:
+        batch = () if a.input.dim() == 2 else (a.input.shape[0 if options.batch_first else 1],)
+    return a.input.new_empty(LD, *batch, options.proj_size or H), a.input.new_empty(LD, *batch, H)
+
+
+@lstm.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, options, keep = Arguments(*args[:_N]), Options(*args[_N:-1]), args[-1]
+    h_n, c_n = _empty_states(a, options)
+    output = _empty_rows(a, options, (1 + options.bidirectional) * h_n.shape[-1])
+    return output, h_n, c_n, a.input.new_empty(int(keep), dtype=torch.uint8)
+
+
+@lstm_backward.register_fake
+def _(
+    grad_output: Any, grad_h_n: Any, grad_c_n: Any, workspace: Any, *args: Any
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    a, options = Arguments(*args[:_N]), Options(*args[_N:])
+    grad_weights = [weight.new_empty(weight.shape) for weight in a.weights]
+    return (_empty_rows(a, options, a.input.shape[-1]), *_empty_states(a, options), grad_weights)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    a = Arguments(*inputs[:_N])
+    ctx.options, ctx.number_of_weights = inputs[_N:-1], len(a.weights)
+    ctx.save_for_backward(output[-1], *a[:6], *a.weights, *a.masks)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    workspace, *tensors = ctx.saved_tensors
+    weights, masks = tensors[6 : 6 + ctx.number_of_weights], tensors[6 + ctx.number_of_weights :]
+    a = Arguments._make([*tensors[:6], weights, masks])
+    grad_input, grad_h_0, grad_c_0, grad_weights = lstm_backward(*grads[:3], workspace, *a, *ctx.options)
+    if a.h_0 is None:
+        grad_h_0 = grad_c_0 = None
+    of_arguments = (grad_input, None, None, None, grad_h_0, grad_c_0, grad_weights, [None] * len(masks))
+    return (*of_arguments, *[None] * len(ctx.options), None)
+
+
+lstm.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _differentiate_again(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError(
+        "cylstm has no second derivatives of the LSTM: where they are needed (a gradient penalty, gradgradcheck), use "
+        "torch.nn.LSTM; cylstm.torch.restore(model) puts it back"
+    )
+
+
+lstm_backward.register_autograd(_differentiate_again)

@@ -1,0 +1,395 @@
+"""The LSTM inside PyTorch: modules that are ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` but for who computes.
+
+`LSTM` and `LSTMCell` are subclasses of PyTorch's: constructor, parameters, initial weights, ``state_dict``, ``repr``
+and all that other code expects of these classes are PyTorch's own. Only ``forward`` is another: it runs on a backend of
+cylstm, on the memory of the tensors, and autograd goes through it.
+
+`replace` turns every ``torch.nn.LSTM`` of a model into the drop-in and `restore` turns it back; `from_torch` and
+`to_torch` copy between PyTorch's modules and those that live without PyTorch.
+
+This module imports PyTorch; ``import cylstm`` does not import this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence
+
+from . import cell, linear
+from . import lstm as _lstm
+from ._arguments import as_dtype
+from ._torch_operator import Arguments, Options, backend_name
+from ._torch_operator import lstm as _operator
+from .backends import registry
+from .backends.base import Backend
+from .parameters import Module
+
+__all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+class LSTM(nn.LSTM):
+    """``torch.nn.LSTM`` on a backend of cylstm.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Those of ``torch.nn.LSTM``.
+    backend : str or Backend, optional
+        The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As ``torch.nn.LSTM`` does for the same arguments; for the backend, as `cylstm.LSTM` does.
+
+    Notes
+    -----
+    ``autocast`` leaves it in the dtype of its parameters. Second derivatives raise a RuntimeError.
+
+    Examples
+    --------
+    >>> import torch, cylstm.torch
+    >>> lstm = cylstm.torch.LSTM(10, 20)
+    >>> output, (h_n, c_n) = lstm(torch.randn(7, 2, 10))
+    >>> output.sum().backward()
+    >>> lstm.weight_ih_l0.grad.shape
+    torch.Size([80, 10])
+    """
+
+    backend: str | Backend | None = None
+
+    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _check_backend(self, backend)
+        self.backend = backend
+
+    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
+        """Run the LSTM, as ``torch.nn.LSTM`` does.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            (T, B, I), or (B, T, I) with batch_first, or (T, I) unbatched.
+        hx : tuple of two tensors, optional
+            h_0 (L * D, B, R) and c_0 (L * D, B, H), without B for unbatched input. Zeros by default.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            (T, B, D * R), or as the input lies.
+        (h_n, c_n) : tuple of Tensor
+            In the shapes of h_0 and c_0.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As ``torch.nn.LSTM`` does for the same mistake.
+        """
+        weights = [getattr(self, name) for name in _names(self)]
+        packed = isinstance(input, PackedSequence)
+        data, batch_sizes, sorted_indices, unsorted_indices = input if packed else (input, None, None, None)
+        data, hx = _checked(data, hx, weights[0], RuntimeError if packed else ValueError)
+        D, H, R = 1 + bool(self.bidirectional), self.hidden_size, self.proj_size or self.hidden_size
+        if batch_sizes is not None and hx[0] is None:
+            leading = self.num_layers * D, int(batch_sizes[0])
+            hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
+        masks = []
+        if self.training and self.dropout > 0:  # drawn as torch.nn.LSTM draws them: the same seed drops the same
+            ones = data.new_ones(data.shape[:-1].numel(), D * R)
+            masks = [nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)]
+        output, *state = _run(
+            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], weights, masks),
+            Options(
+                self.num_layers,
+                self.bias,
+                self.batch_first,
+                bool(self.bidirectional),
+                self.proj_size,
+                backend_name(self.backend),
+            ),
+        )
+        if packed:
+            output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return output, tuple(state)
+
+
+class LSTMCell(nn.LSTMCell):
+    """``torch.nn.LSTMCell`` on a backend of cylstm.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Those of ``torch.nn.LSTMCell``.
+    backend : str or Backend, optional
+        The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As ``torch.nn.LSTMCell`` does for the same arguments; for the backend, as `cylstm.LSTM` does.
+    """
+
+    backend: str | Backend | None = None
+
+    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _check_backend(self, backend)
+        self.backend = backend
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step, as ``torch.nn.LSTMCell`` does.
+
+        Parameters
+        ----------
+        input : Tensor (B, I), or (I,) unbatched
+        hx : tuple of two tensors, optional
+            h_0 and c_0, each (B, H), or (H,) unbatched. Zeros by default.
+
+        Returns
+        -------
+        h_1, c_1 : Tensor
+            In the shapes of h_0 and c_0.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As ``torch.nn.LSTMCell`` does for the same mistake.
+        """
+        weights = [getattr(self, name) for name in _names(self)]
+        data, hx = _checked(input, hx, weights[0], RuntimeError)
+        if data.dim() not in (1, 2):
+            raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
+        if data.shape[-1] != self.input_size:
+            raise RuntimeError(f"input.shape[-1] must be input_size: expected {self.input_size}, got {data.shape[-1]}")
+        for name, state in zip(("h_0", "c_0"), hx, strict=True):
+            if state is not None and state.shape != (*data.shape[:-1], self.hidden_size):
+                expected = (*data.shape[:-1], self.hidden_size)
+                raise RuntimeError(f"{name} must have shape {tuple(expected)}, got {tuple(state.shape)}")
+        _, h_1, c_1 = _run(
+            Arguments(
+                data.unsqueeze(0), None, None, None, *(s if s is None else s.unsqueeze(0) for s in hx), weights, []
+            ),
+            Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)),
+        )
+        return h_1.squeeze(0), c_1.squeeze(0)
+
+
+def _check_backend(module: nn.Module, backend: str | Backend | None) -> None:
+    """An explicit choice works or raises, here rather than at the first call."""
+    if backend is not None:
+        dtype = as_dtype(next(module.parameters()).dtype).name
+        registry.choose(backend, dtype=dtype, projection=getattr(module, "proj_size", 0) > 0)
+
+
+def _checked(
+    input: Any, hx: Any, weight: Tensor, dtype_error: type[Exception]
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Input and states, found to be tensors of the dtype of the weights."""
+    if hx is not None:
+        if not isinstance(hx, (tuple, list)):
+            raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {type(hx).__name__}")
+        if len(hx) != 2:  # torch.nn.LSTM leaks an IndexError for too few
+            error = ValueError if len(hx) < 2 else RuntimeError
+            raise error(f"hx must be a tuple of two tensors (h_0, c_0), got {len(hx)} of them")
+    tensors = {"input": input} if hx is None else {"input": input, "h_0": hx[0], "c_0": hx[1]}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if torch.is_autocast_enabled("cpu") and tensor.is_floating_point():
+            tensors[name] = tensor.to(weight.dtype)
+        elif tensor.dtype != weight.dtype:
+            raise dtype_error(
+                f"{name} has dtype {tensor.dtype}, the weights have {weight.dtype}: convert the tensor by "
+                f".to({weight.dtype}), or the module by .to({tensor.dtype})"
+            )
+    return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
+
+
+def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, h_n and c_n. What the backward pass needs is kept where there can be one."""
+    differentiable = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable if t is not None)
+    return _operator(*arguments, *options, keep)[:3]
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+_DROP_INS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
+
+
+def replace(model: AnyModule, *, backend: str | Backend | None = None, back: bool = False) -> AnyModule:
+    """Turn each ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` of a model into the drop-in, in place.
+
+    The modules stay the objects that they are, with their parameters, hooks and mode; only their class changes. So
+    optimisers, other references and shared weights go on as before. Modules of a subclass of ``torch.nn.LSTM`` are
+    left alone, for their ``forward`` may be their own.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, which may be an LSTM itself.
+    backend : str or Backend, optional
+        The backend of the drop-ins; None for the selection in force at each call.
+    back : bool
+        The other way round: turn the drop-ins into PyTorch's modules.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    TypeError
+        If it is no model.
+    ValueError
+        If a backend is named for the way back.
+    BackendError
+        If the backend cannot compute one of the modules. None of them has changed then.
+
+    Examples
+    --------
+    >>> import torch, cylstm.torch
+    >>> model = torch.nn.Sequential(torch.nn.LSTM(10, 20))
+    >>> type(cylstm.torch.replace(model)[0])
+    <class 'cylstm.torch.LSTM'>
+    >>> type(cylstm.torch.restore(model)[0])
+    <class 'torch.nn.modules.rnn.LSTM'>
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if back and backend is not None:
+        raise ValueError(f"PyTorch's own modules take no backend, got {backend!r} with back=True: leave it out")
+    classes = {new: old for old, new in _DROP_INS.items()} if back else _DROP_INS
+    found = [m for m in model.modules() if parametrize.type_before_parametrizations(m) in classes]
+    for module in found:
+        _check_backend(module, backend)
+    for module in found:
+        module.__class__ = _class_in_place_of(type(module), classes)
+        if back:
+            vars(module).pop("backend", None)
+        else:
+            module.backend = backend
+    return model
+
+
+def restore(model: AnyModule) -> AnyModule:
+    """Turn each `LSTM` and `LSTMCell` of a model into PyTorch's own, in place: ``replace(model, back=True)``."""
+    return replace(model, back=True)
+
+
+def _class_in_place_of(cls: type, classes: dict[type[nn.Module], type[nn.Module]]) -> type:
+    """The other class; for a parametrised module, whose class is made for it, one like its own on top of the other."""
+    if cls in classes:
+        return classes[cls]
+    own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, (classes[cls.__bases__[0]],), own)
+
+
+class _Conversion(NamedTuple):
+    theirs: type[nn.Module]
+    ours: type[Module]
+    sizes: tuple[str, ...]  # arguments beside bias, which are attributes too
+
+
+_CONVERSIONS = (
+    _Conversion(
+        nn.LSTM,
+        _lstm.LSTM,
+        ("input_size", "hidden_size", "num_layers", "batch_first", "dropout", "bidirectional", "proj_size"),
+    ),
+    _Conversion(nn.LSTMCell, cell.LSTMCell, ("input_size", "hidden_size")),
+    _Conversion(nn.Linear, linear.Linear, ("in_features", "out_features")),
+)
+
+
+def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Module:
+    """A cylstm module with the options, a copy of the parameters, and the mode of one of PyTorch's.
+
+    Parameters
+    ----------
+    module : torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
+        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out.
+    backend : str or Backend, optional
+        The backend of an LSTM or LSTMCell; by default that of a drop-in.
+
+    Returns
+    -------
+    cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
+
+    Raises
+    ------
+    TypeError
+        If the module is another one, or a backend is named for a Linear.
+    RuntimeError
+        If its dtype is none of cylstm's.
+    """
+    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
+    if conversion is None:
+        raise TypeError(f"expected a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    if conversion.ours is linear.Linear:
+        if backend is not None:
+            raise TypeError(f"a Linear has no backend, got {backend!r}: leave it out")
+        names, chosen = ["weight", "bias"], {}
+    else:
+        names = _names(module)
+        chosen = {"backend": backend or getattr(module, "backend", None)}
+    tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
+
+    class Copied(conversion.ours):  # type: ignore[name-defined]
+        """Takes its parameters from PyTorch's module instead of drawing them: the generator stays as it is."""
+
+        def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
+            return {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+
+    arguments = {name: getattr(module, name) for name in conversion.sizes}
+    copied: Module = Copied(**arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
+    copied.__class__ = conversion.ours
+    return copied.train(module.training)
+
+
+def to_torch(module: Module) -> nn.Module:
+    """One of PyTorch's own modules with the options, a copy of the parameters, and the mode of a cylstm module.
+
+    Parameters
+    ----------
+    module : cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
+        PyTorch's module has no backend; `replace` makes the drop-in of it.
+
+    Returns
+    -------
+    torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
+
+    Raises
+    ------
+    TypeError
+        If it is none of cylstm's modules.
+    """
+    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
+    if conversion is None:
+        raise TypeError(f"expected a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    state = {name: torch.from_numpy(array.copy()) for name, array in module.named_parameters()}
+    arguments = {name: getattr(module, name) for name in conversion.sizes}
+    dtype = next(iter(state.values())).dtype
+    copied = conversion.theirs(**arguments, bias=_has_bias(module), dtype=dtype, device="meta").to_empty(device="cpu")
+    copied.load_state_dict(state)
+    return copied.train(module.training)
+
+
+def _names(module: nn.Module) -> list[str]:
+    """The names of the parameters of an LSTM or LSTMCell in PyTorch's order."""
+    if isinstance(module, nn.LSTM):
+        return [name for of_layer in module._all_weights for name in of_layer]
+    return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
+
+
+def _has_bias(module: Any) -> bool:
+    """`bias` is an option of an LSTM and a parameter of a Linear, which is None where there is none."""
+    return bool(module.bias) if isinstance(module.bias, (bool, int)) else module.bias is not None
