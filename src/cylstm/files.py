@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], Mapping[str, str]],
     ".safetensors": write_safetensors,
     ".npz": write_npz,
 }
+#: Extensions whose bridge reads and writes, with its functions ``read`` and ``save``; imported when it is needed.
+BRIDGES = {".onnx": "cylstm.onnx", ".keras": "cylstm.keras", ".h5": "cylstm.keras"}
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 # How PyTorch names the parameters of each kind of module, after the prefix.
@@ -54,20 +58,27 @@ def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) ->
         With a mapping such as ``{"lstm": lstm, "head": linear}`` the parameters are named ``lstm.weight_ih_l0`` and
         so on, as in the ``state_dict`` of a PyTorch module that has these attributes.
     path : path-like
-        ``.safetensors`` (``safetensors.torch.load_file`` reads it) or ``.npz`` (``numpy.load`` reads it).
+        ``.safetensors`` (``safetensors.torch.load_file`` reads it) or ``.npz`` (``numpy.load`` reads it). For one LSTM
+        also ``.onnx`` (see :func:`cylstm.onnx.save`) or ``.weights.h5`` (see :func:`cylstm.keras.save`).
 
     Raises
     ------
     ValueError
-        If the extension is another one, or the format does not know the dtype (safetensors: complex128).
+        If the extension is another one, or the format does not know the dtype (safetensors: complex128) or the option
+        (ONNX and Keras: ``proj_size``).
 
     See Also
     --------
     load
     """
     path = Path(path)
+    if bridge := BRIDGES.get(path.suffix.lower()):
+        importlib.import_module(bridge).save(module, path)
+        return
     if path.suffix.lower() not in WRITERS:
-        raise ValueError(f"expected a path that ends in {_either(WRITERS)}, got {str(path)!r}")
+        raise ValueError(
+            f"expected a path that ends in {_either((*WRITERS, '.onnx', '.weights.h5'))}, got {str(path)!r}"
+        )
     modules = {f"{name}.": one for name, one in module.items()} if isinstance(module, Mapping) else {"": module}
     tensors: dict[str, np.ndarray] = {}
     metadata: dict[str, str] = {}
@@ -100,11 +111,12 @@ def load(
     ----------
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
-        path)`` or by ``numpy.savez``. Nothing in the file is executed. bfloat16 becomes float32, which holds each of
-        its values exactly.
+        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
-        prefix of something that holds exactly one LSTM will do.
+        prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
+        file that of the layer.
     batch_first, dropout : optional
         Options that names and shapes do not tell. By default what :func:`save` has stored, else PyTorch's defaults.
     backend : optional
@@ -120,8 +132,11 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, of an unknown format or a pickle (``.pt``), if it holds no LSTM or several, or if names,
-        shapes and dtypes do not make a module.
+        If the file is damaged, of an unknown format or a pickle (``.pt``), if it holds no LSTM or several, if names,
+        shapes and dtypes do not make a module, or if cylstm does not compute what the file asks for (other
+        activations, say).
+    ImportError
+        If the package that reads the format is not installed.
     TypeError
         If ``batch_first``, ``dropout`` or ``backend`` is given and the module found does not have it.
     """
@@ -154,8 +169,11 @@ def read(path: Path) -> Contents:
             f"where PyTorch is: from safetensors.torch import save_file; "
             f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
         )
+    if bridge := BRIDGES.get(extension):
+        contents: Contents = importlib.import_module(bridge).read(path)
+        return contents
     if extension not in READERS:
-        raise ValueError(f"expected a file that ends in {_either(READERS)}, got {str(path)!r}")
+        raise ValueError(f"expected a file that ends in {_either((*READERS, *BRIDGES))}, got {str(path)!r}")
     return READERS[extension](path)
 
 
@@ -192,6 +210,7 @@ def _choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list
     """Kind, prefix and names of the one module that is meant."""
     found = find_modules(contents.tensors)
     exact, inside = {prefix, f"{prefix}."}, prefix if prefix.endswith(".") or not prefix else f"{prefix}."
+    found["LSTM"] |= {refused: [] for refused in contents.refused}
     for kind in _NAMES:
         candidates = {p: names for p, names in found[kind].items() if p in exact}
         candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
@@ -200,6 +219,8 @@ def _choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list
             raise ValueError(f"{path} holds {len(candidates)} {kind}s: give the prefix of one of them: {prefixes}")
         if candidates:
             [(found_prefix, names)] = candidates.items()
+            if found_prefix in contents.refused:
+                raise ValueError(f"{path}: the LSTM {_at(found_prefix)} {contents.refused[found_prefix]}")
             return kind, found_prefix, names
     there = [f"{kind} {_at(p)}" for kind in _NAMES for p in found[kind]]
     there += [f"an RNN or GRU, not an LSTM, {_at(p)}" for p in found["other"]]
@@ -224,7 +245,7 @@ def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dic
     return options
 
 
-def _dtype(tensors: Mapping[str, Tensor], path: Path) -> str:
+def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) > 1:
         raise ValueError(f"{path}: expected parameters of one dtype, got {_listed(sorted(dtypes))}: convert them first")
@@ -266,6 +287,19 @@ def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], 
     module: Module = Loaded(**sizes, **options)
     module.__class__ = cls
     return module
+
+
+def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as tensors of a file."""
+    return {name: Tensor(array.dtype.name, array.shape, partial(np.asarray, array)) for name, array in arrays.items()}
+
+
+def make_lstm(parameters: Mapping[str, np.ndarray], what: str, **options: object) -> LSTM:
+    """The LSTM of these parameters under PyTorch's names; ``what`` it is stands in the message of a ValueError."""
+    tensors = as_tensors(parameters)
+    lstm = _make("LSTM", tensors, {"dtype": _dtype(tensors, what), **options}, what)
+    assert isinstance(lstm, LSTM)
+    return lstm
 
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -21,6 +21,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,7 @@ class Contents(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    refused: Mapping[str, str] = MappingProxyType({})  # prefix of an LSTM that cylstm does not compute → why
 
 
 def read_safetensors(path: Path) -> Contents:

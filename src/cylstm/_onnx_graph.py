@@ -1,0 +1,348 @@
+"""What stands in an ONNX file: its graphs, subgraphs and functions, and the values that do not depend on an input.
+
+Weights reach an LSTM node through other nodes: exporters slice, reorder, concatenate and unsqueeze them. The few
+operators that move values, and compute none, are evaluated here with NumPy. Whatever else is in the way is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: A file may make values grow: constants alone may take this many bytes, or this many times the bytes of the file.
+MAX_EXPANDED, MAX_EXPANSION = 64 << 20, 100
+#: Graphs, subgraphs and calls of functions in one model.
+MAX_SCOPES = 2_000
+
+_MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast"}
+
+
+class Unknown(ValueError):
+    """A value that the file alone does not tell; the message says what stands in the way."""
+
+
+class Scope:
+    """One graph, subgraph or call of a function: who makes a value, and what it is.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto or onnx.FunctionProto
+    parent : Scope, optional
+        Of a subgraph: where names are looked up that it does not have.
+    inputs : mapping
+        Of a function: its inputs by name, each the scope and name of what the call passes.
+    attributes : mapping
+        Of a function: the attributes of the call.
+    folder : Path, optional
+        Where the files with external data are.
+    limit : int
+        The largest size of a value in bytes.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        *,
+        parent: Scope | None = None,
+        inputs: Mapping[str, tuple[Scope, str] | None] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        limit: int = MAX_EXPANDED,
+    ) -> None:
+        self.nodes = list(graph.node)
+        self.parent = parent
+        self.attributes = attributes or {}
+        self.folder, self.limit = folder, limit
+        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.initializers = {tensor.name: tensor for tensor in getattr(graph, "initializer", ())}
+        self.inputs: dict[str, tuple[Scope, str] | None] = dict(inputs or {})
+        if inputs is None:
+            self.inputs = {value.name: None for value in graph.input if value.name not in self.initializers}
+        self.outputs = {value if isinstance(value, str) else value.name for value in graph.output}
+        self.values: dict[str, np.ndarray] = {}
+
+    def probe(self, values: Mapping[str, np.ndarray]) -> Scope:
+        """The same scope with some values set, for a trial."""
+        copy = object.__new__(Scope)
+        copy.__dict__.update(self.__dict__, values={**self.values, **values})
+        return copy
+
+    def owner(self, name: str) -> tuple[Scope, str]:
+        """The scope in which a name is made, and its name there."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values or name in scope.initializers or name in scope.producers:
+                return scope, name
+            if name in scope.inputs:
+                passed = scope.inputs[name]
+                return (scope, name) if passed is None else passed[0].owner(passed[1])
+            scope = scope.parent
+        raise ValueError(f"{name!r} is used and made nowhere")
+
+    def producer(self, name: str) -> tuple[Scope, Any]:
+        """The scope and node that make a value; no node for initializers and inputs."""
+        scope, name = self.owner(name)
+        return scope, None if name in scope.values else scope.producers.get(name)
+
+    def consumers(self, name: str) -> list[Any]:
+        """The nodes of this scope that read a value, those with a subgraph that does included."""
+        return [node for node in self.nodes if name in node.input or name in _captured(node)]
+
+    def attributes_of(self, node: Any) -> dict[str, Any]:
+        """The attributes of a node by name. Text is decoded; a reference in a function's body is followed."""
+        from onnx import helper
+
+        found = {}
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                if attribute.ref_attr_name in self.attributes:
+                    found[attribute.name] = self.attributes[attribute.ref_attr_name]
+            else:
+                found[attribute.name] = _decoded(helper.get_attribute_value(attribute))
+        return found
+
+    def value(self, name: str) -> np.ndarray:
+        """The value of a name, where the file tells it.
+
+        Raises
+        ------
+        Unknown
+            If it depends on an input, or on an operator that is not evaluated here.
+        ValueError
+            If the file is damaged.
+        """
+        scope, name = self.owner(name)
+        if scope is not self:
+            return scope.value(name)
+        if name not in self.values:
+            if name in self.initializers:
+                self.values[name] = self._array(self.initializers[name])
+            elif name in self.inputs:
+                raise Unknown(f"{name!r} is an input of the graph")
+            else:
+                self._evaluate(self.producers[name])
+        return self.values[name]
+
+    def is_zero(self, name: str) -> bool:
+        """Whether all elements are known to be zero, also where the shape is not known."""
+        scope, name = self.owner(name)
+        try:
+            return not scope.value(name).any()
+        except Unknown:
+            _, node = scope.producer(name)
+        if node is None:
+            return False
+        if node.op_type == "ConstantOfShape":
+            fill = scope.attributes_of(node).get("value")
+            return fill is None or not self._array(fill).any()
+        if node.op_type == "Concat":
+            return all(map(scope.is_zero, node.input))
+        return node.op_type in _MOVING | {"Expand", "Slice", "Tile"} and scope.is_zero(node.input[0])
+
+    def _evaluate(self, node: Any) -> None:
+        evaluate = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if evaluate is None:
+            raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
+        attributes = self.attributes_of(node)
+        if node.op_type == "Constant":
+            attributes = {name: self._array(v) if name == "value" else v for name, v in attributes.items()}
+        if node.op_type == "ConstantOfShape" and "value" in attributes:
+            attributes["value"] = self._array(attributes["value"])
+        inputs = [self.value(name) if name else None for name in node.input]
+        if node.op_type not in _VIEWS and sum(array.nbytes for array in inputs if array is not None) > self.limit:
+            raise ValueError(f"{node.op_type} makes {node.output[0]!r} of more than {self.limit} bytes")
+        try:
+            results = evaluate(attributes, *inputs)
+        except Unknown:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+            raise ValueError(f"{node.op_type} cannot make {node.output[0]!r}: {error}") from error
+        results = results if isinstance(results, list) else [results]
+        for name, array in zip(node.output, results, strict=False):
+            if name:
+                self.values[name] = array
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        """The array of a TensorProto, from a file beside the model if it is there; bfloat16 becomes float32."""
+        from onnx import TensorProto, external_data_helper, numpy_helper
+
+        if not isinstance(tensor, TensorProto):
+            raise Unknown("a sparse constant")
+        if external_data_helper.uses_external_data(tensor):
+            if self.folder is None:
+                raise ValueError(f"{tensor.name!r} is in another file, and the model was given without a folder")
+            loaded = TensorProto()
+            loaded.CopyFrom(tensor)
+            external_data_helper.load_external_data_for_tensor(loaded, str(self.folder))
+            tensor = loaded
+        if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2**40:
+            raise ValueError(f"{tensor.name!r} has the shape {tuple(tensor.dims)}")
+        array = numpy_helper.to_array(tensor)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
+    """The graph of a model, its subgraphs, and the functions that it calls, outer ones first."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    main = Scope(model.graph, folder=folder, limit=max(MAX_EXPANDED, MAX_EXPANSION * size))
+    todo, count = [main], 0
+    while todo:
+        scope = todo.pop(0)
+        yield scope
+        shared: dict[str, Any] = {"folder": folder, "limit": scope.limit}
+        for node in scope.nodes:
+            todo += [Scope(graph, parent=scope, attributes=scope.attributes, **shared) for graph in _subgraphs(node)]
+            if function := functions.get((node.domain, node.op_type)):
+                passed: dict[str, tuple[Scope, str] | None] = dict.fromkeys(function.input)
+                passed |= {
+                    name: (scope, given) for name, given in zip(function.input, node.input, strict=False) if given
+                }
+                todo.append(Scope(function, inputs=passed, attributes=scope.attributes_of(node), **shared))
+        count += 1
+        if count + len(todo) > MAX_SCOPES:
+            raise ValueError(f"more than {MAX_SCOPES} graphs and calls of functions")
+
+
+def _subgraphs(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _captured(node: Any) -> set[str]:
+    """The names that the subgraphs of a node read."""
+    names: set[str] = set()
+    for graph in _subgraphs(node):
+        names.update(output.name for output in graph.output)
+        for inner in graph.node:
+            names.update(inner.input)
+            names |= _captured(inner)
+    return names
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return [_decoded(one) for one in value] if isinstance(value, list) else value
+
+
+# Operators: attributes and inputs → output, or a list of outputs ----------------------------------------------------
+
+
+def _constant(attributes: dict[str, Any]) -> np.ndarray:
+    [(name, value)] = attributes.items()
+    dtypes = {"value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
+    return value if name == "value" else np.array(value, dtypes[name])
+
+
+def _axes(attributes: dict[str, Any], given: np.ndarray | None) -> list[int] | None:
+    """Axes from the attribute (until opset 12) or the input."""
+    return attributes.get("axes") if given is None else [int(axis) for axis in given.reshape(-1)]
+
+
+def _squeeze(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+    axes = _axes(attributes, given)
+    return np.squeeze(x, None if axes is None else tuple(axes))
+
+
+def _unsqueeze(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+    return np.expand_dims(x, tuple(_axes(attributes, given) or ()))
+
+
+def _reshape(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray) -> np.ndarray:
+    shape = [int(size) for size in given]
+    if not attributes.get("allowzero"):
+        shape = [size or x.shape[axis] for axis, size in enumerate(shape)]
+    return x.reshape(shape)
+
+
+def _slice(
+    attributes: dict[str, Any],
+    x: np.ndarray,
+    starts: np.ndarray | None = None,
+    ends: np.ndarray | None = None,
+    axes: np.ndarray | None = None,
+    steps: np.ndarray | None = None,
+) -> np.ndarray:
+    first = attributes["starts"] if starts is None else starts.tolist()
+    last = attributes["ends"] if ends is None else ends.tolist()
+    along = attributes.get("axes", range(len(first))) if axes is None else axes.tolist()
+    by = [1] * len(first) if steps is None else steps.tolist()
+    index = [slice(None)] * x.ndim
+    for axis, begin, end, step in zip(along, first, last, by, strict=True):
+        stop = None if step < 0 and end < -x.shape[axis] else end  # Python has no number for "before the first"
+        index[axis] = slice(begin, stop, step)
+    return x[tuple(index)]
+
+
+def _split(attributes: dict[str, Any], x: np.ndarray, sizes: np.ndarray | None = None) -> list[np.ndarray]:
+    axis = attributes.get("axis", 0)
+    parts = attributes.get("split") if sizes is None else sizes.tolist()
+    if parts is None:
+        if "num_outputs" not in attributes:
+            raise ValueError("the sizes of the parts are not given")
+        part = -(-x.shape[axis] // attributes["num_outputs"])
+        parts = [part] * (attributes["num_outputs"] - 1)
+        parts.append(x.shape[axis] - sum(parts))
+    if sum(parts) != x.shape[axis] or min(parts) < 0:
+        raise ValueError(f"parts of {parts} do not make {x.shape[axis]}")
+    return np.split(x, np.cumsum(parts)[:-1], axis)
+
+
+def _gather(attributes: dict[str, Any], x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    axis = attributes.get("axis", 0)
+    if indices.size > max(x.shape[axis], 1):
+        raise ValueError(f"{indices.size} of {x.shape[axis]} elements are taken")
+    return np.take(x, indices, axis)
+
+
+def _expand(attributes: dict[str, Any], x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(map(int, shape))))
+
+
+def _constant_of_shape(attributes: dict[str, Any], shape: np.ndarray) -> np.ndarray:
+    fill = attributes.get("value", np.zeros(1, np.float32)).reshape(())
+    return np.broadcast_to(fill, tuple(map(int, shape)))
+
+
+def _cast(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    from onnx import helper
+
+    dtype = helper.tensor_dtype_to_np_dtype(attributes["to"])
+    return x.astype(np.float32 if dtype.name == "bfloat16" else dtype)
+
+
+def _dropout(attributes: dict[str, Any], x: np.ndarray, ratio: Any = None, training: Any = None) -> np.ndarray:
+    if training is not None and training.any():
+        raise Unknown("Dropout in training mode is random")
+    return x
+
+
+def _shape(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    return np.array(x.shape[slice(attributes.get("start"), attributes.get("end"))], np.int64)
+
+
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "Cast": _cast,
+    "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Dropout": _dropout,
+    "Expand": _expand,
+    "Gather": _gather,
+    "Identity": lambda attributes, x: x,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": lambda attributes, x: np.transpose(x, attributes.get("perm")),
+    "Unsqueeze": _unsqueeze,
+}
+#: Those that copy nothing.
+_VIEWS = set(_OPERATORS) - {"Cast", "Concat", "Gather", "Reshape"}
