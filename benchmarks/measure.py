@@ -1,0 +1,128 @@
+"""Values first, then time: all contenders of a case in turns, so that a noisy machine is noisy for each of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from cases import Case, make_problem
+from contenders import CONTENDERS, Runner, Values, reference
+
+#: Largest error against float64 that a result may have: of the output and the states, which are below 1; of a gradient
+#: relative to its largest element.
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+#: Seconds that a block of calls lasts at least, and a call from which on it needs no other to warm up for it.
+BLOCK, LONG = 0.005, 0.02
+
+
+@dataclass
+class Measured:
+    """One contender in one case."""
+
+    error: float  # largest, against float64
+    wrong: str = ""  # why the result is wrong, or why there is none; then there are no seconds
+    seconds: list[float] = field(default_factory=list)  # of one call, one number per block
+    calls: int = 1  # in the last block
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, rounds: int = 30) -> dict[str, Measured]:
+    """Check and time contenders.
+
+    Parameters
+    ----------
+    case : Case
+    names : iterable of str
+        Of contenders that support the case.
+    threads : int
+        For each of them.
+    budget : float
+        Seconds for the case; 0 checks the values only. Every contender gets at least three blocks.
+    rounds : int
+        Blocks per contender at most.
+
+    Returns
+    -------
+    dict
+        Name to `Measured`.
+    """
+    problem = make_problem(case)
+    expected = reference(case, problem, threads)
+    measured, runners = {}, {}
+    for name in names:
+        try:
+            runner = CONTENDERS[name].prepare(case, problem, threads)
+            with runner.context():
+                measured[name] = _judge(case, runner.values(runner.call()), expected)
+        except Exception as error:  # of any contender, on any machine: it has no result
+            measured[name] = Measured(float("nan"), f"{type(error).__name__}: {error}")
+            continue
+        if not measured[name].wrong:
+            runners[name] = runner
+    if budget:
+        _time(runners, measured, budget, rounds)
+    return measured
+
+
+def _judge(case: Case, got: Values, expected: Values) -> Measured:
+    """How far the values are from those in float64."""
+    tolerance = (GRADIENT_TOLERANCE if case.training else TOLERANCE)[case.dtype]
+    worst = 0.0
+    for name, array in got.items():
+        if array.shape != expected[name].shape:
+            return Measured(float("nan"), f"{name} has shape {array.shape} instead of {expected[name].shape}")
+        error = np.abs(array - expected[name]).max()
+        worst = np.maximum(worst, error / np.abs(expected[name]).max() if case.training else error)  # nan stays
+    wrong = "" if worst <= tolerance else f"the error against float64 is {worst:.2g}, above {tolerance:g}"
+    return Measured(float(worst), wrong)
+
+
+def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: float, rounds: int) -> None:
+    names = list(runners)
+    spent = dict.fromkeys(names, 0.0)
+    share = budget / max(1, len(names))
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                row = measured[name]
+                if turn >= 3 and spent[name] > share:
+                    continue
+                begin = time.perf_counter()
+                settle()
+                with runners[name].context():
+                    if not row.seconds or min(row.seconds) < LONG:
+                        warm = _block(runners[name], 1)  # its threads wake up, its weights are in the cache again
+                        row.calls = max(1, int(BLOCK / min([warm, *row.seconds])))
+                    row.seconds.append(_block(runners[name], row.calls) / row.calls)
+                spent[name] += time.perf_counter() - begin
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _block(runner: Runner, calls: int) -> float:
+    call = runner.call
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - begin
+
+
+def settle(at_most: float = 0.25) -> None:
+    """Wait until no thread of this process spins: pools go on for some 10 ms after their last call."""
+    end = time.perf_counter() + at_most
+    while time.perf_counter() < end:
+        wall, busy = time.perf_counter(), time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - busy < 0.1 * (time.perf_counter() - wall):
+            return
