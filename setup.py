@@ -21,7 +21,7 @@ KERNELS = HERE / "kernels"
 HEADERS = [*sorted(str(p) for p in KERNELS.glob("*.h")), str(HERE / "_openmp.h")]
 # -O3 without -ffast-math: the order of every sum is part of the result. -ffp-contract=off: a fused multiply-add only
 # where the source says so. -g0: the wheel is a quarter of the size.
-FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 ISA_FLAGS = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-DISA_AVX2"]
@@ -85,7 +85,13 @@ extension = Extension(
     "cylstm.backends._lstm",
     sources=[str(HERE / "_lstm.pyx")],
     include_dirs=[str(HERE)],
-    depends=[*HEADERS, str(KERNELS / "tile.c"), str(KERNELS / "probe.c")],
+    depends=[
+        *HEADERS,
+        *map(str, HERE.glob("*.pxi")),
+        *map(str, HERE.glob("*.pxd")),
+        str(KERNELS / "tile.c"),
+        str(KERNELS / "probe.c"),
+    ],
 )
 setup(
     ext_modules=cythonize([extension], compiler_directives={"language_level": "3"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -206,3 +207,29 @@ def test_a_change_of_dtype_asks_for_a_reset() -> None:
 
 def test_repr() -> None:
     assert repr(cylstm.LSTM(4, 5, 2, backend="numpy").stream(3)) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
+
+
+def test_a_step_into_out_allocates_nothing() -> None:
+    """On the compiled backend: all buffers were made beforehand."""
+    pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+    lstm = cylstm.LSTM(300, 200, 2, backend="cython")
+    stream = lstm.stream(batch_size=3)
+    x_t, out = cylstm.randn(3, 300), np.empty((3, 200), np.float32)
+    stream(x_t, out)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            stream(x_t, out)
+        tracemalloc.reset_peak()
+        current = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            stream(x_t, out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - current < 1024  # the frames and tuples of Python; an array of the output alone has 2400 bytes
+    resource = pytest.importorskip("resource", reason="this system does not tell the memory of a process")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(5_000):
+        stream(x_t, out)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024  # KiB

@@ -128,3 +128,26 @@ cylstm.set_num_threads(2)
 print(all(np.array_equal(lstm(x)[0], one) for _ in range(20)))
 """
     assert run(code, OMP_WAIT_POLICY=policy, OMP_NUM_THREADS="2") == "True"
+
+
+def test_a_call_releases_the_interpreter() -> None:
+    """Another Python thread goes on while the kernel runs."""
+    lstm = cylstm.LSTM(64, 64, backend="cython")
+    x = cylstm.randn(1, 64).repeat(40_000, axis=0)
+    lstm(x[:1])
+    begins, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begins.set()
+        lstm(x)
+        done.set()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    begins.wait(60)
+    turns = 0
+    while not done.is_set():
+        turns += 1
+        done.wait(0.0005)
+    worker.join(60)
+    assert turns > 4  # one or two, were the lock kept for the whole call

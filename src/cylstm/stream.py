@@ -8,8 +8,10 @@ import numpy as np
 
 from ._arguments import as_array
 from .layout import Layout, contiguous
+from .threads import get_num_threads
 
 if TYPE_CHECKING:
+    from .backends.base import Stepper
     from .lstm import LSTM
 
 
@@ -57,6 +59,10 @@ class Stream:
         self.batch_size = int(batch_size)
         self._lstm = lstm
         self._layout = Layout(1, self.batch_size)
+        B, I, R = self.batch_size, lstm.input_size, lstm.proj_size or lstm.hidden_size
+        self._shapes = {(B, I): (B, R), (I,): (R,)} if B == 1 else {(B, I): (B, R)}  # of x_t: of the output
+        self._plan: Any = None  # with which the last step was taken
+        self._stepper: Stepper | None = None  # holds the state where the backend has one
         self.reset()
 
     def __repr__(self) -> str:
@@ -84,46 +90,79 @@ class Stream:
         """
         lstm = self._lstm
         plan = lstm._plan(lstm._store.snapshot, training=False)
-        if type(x_t) is not np.ndarray or x_t.dtype != plan.dtype:
+        if plan is not self._plan:
+            self._go_on_with(plan)
+        if type(x_t) is not np.ndarray:
             x_t = as_array(x_t, "x_t")
-        B, I = self.batch_size, lstm.input_size
-        if x_t.shape != (B, I) and not (B == 1 and x_t.shape == (I,)):
-            raise RuntimeError(f"x_t must have shape {(B, I)}{f' or {(I,)}' if B == 1 else ''}, got {x_t.shape}")
+        shape = self._shapes.get(x_t.shape)
+        if shape is None:
+            raise RuntimeError(f"x_t must have shape {' or '.join(map(str, self._shapes))}, got {x_t.shape}")
         if x_t.dtype != plan.dtype:
             raise ValueError(
                 f"x_t dtype ({x_t.dtype}) does not match weight dtype ({plan.dtype}): use .astype({plan.dtype.name!r})"
             )
-        if self._h.dtype != plan.dtype:
-            raise RuntimeError(
-                f"the module's dtype is now {plan.dtype}, but the state has {self._h.dtype}: call reset(), or set state"
-            )
-        shape = (*x_t.shape[:-1], self._h.shape[2])
-        if out is not None:
-            self._check_out(out, shape, plan.dtype)
-        rows, h_n, c_n, _ = lstm._run(
-            plan, self._layout.batch_sizes, contiguous(x_t.reshape(B, I)), self._h, self._c, "nothing"
-        )
-        self._h, self._c = h_n, c_n
         if out is None:
-            return rows.reshape(shape)
-        out[...] = rows.reshape(shape)
+            result = np.empty(shape, plan.dtype)
+        else:
+            self._check_out(out, shape, plan.dtype)
+            result = out if out.flags.c_contiguous else np.empty(shape, plan.dtype)
+        stepper = self._stepper
+        if stepper is None or (lstm.training and lstm.dropout > 0):
+            x_t = contiguous(x_t.reshape(self.batch_size, lstm.input_size))
+            rows, h, c, _ = lstm._run(plan, self._layout.batch_sizes, x_t, *self.state, "nothing")
+            self._set_state(h, c)
+            result[...] = rows.reshape(shape)
+        else:
+            stepper.step(contiguous(x_t), result, 1 if stepper.serial else get_num_threads())
+        if out is None or out is result:
+            return result
+        out[...] = result
         return out
+
+    def _go_on_with(self, plan: Any) -> None:
+        """The parameters or the backend have changed: take the state along."""
+        if self._dtype != plan.dtype:
+            raise RuntimeError(
+                f"the module's dtype is now {plan.dtype}, but the state has {self._dtype}: call reset(), or set state"
+            )
+        h, c = self.state
+        self._plan, self._stepper = plan, plan.backend.stepper(plan.layers, batch_size=self.batch_size)
+        self._set_state(h, c)
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
         """(h, c) after the last step, (L, B, R) and (L, B, H), as copies. Assign a pair to go on from there."""
-        return self._h.copy(), self._c.copy()
+        if self._stepper is None:
+            return self._h.copy(), self._c.copy()
+        h, c = np.empty_like(self._h), np.empty_like(self._c)
+        self._stepper.get_state(h, c)
+        return h, c
 
     @state.setter
     def state(self, hx: Any) -> None:
         lstm = self._lstm
         h, c = lstm._checked_states(hx, self._layout, lstm.dtype)
-        self._h, self._c = h.copy(), c.copy()
+        self._restart()
+        self._set_state(h, c)
 
     def reset(self) -> None:
         """Set the state to zeros, as at the beginning of a sequence."""
+        self._restart()
+        self._set_state(self._h, self._c)
+
+    def _restart(self) -> None:
+        """Zeros in the dtype that the module has now."""
         h_shape, c_shape = self._lstm._state_shapes(self._layout)
-        self._h, self._c = np.zeros(h_shape, self._lstm.dtype), np.zeros(c_shape, self._lstm.dtype)
+        self._dtype = self._lstm.dtype
+        self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
+        if self._plan is not None and self._plan.dtype != self._dtype:
+            self._plan = self._stepper = None
+
+    def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        if self._stepper is None:
+            self._h, self._c = h.copy(), c.copy()
+        else:
+            self._stepper.set_state(np.array(h, order="C"), np.array(c, order="C"))
 
     @staticmethod
     def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:

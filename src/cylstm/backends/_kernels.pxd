@@ -53,5 +53,8 @@ cdef extern from "kernels/team.h" nogil:
     ctypedef struct Barrier:
         pass
     void barrier_wait(Barrier* barrier, int threads)
+    void region_begins()
+    void region_ends(int threads)
+    bint region_pays()
     unsigned long long flush_denormals()
     void restore_denormals(unsigned long long mode)

@@ -20,7 +20,7 @@ ends at 0. Row n of the output holds both directions side by side: ``output[n] =
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -74,6 +74,21 @@ class Capabilities(NamedTuple):
     devices: tuple[str, ...] = ("cpu",)
 
 
+class Stepper(Protocol):
+    """What :meth:`Backend.stepper` returns. It begins with a state of zeros; one thread at a time uses it."""
+
+    serial: bool  # nothing in it uses more than one thread, whatever `threads` says
+
+    def step(self, x_t: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Take one step: x_t (B, I) -> out (B, R) of the last layer, both C-contiguous; B = 1 may be left out."""
+
+    def get_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Write the state of all layers to h (L, B, R) and c (L, B, H)."""
+
+    def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Take the state of all layers from h (L, B, R) and c (L, B, H)."""
+
+
 class Backend:
     """Base class of all backends: subclass it, set the class attributes, write the methods.
 
@@ -112,6 +127,13 @@ class Backend:
     ) -> LayerOutput:
         """Run one layer. ``workspace`` may hold references to ``input``: the caller leaves it unchanged."""
         raise NotImplementedError(f"backend {self.name!r} does not implement forward")
+
+    def stepper(self, layers: tuple[Any, ...], *, batch_size: int) -> Stepper | None:
+        """A faster way to take single steps through a stack of prepared layers of one direction.
+
+        None, as here, where there is none: `cylstm.LSTM.stream` then calls ``forward`` for each step.
+        """
+        return None
 
     def backward(
         self,

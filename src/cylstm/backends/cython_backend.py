@@ -22,6 +22,7 @@ except ImportError as error:  # a source tree that was not built
 
 VARIABLE = "CYLSTM_MAX_ISA"
 _FLOAT32 = np.dtype(np.float32)
+_NOTHING = (None,) * 5  # of what Workspace keeps
 
 
 class Workspace(NamedTuple):
@@ -33,11 +34,11 @@ class Workspace(NamedTuple):
 
     input: np.ndarray  # (N, I)
     batch_sizes: np.ndarray  # (T,)
-    h_prev: np.ndarray | None = None  # (D, N, R)
-    c_prev: np.ndarray | None = None  # (D, blocks, N, VL)
-    gates: np.ndarray | None = None  # (D, blocks, N, 4 VL), activated
-    h_segment: np.ndarray | None = None  # (D, S, B, R)
-    c_segment: np.ndarray | None = None  # (D, S, blocks, B, VL)
+    h_prev: np.ndarray | None  # (D, N, R)
+    c_prev: np.ndarray | None  # (D, blocks, N, VL)
+    gates: np.ndarray | None  # (D, blocks, N, 4 VL), activated
+    h_segment: np.ndarray | None  # (D, S, B, R)
+    c_segment: np.ndarray | None  # (D, S, blocks, B, VL)
 
 
 class CythonBackend(Backend):
@@ -95,24 +96,26 @@ class CythonBackend(Backend):
         output = np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
-        kept = Workspace(input, batch_sizes)
+        kept = _NOTHING
         if keep == "gates":
-            kept = kept._replace(
-                h_prev=np.empty((D, N, R), dtype),
-                c_prev=np.empty((D, prepared.blocks, N, prepared.lanes), dtype),
-                gates=np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype),
-            )
+            h_prev = np.empty((D, N, R), dtype)
+            c_prev = np.empty((D, prepared.blocks, N, prepared.lanes), dtype)
+            gates = np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
+            kept = (h_prev, c_prev, gates, None, None)
         elif keep == "states":
             S = _lstm.segments(len(batch_sizes), B)
-            kept = kept._replace(
-                h_segment=np.empty((D, S, B, R), dtype),
-                c_segment=np.empty((D, S, prepared.blocks, B, prepared.lanes), dtype),
-            )
+            h_segment = np.empty((D, S, B, R), dtype)
+            c_segment = np.empty((D, S, prepared.blocks, B, prepared.lanes), dtype)
+            kept = (None, None, None, h_segment, c_segment)
         if N:
             threads = 1 if prepared.serial_below > N else get_num_threads()
             run = _lstm.forward_float32 if dtype == _FLOAT32 else _lstm.forward_float64
-            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept[2:], threads)
-        return LayerOutput(output, h_n, c_n, None if keep == "nothing" else kept)
+            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
+        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, *kept)
+        return LayerOutput(output, h_n, c_n, workspace)
+
+    def stepper(self, layers: tuple[_lstm.Layer, ...], *, batch_size: int) -> _lstm.Stepper:
+        return _lstm.Stepper(layers, batch_size)
 
     def backward(
         self,

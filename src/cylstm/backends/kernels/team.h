@@ -2,19 +2,48 @@
 #ifndef CYLSTM_TEAM_H
 #define CYLSTM_TEAM_H
 
+#include <limits.h>
+#include <time.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
 #include <sched.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-/* A barrier of its own: OpenMP's costs tens of microseconds under OMP_WAIT_POLICY=passive. It spins for a moment, then
- * yields, so that more threads than processors make progress too. */
+/* A barrier of its own: OpenMP's costs tens of microseconds under OMP_WAIT_POLICY=passive. It spins for a moment, as
+ * long as a step may be uneven, then sleeps: a thread that slept leaves its processor to the one that it waits for. */
 typedef struct {
     int arrived;
     char apart[60]; /* the waiting ones read phase: not on the line that the arriving ones write */
     int phase;
-    char apart_too[60];
+    int sleeping;
+    char apart_too[56];
 } Barrier;
+
+enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
+
+static long long slept; /* nanoseconds that threads of this module have slept at barriers */
+
+static inline long long nanoseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static inline void pause_(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
 
 static inline void barrier_wait(Barrier *b, int threads)
 {
@@ -23,19 +52,55 @@ static inline void barrier_wait(Barrier *b, int threads)
     int phase = __atomic_load_n(&b->phase, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
         __atomic_store_n(&b->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&b->phase, phase + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&b->phase, phase + 1, __ATOMIC_SEQ_CST);
+#if defined(__linux__)
+        if (__atomic_load_n(&b->sleeping, __ATOMIC_SEQ_CST))
+            syscall(SYS_futex, &b->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
         return;
     }
-    for (int spins = 0; __atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
-        if (spins < 2000) {
-#if defined(__x86_64__)
-            _mm_pause();
-#elif defined(__aarch64__)
-            __asm__ __volatile__("yield");
-#endif
-        } else
-            sched_yield();
+    for (int spins = 0; spins < SPINS; spins++) {
+        if (__atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) != phase)
+            return;
+        pause_();
     }
+    long long since = nanoseconds();
+#if defined(__linux__)
+    __atomic_add_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&b->phase, __ATOMIC_SEQ_CST) == phase) /* the kernel looks once more before it sleeps */
+        syscall(SYS_futex, &b->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
+    __atomic_sub_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
+#else
+    while (__atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) == phase)
+        sched_yield();
+#endif
+    __atomic_add_fetch(&slept, nanoseconds() - since, __ATOMIC_RELAXED);
+}
+
+/* Whether threads pay is known afterwards only: where other programs take the processors, a thread that waits for
+ * another one loses more than both gain. One region at a time is open, so plain variables do. */
+static int alone_for; /* calls that shall run on one thread */
+static long long region_since, region_slept;
+
+static inline void region_begins(void)
+{
+    region_slept = __atomic_load_n(&slept, __ATOMIC_RELAXED);
+    region_since = nanoseconds();
+}
+
+static inline void region_ends(int threads)
+{
+    long long took = nanoseconds() - region_since, lost = __atomic_load_n(&slept, __ATOMIC_RELAXED) - region_slept;
+    if (4 * lost > 3 * (threads - 1) * took)
+        alone_for = 16;
+}
+
+static inline int region_pays(void)
+{
+    if (alone_for == 0)
+        return 1;
+    alone_for--;
+    return 0;
 }
 
 /* Denormal numbers make arithmetic tens of times slower. Returns the caller's mode, to be given back. */

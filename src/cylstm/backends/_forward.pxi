@@ -1,0 +1,299 @@
+# The forward pass of one layer. Part of _lstm.pyx.
+
+cdef void _forward_direction(
+    const Kernels* kernels,
+    const Shape* s,
+    const Plan* plan,
+    int rank,                     # of this thread among those of the direction
+    bint reverse,
+    const real* input,            # IN (N, I)
+    const int64_t* batch_sizes,   # IN (T,)
+    const Packed* packed,         # IN panels
+    const real* h_0,              # IN (B, R), or NULL: zeros that add nothing
+    real* c,                      # IN/OUT (blocks, B, VL)
+    real* output,                 # OUT (N, R), rows D R apart
+    real* h_full,                 # OUT (B, blocks VL), h before the projection; NULL without
+    real* start,                  # OUT (blocks, ahead, 4, VL), the input's share of the sums; NULL if ahead = 0
+    real* h_prev,                 # OUT (N, R) kept for backward, or NULL
+    real* c_prev,                 # OUT (blocks, N, VL) kept for backward, or NULL
+    real* gates,                  # OUT (blocks, N, 4, VL) kept for backward, or NULL
+    real* h_segment,              # OUT (segments, B, R) before the first step of each, or NULL
+    real* c_segment,              # OUT (segments, blocks, B, VL), likewise
+    Barrier* barriers,            # one per row group
+) noexcept nogil:
+    cdef GatesTile tile
+    cdef ProductTile product
+    cdef Products ahead  # start = x Wᵀ + bias
+    cdef int row_group = rank // plan.unit_groups, unit_group = rank % plan.unit_groups
+    cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, B = s.B, I = s.I, R = s.R, P = s.P, H = s.H, stride = s.D * s.R
+    cdef Py_ssize_t j0 = s.blocks * unit_group // plan.unit_groups
+    cdef Py_ssize_t j1 = s.blocks * (unit_group + 1) // plan.unit_groups
+    cdef Py_ssize_t groups = _ceil_div(P, W)
+    cdef Py_ssize_t g0 = groups * unit_group // plan.unit_groups, g1 = groups * (unit_group + 1) // plan.unit_groups
+    cdef Py_ssize_t own_tiles = _ceil_div(plan.tiles - row_group, plan.row_groups)
+    cdef Py_ssize_t step, t, b, kept, i, j, g, m, n, r, low, high, stop
+    cdef Py_ssize_t row = s.N if reverse else 0   # first packed row of the step
+    cdef Py_ssize_t b_before = 0, row_before = 0  # of the step taken before
+    cdef Py_ssize_t ahead_step = 0, ahead_row = 0, ahead_rows  # the first step and row beyond / of the rows ahead
+    cdef const real* weight_ih = <const real*>packed.weight_ih
+    cdef const real* weight_hh = <const real*>packed.weight_hh
+    cdef const real* weight_hr = <const real*>packed.weight_hr
+    cdef const real* bias = <const real*>packed.bias
+    cdef const real* h
+    cdef Py_ssize_t segment_steps = SEGMENT * _chunk_steps(B)
+    cdef Barrier* barrier = barriers + row_group
+    if row_group >= plan.row_groups:
+        return
+
+    tile.input_stride = I
+    tile.start_stride = W if plan.ahead else 0
+    tile.I = 0 if plan.ahead else I
+    tile.h_out_stride = s.blocks * VL if P else stride
+    tile.c_prev = NULL
+    tile.gates = NULL
+    product.segments, product.a_segment, product.a_k = 1, 0, 1
+    if plan.ahead:
+        ahead.tile = product
+        ahead.tile.a_row, ahead.tile.K, ahead.tile.start_stride, ahead.tile.out_stride = I, I, 0, W
+        ahead.columns = s.blocks * W
+        ahead.panels, ahead.panel_step = weight_ih, I * W
+        ahead.start, ahead.start_step = bias, W
+        ahead.out, ahead.out_step = start, plan.ahead * W
+
+    for step in range(s.T):
+        t = s.T - 1 - step if reverse else step
+        b = batch_sizes[t]
+        if reverse:
+            row -= b
+        kept = min(b, b_before)  # rows that go on from the step before; the others begin with h_0
+
+        if plan.ahead and step == ahead_step:
+            ahead_rows = 0
+            while ahead_step < s.T:
+                stop = batch_sizes[s.T - 1 - ahead_step if reverse else ahead_step]
+                if ahead_rows + stop > plan.ahead:
+                    break
+                ahead_rows += stop
+                ahead_step += 1
+            ahead_row = row + b - ahead_rows if reverse else row
+            ahead.rows = ahead_rows
+            ahead.a = input + ahead_row * I
+            _run_products(kernels, &ahead, j0 * _tiles(kernels, &ahead), j1 * _tiles(kernels, &ahead), <real>0)
+
+        if h_prev != NULL:
+            for n in range(own_tiles):
+                i = row_group + n * plan.row_groups
+                for r in range(i * B // plan.tiles, min((i + 1) * B // plan.tiles, b)):
+                    if r % plan.unit_groups == unit_group:
+                        _copy_state(h_prev + (row + r) * R, r, kept, output + (row_before + r) * stride, h_0, R)
+        if h_segment != NULL and step % segment_steps == 0:
+            for n in range(own_tiles):
+                i = row_group + n * plan.row_groups
+                low, high = i * B // plan.tiles, (i + 1) * B // plan.tiles
+                for r in range(low, high):
+                    if r % plan.unit_groups == unit_group:
+                        _copy_state(h_segment + (step // segment_steps * B + r) * R, r, kept,
+                                    output + (row_before + r) * stride, h_0, R)
+                for j in range(j0, j1):
+                    memcpy(c_segment + ((step // segment_steps * s.blocks + j) * B + low) * VL,
+                           c + (j * B + low) * VL, (high - low) * VL * sizeof(real))
+
+        for m in range(j0, j1):
+            # to and fro: what a step has read last is still in the cache when the next step reads it first
+            j = m if step % 2 == 0 else j0 + j1 - 1 - m
+            tile.lanes = VL if P else min(VL, H - j * VL)
+            tile.weight_ih = weight_ih + j * I * W
+            tile.weight_hh = weight_hh + j * R * W
+            for n in range(own_tiles):
+                i = row_group + n * plan.row_groups
+                r, high = i * B // plan.tiles, min((i + 1) * B // plan.tiles, b)
+                while r < high:
+                    if r < kept:
+                        stop = min(high, kept)
+                        tile.h, tile.h_stride, tile.R = output + (row_before + r) * stride, stride, R
+                    else:
+                        stop = high
+                        tile.h, tile.h_stride, tile.R = h_0 + r * R, R, R if h_0 != NULL else 0
+                    tile.rows = stop - r
+                    if plan.ahead:
+                        tile.start = start + (j * plan.ahead + row - ahead_row + r) * W
+                    else:
+                        tile.start = bias + j * W
+                        tile.input = input + (row + r) * I
+                    tile.c = c + (j * B + r) * VL
+                    tile.h_out = (h_full + r * s.blocks * VL if P else output + (row + r) * stride) + j * VL
+                    if c_prev != NULL:
+                        tile.c_prev = c_prev + (j * s.N + row + r) * VL
+                    if gates != NULL:
+                        tile.gates = gates + (j * s.N + row + r) * W
+                    kernels.gates(&tile)
+                    r = stop
+
+        if P:  # (5) h = W_hr h
+            barrier_wait(barrier, plan.unit_groups)
+            product.start, product.start_stride = NULL, 0
+            product.a_row, product.K, product.out_stride = s.blocks * VL, H, stride
+            for g in range(g0, g1):
+                product.panel = weight_hr + g * H * W
+                product.columns = min(W, P - g * W)
+                for n in range(own_tiles):
+                    i = row_group + n * plan.row_groups
+                    low, high = i * B // plan.tiles, min((i + 1) * B // plan.tiles, b)
+                    if low < high:
+                        product.rows = high - low
+                        product.a = h_full + low * s.blocks * VL
+                        product.out = output + (row + low) * stride + g * W
+                        kernels.product(&product)
+
+        barrier_wait(barrier, plan.unit_groups)
+        row_before, b_before = row, b
+        if not reverse:
+            row += b
+
+
+cdef void _copy_state(
+    real* out, Py_ssize_t r, Py_ssize_t kept, const real* h_before, const real* h_0, Py_ssize_t R,
+) noexcept nogil:
+    """out (R,) = the state that row r brings to a step: of the step before, of h_0, or zeros."""
+    if r < kept:
+        memcpy(out, h_before, R * sizeof(real))
+    elif h_0 != NULL:
+        memcpy(out, h_0 + r * R, R * sizeof(real))
+    else:
+        memset(out, 0, R * sizeof(real))
+
+
+def forward(
+    Layer layer not None,
+    const real[:, ::1] input not None,            # IN (N, I)
+    const int64_t[::1] batch_sizes not None,      # IN (T,)
+    const real[:, :, ::1] h_0,                    # IN (D, B, R) or None
+    const real[:, :, ::1] c_0,                    # IN (D, B, H) or None
+    real[:, ::1] output not None,                 # OUT (N, D R)
+    real[:, :, ::1] h_n not None,                 # OUT (D, B, R)
+    real[:, :, ::1] c_n not None,                 # OUT (D, B, H)
+    real[:, :, ::1] h_prev,                       # OUT (D, N, R) or None
+    real[:, :, :, ::1] c_prev,                    # OUT (D, blocks, N, VL) or None
+    real[:, :, :, ::1] gates,                     # OUT (D, blocks, N, 4 VL) or None
+    real[:, :, :, ::1] h_segment,                 # OUT (D, segments, B, R) or None
+    real[:, :, :, :, ::1] c_segment,              # OUT (D, segments, blocks, B, VL) or None
+    int threads,
+):
+    """Run one layer on N > 0 rows. The caller has checked every shape."""
+    cdef const Kernels* kernels = layer.kernels
+    cdef Shape s = layer.shape
+    cdef Plan plan, smaller
+    cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, d, b, j, t, row, cells, starts
+    cdef real* scratch
+    cdef real* c
+    cdef real* start = NULL
+    cdef real* h_full = NULL
+    cdef real* zeros = NULL
+    cdef Barrier* barriers
+    cdef int came, rank
+    cdef unsigned long long mode
+    s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
+    plan = _plan(&s, threads, kernels.max_rows, sizeof(real))
+
+    # one allocation: c | start | h_full | zeros | barriers
+    cells = s.blocks * s.B * VL
+    starts = s.blocks * plan.ahead * W
+    cdef Py_ssize_t fulls = s.blocks * VL * s.B if s.P else 0
+    cdef Py_ssize_t zero_items = 0 if h_0 is not None or layer.finite else s.B * s.R
+    cdef Py_ssize_t barrier_items = s.D * plan.threads * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
+    cdef Py_ssize_t directions = s.D
+    scratch = <real*>_buffer(
+        directions * (cells + starts + fulls) + zero_items + barrier_items + 64, sizeof(real))
+    c = scratch + barrier_items
+    if plan.ahead:
+        start = c + directions * cells
+    if s.P:
+        h_full = c + directions * (cells + starts)
+    if zero_items:
+        zeros = c + directions * (cells + starts + fulls)
+    barriers = <Barrier*>scratch
+
+    with nogil:
+        if c_0 is not None:
+            for d in range(s.D):
+                for j in range(s.blocks):
+                    for b in range(s.B):
+                        memcpy(c + d * cells + (j * s.B + b) * VL, &c_0[d, b, j * VL],
+                               min(VL, s.H - j * VL) * sizeof(real))
+
+        if _enter_region(&plan):
+            with parallel(num_threads=plan.threads):
+                _forward_thread(kernels, &s, &plan, omp_get_thread_num(), omp_get_num_threads(),
+                                &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
+                                zeros if h_0 is None else &h_0[0, 0, 0], h_0 is not None,
+                                c, &output[0, 0], h_full, start,
+                                NULL if h_prev is None else &h_prev[0, 0, 0],
+                                NULL if c_prev is None else &c_prev[0, 0, 0, 0],
+                                NULL if gates is None else &gates[0, 0, 0, 0],
+                                NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                                NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
+            _leave_region(&plan)
+        else:
+            _forward_thread(kernels, &s, &plan, 0, 1,
+                            &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
+                            zeros if h_0 is None else &h_0[0, 0, 0], h_0 is not None,
+                            c, &output[0, 0], h_full, start,
+                            NULL if h_prev is None else &h_prev[0, 0, 0],
+                            NULL if c_prev is None else &c_prev[0, 0, 0, 0],
+                            NULL if gates is None else &gates[0, 0, 0, 0],
+                            NULL if h_segment is None else &h_segment[0, 0, 0, 0],
+                            NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
+
+        for d in range(s.D):
+            for j in range(s.blocks):
+                for b in range(s.B):
+                    memcpy(&c_n[d, b, j * VL], c + d * cells + (j * s.B + b) * VL,
+                           min(VL, s.H - j * VL) * sizeof(real))
+        # h_n: direction 0 ends with each sequence's own last step, direction 1 with step 0
+        row = s.N
+        for t in range(s.T - 1, -1, -1):
+            row -= batch_sizes[t]
+            for b in range(batch_sizes[t + 1] if t + 1 < s.T else 0, batch_sizes[t]):
+                memcpy(&h_n[0, b, 0], &output[row + b, 0], s.R * sizeof(real))
+        if s.D == 2:
+            for b in range(s.B):
+                memcpy(&h_n[1, b, 0], &output[b, s.R], s.R * sizeof(real))
+        _release(scratch)
+
+
+cdef void _forward_thread(
+    const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came,
+    const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_0, bint h_0_given,
+    real* c, real* output, real* h_full, real* start, real* h_prev, real* c_prev, real* gates,
+    real* h_segment, real* c_segment, Barrier* barriers,
+) noexcept nogil:
+    """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
+    cdef Plan plan = asked[0]
+    cdef int team, d, first = 0, last = <int>s.D
+    cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
+    cdef unsigned long long mode = flush_denormals()
+    if came != asked.threads:
+        plan = _smaller_plan(asked, s, came)
+    team = plan.row_groups * plan.unit_groups
+    if plan.directions_apart:
+        first = rank // team
+        last = first + 1
+        rank = rank % team
+    for d in range(first, last):
+        _forward_direction(
+            kernels, s, &plan, rank, d == 1, input, batch_sizes, &packed[d],
+            h_0 + d * s.B * s.R if h_0_given else h_0,
+            c + d * s.blocks * s.B * s.VL, output + d * s.R,
+            NULL if h_full == NULL else h_full + d * s.B * s.blocks * s.VL,
+            NULL if start == NULL else start + d * s.blocks * plan.ahead * 4 * s.VL,
+            NULL if h_prev == NULL else h_prev + d * s.N * s.R,
+            NULL if c_prev == NULL else c_prev + d * s.blocks * s.N * s.VL,
+            NULL if gates == NULL else gates + d * s.blocks * s.N * 4 * s.VL,
+            NULL if h_segment == NULL else h_segment + d * count * s.B * s.R,
+            NULL if c_segment == NULL else c_segment + d * count * s.blocks * s.B * s.VL,
+            barriers + d * plan.row_groups)
+    restore_denormals(mode)
+
+
+forward_float32 = forward["float"]
+forward_float64 = forward["double"]

@@ -1,0 +1,140 @@
+# One time step at a time, all buffers made beforehand. Part of _lstm.pyx.
+
+cdef struct Step:  # of one layer
+    const Kernels* kernels
+    const Packed* packed
+    Shape shape       # T = 1, N = B
+    void* h[2]        # (B, R) before and after the step, in turn
+    void* c           # (blocks, B, VL)
+    void* h_full      # (B, blocks VL), NULL without projection
+    Barrier* barriers
+
+
+cdef class Stepper:
+    """A stack of layers of one direction that takes one time step per call. Allocates nothing in a step."""
+
+    cdef tuple layers  # keeps the packed weights alive
+    cdef Step* steps
+    cdef Py_ssize_t B, count, itemsize
+    cdef int64_t batch_size
+    cdef int now       # h[now] is the state
+    cdef readonly bint serial  # no layer has work for a second thread
+
+    def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
+        cdef Layer layer
+        cdef Step* step
+        cdef Py_ssize_t n, k, padded, itemsize
+        self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
+        self.steps = <Step*>_buffer(self.count, sizeof(Step))
+        self.serial = True
+        for n in range(self.count):
+            layer = layers[n]
+            step = &self.steps[n]
+            self.itemsize = itemsize = layer.kernels.itemsize
+            step.kernels, step.packed, step.shape = layer.kernels, layer.packed, layer.shape
+            step.shape.T, step.shape.N, step.shape.B = 1, batch_size, batch_size
+            padded = batch_size * layer.shape.blocks * layer.shape.VL
+            for k in range(2):
+                step.h[k] = _buffer(batch_size * layer.shape.R, itemsize)
+            step.c = _buffer(padded, itemsize)
+            if layer.shape.P:
+                step.h_full = _buffer(padded, itemsize)
+            if layer.serial_below <= batch_size:
+                self.serial = False
+
+    def __dealloc__(self):
+        cdef Py_ssize_t n
+        if self.steps != NULL:
+            for n in range(self.count):
+                _release(self.steps[n].h[0])
+                _release(self.steps[n].h[1])
+                _release(self.steps[n].c)
+                _release(self.steps[n].h_full)
+            _release(self.steps)
+
+    def step(self, x_t, out, int threads):
+        """One step. The caller has checked shapes and dtypes.
+
+        x_t : (B, I), C-contiguous; out : (B, R), C-contiguous, written to. Or both without B, which is 1.
+        """
+        cdef Py_buffer x_view, out_view
+        PyObject_GetBuffer(x_t, &x_view, PyBUF_CONTIG_RO)
+        try:
+            PyObject_GetBuffer(out, &out_view, PyBUF_CONTIG)
+        except BaseException:
+            PyBuffer_Release(&x_view)
+            raise
+        with nogil:
+            if self.itemsize == 4:
+                _take_step(self, <const float*>x_view.buf, <float*>out_view.buf, threads)
+            else:
+                _take_step(self, <const double*>x_view.buf, <double*>out_view.buf, threads)
+        PyBuffer_Release(&x_view)
+        PyBuffer_Release(&out_view)
+
+    def get_state(self, h not None, c not None):
+        """Write the state to h (L, B, R) and c (L, B, H)."""
+        if self.itemsize == 4:
+            _copy_states[float](self, h, c, False)
+        else:
+            _copy_states[double](self, h, c, False)
+
+    def set_state(self, h not None, c not None):
+        """Take the state from h (L, B, R) and c (L, B, H)."""
+        if self.itemsize == 4:
+            _copy_states[float](self, h, c, True)
+        else:
+            _copy_states[double](self, h, c, True)
+
+
+cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) noexcept nogil:
+    cdef Step* step = NULL
+    cdef Plan plan
+    cdef const real* input = x_t
+    cdef Py_ssize_t n
+    cdef int before = stepper.now, after = 1 - stepper.now
+    cdef Barrier barriers[64]
+    for n in range(stepper.count):
+        step = &stepper.steps[n]
+        plan = _plan(&step.shape, min(threads, 64), step.kernels.max_rows, sizeof(real))
+        if _enter_region(&plan):
+            memset(barriers, 0, sizeof(barriers))
+            with parallel(num_threads=plan.threads):
+                _forward_thread(step.kernels, &step.shape, &plan, omp_get_thread_num(), omp_get_num_threads(), input,
+                                &stepper.batch_size, step.packed, <const real*>step.h[before], True, <real*>step.c,
+                                <real*>step.h[after], <real*>step.h_full, <real*>NULL, <real*>NULL, <real*>NULL,
+                                <real*>NULL, <real*>NULL, <real*>NULL, barriers)
+            _leave_region(&plan)
+        else:
+            _forward_thread(step.kernels, &step.shape, &plan, 0, 1, input,
+                            &stepper.batch_size, step.packed, <const real*>step.h[before], True, <real*>step.c,
+                            <real*>step.h[after], <real*>step.h_full, <real*>NULL, <real*>NULL, <real*>NULL,
+                            <real*>NULL, <real*>NULL, <real*>NULL, barriers)
+        input = <const real*>step.h[after]
+    memcpy(out, input, stepper.B * step.shape.R * sizeof(real))
+    stepper.now = after
+
+
+cdef int _copy_states(Stepper stepper, real[:, :, ::1] h, real[:, :, ::1] c, bint take) except -1:
+    cdef Py_ssize_t n, b, j, k, VL
+    cdef Step* step
+    cdef real* own
+    for n in range(stepper.count):
+        step = &stepper.steps[n]
+        VL = step.shape.VL
+        own = <real*>step.h[stepper.now]
+        for b in range(stepper.B):
+            for k in range(step.shape.R):
+                if take:
+                    own[b * step.shape.R + k] = h[n, b, k]
+                else:
+                    h[n, b, k] = own[b * step.shape.R + k]
+        own = <real*>step.c
+        for b in range(stepper.B):
+            for k in range(step.shape.H):
+                j = (k // VL * stepper.B + b) * VL + k % VL
+                if take:
+                    own[j] = c[n, b, k]
+                else:
+                    c[n, b, k] = own[j]
+    return 0

@@ -1,0 +1,68 @@
+# Who computes what, and when there is a parallel region. Part of _lstm.pyx.
+
+cdef int region_pid = 0   # the process in which a parallel region has run; its threads do not survive a fork
+cdef int region_busy = 0  # a call from another thread has the region: this one runs alone
+
+cdef extern from *:
+    """
+    static inline int take(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
+    static inline void give(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+    """
+    bint take(int* flag) nogil
+    void give(int* flag) nogil
+
+
+cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t itemsize) noexcept nogil:
+    """Who computes what, for at most `threads` threads. A function of the shape alone."""
+    cdef Plan plan
+    cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B, macs_call = 4 * s.H * (s.I + s.R) * s.N * s.D
+    cdef Py_ssize_t weights = 4 * s.H * (s.I + s.R) * itemsize
+    cdef int team
+    plan.directions_apart = False
+    plan.row_groups = plan.unit_groups = 1
+    plan.ahead = AHEAD if s.B < AHEAD_BELOW and s.N > s.B else 0
+    if plan.ahead:
+        plan.ahead = max(s.B, min(AHEAD, s.N))
+    if macs_call < CALL_FOR_REGION:
+        threads = 1
+    team = threads
+    if s.D == 2 and threads > 1:
+        plan.directions_apart = True
+        team = threads // 2
+    if s.B >= 6 * team and (weights <= OWN_CACHE or macs_step < STEP_FOR_BARRIER):
+        plan.row_groups = team
+        if team > 1:
+            plan.ahead = 0
+    elif macs_step >= STEP_FOR_BARRIER or s.T == 1:
+        plan.unit_groups = <int>min(team, s.blocks)
+    plan.threads = plan.row_groups * plan.unit_groups * (2 if plan.directions_apart else 1)
+    plan.tiles = plan.row_groups * _ceil_div(s.B, plan.row_groups * max_rows)
+    return plan
+
+
+cdef Plan _smaller_plan(const Plan* plan, const Shape* s, int threads) noexcept nogil:
+    """The plan where fewer threads came than were asked for: with the buffers that were made for `plan`."""
+    cdef Plan smaller = plan[0]
+    smaller.directions_apart = False
+    smaller.row_groups = 1
+    smaller.unit_groups = <int>min(threads, s.blocks)
+    smaller.threads = threads
+    return smaller
+
+
+cdef bint _enter_region(const Plan* plan) noexcept nogil:
+    """Whether a parallel region may be opened now; if so, `_leave_region` follows it."""
+    global region_pid
+    if plan.threads < 2 or omp_in_parallel() or not take(&region_busy):
+        return False
+    if region_pid != 0 and region_pid != getpid() or not region_pays():
+        give(&region_busy)
+        return False
+    region_pid = getpid()
+    region_begins()
+    return True
+
+
+cdef void _leave_region(const Plan* plan) noexcept nogil:
+    region_ends(plan.threads)
+    give(&region_busy)
