@@ -43,8 +43,8 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 test: lint docs wheel test-suite test-numpy test-cython  ## everything: build, lint, types, docs, wheel, the suite per backend and instruction set
 	@echo "== make test: everything passed"
 
-test-suite: $(TEST)  ## the whole suite as a user has it, and the examples of README and docs
-	@$(STEP) "examples of README and docs" $(CLEAN_ENV) $(PYTEST) README.md docs
+test-suite: $(TEST)  ## the whole suite as a user has it, and the examples of the documentation
+	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
 
 test-numpy: $(TEST)  ## the whole suite on the numpy backend

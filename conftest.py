@@ -1,4 +1,4 @@
-"""Runs the examples of README.md and docs/*.md (``pytest README.md docs``) and compares what they print.
+"""Runs the examples of README, docs and docstrings (``pytest README.md docs src``) and compares what they print.
 
 A ``python`` block is code, or a session with ``>>>``; all blocks of a page share their names. A ``console`` block is a
 shell session with ``$``. Each page runs in a temporary folder of its own. A ``text`` or ``sh`` block is not run.
@@ -17,6 +17,7 @@ from typing import Any
 
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
 
 FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
 BIN = str(Path(sys.executable).parent)
@@ -43,7 +44,7 @@ def leave_folder(namespace: dict[str, Any]) -> None:
     namespace["_leave"].close()
 
 
-pytest_collect_file = Sybil(
+pages = Sybil(
     parsers=[
         PythonCodeBlockParser(doctest_optionflags=FLAGS),
         CodeBlockParser(language="console", evaluator=run_console),
@@ -51,4 +52,8 @@ pytest_collect_file = Sybil(
     patterns=["README.md", "docs/*.md"],
     setup=enter_folder,
     teardown=leave_folder,
-).pytest()
+)
+docstrings = Sybil(
+    parsers=[DocTestParser(FLAGS)], patterns=["src/cylstm/*.py"], setup=enter_folder, teardown=leave_folder
+)
+pytest_collect_file = (pages + docstrings).pytest()
