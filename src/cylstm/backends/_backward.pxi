@@ -262,6 +262,7 @@ cdef void _backward_thread(
     cdef Again again
     cdef real* own
     cdef unsigned long long mode = flush_denormals()
+    cdef long long since = thread_begins() if came > 1 else 0
     if came != asked.threads:
         plan.directions_apart = False
         plan.row_groups = plan.unit_groups = 1
@@ -289,6 +290,8 @@ cdef void _backward_thread(
             own + layout.grad_weight_hr, own + layout.grad_a, &again,
             own + layout.grad_projected, own + (layout.grad_h if s.P else layout.grad_state), own + layout.h,
             layout.chunk_rows, barriers + d * (asked.threads + 1))
+    if came > 1:
+        thread_ends(since)
     restore_denormals(mode)
 
 

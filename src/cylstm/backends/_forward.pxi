@@ -272,6 +272,7 @@ cdef void _forward_thread(
     cdef int team, d, first = 0, last = <int>s.D
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef unsigned long long mode = flush_denormals()
+    cdef long long since = thread_begins() if came > 1 else 0
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
     team = plan.row_groups * plan.unit_groups
@@ -292,6 +293,8 @@ cdef void _forward_thread(
             NULL if h_segment == NULL else h_segment + d * count * s.B * s.R,
             NULL if c_segment == NULL else c_segment + d * count * s.blocks * s.B * s.VL,
             barriers + d * plan.row_groups)
+    if came > 1:
+        thread_ends(since)
     restore_denormals(mode)
 
 

@@ -54,6 +54,8 @@ cdef extern from "kernels/team.h" nogil:
         pass
     void barrier_wait(Barrier* barrier, int threads)
     void region_begins()
+    long long thread_begins()
+    void thread_ends(long long since)
     void region_ends(int threads)
     bint region_pays()
     unsigned long long flush_denormals()

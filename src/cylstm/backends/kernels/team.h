@@ -27,7 +27,7 @@ typedef struct {
 
 enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
 
-static long long slept; /* nanoseconds that threads of this module have slept at barriers */
+static long long worked; /* nanoseconds that the threads of regions were at work, waiting at barriers not counted */
 
 static inline long long nanoseconds(void)
 {
@@ -74,23 +74,31 @@ static inline void barrier_wait(Barrier *b, int threads)
     while (__atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) == phase)
         sched_yield();
 #endif
-    __atomic_add_fetch(&slept, nanoseconds() - since, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
 }
 
-/* Whether threads pay is known afterwards only: where other programs take the processors, a thread that waits for
- * another one loses more than both gain. One region at a time is open, so plain variables do. */
+/* Whether threads pay is known afterwards only: where other programs take the processors, or the threads slept and are
+ * slow to wake, those that wait lose more than all gain. One region at a time is open, so plain variables do. */
 static int alone_for; /* calls that shall run on one thread */
-static long long region_since, region_slept;
+static long long region_since;
 
 static inline void region_begins(void)
 {
-    region_slept = __atomic_load_n(&slept, __ATOMIC_RELAXED);
+    __atomic_store_n(&worked, 0, __ATOMIC_RELAXED);
     region_since = nanoseconds();
+}
+
+static inline long long thread_begins(void) { return nanoseconds(); }
+
+static inline void thread_ends(long long since)
+{
+    __atomic_add_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
 }
 
 static inline void region_ends(int threads)
 {
-    long long took = nanoseconds() - region_since, lost = __atomic_load_n(&slept, __ATOMIC_RELAXED) - region_slept;
+    long long took = nanoseconds() - region_since;
+    long long lost = threads * took - __atomic_load_n(&worked, __ATOMIC_RELAXED);
     if (4 * lost > 3 * (threads - 1) * took)
         alone_for = 16;
 }

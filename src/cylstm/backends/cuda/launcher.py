@@ -1,0 +1,50 @@
+"""Compiles, launches and records through CuPy. No line of this file has run on a GPU yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cupy
+
+from .planner import Facts, Tile
+from .source import KERNELS, definitions, source
+
+
+class CupyLauncher:
+    """The launcher of one device, which must be the current one when its methods are called."""
+
+    xp = cupy
+
+    def __init__(self) -> None:
+        attributes = cupy.cuda.Device().attributes
+        self.facts = Facts(
+            compute_capability=(attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]),
+            multiprocessors=attributes["MultiProcessorCount"],
+            shared_memory=attributes["MaxSharedMemoryPerBlock"],
+        )
+        self._kernels = lru_cache(maxsize=None)(self._compiled)
+
+    def stream(self) -> Hashable:
+        return cupy.cuda.get_current_stream().ptr
+
+    def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:
+        function = self._kernels(dtype, tile)[name]
+        block = (tile.threads // tile.slices, tile.slices, 1)
+        return lambda grid, arguments: function(grid, block, tuple(arguments))
+
+    def _compiled(self, dtype: str, tile: Tile) -> dict[str, Any]:
+        """All kernels for a dtype and a tile, loaded: nothing may be loaded while launches are being recorded."""
+        module = cupy.RawModule(code=source(), options=("-std=c++17", *definitions(dtype, tile)))
+        return {name: module.get_function(name) for name in KERNELS}
+
+    def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
+        # On a stream of its own: CUDA does not record the default stream.
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            stream.begin_capture()
+            try:
+                launch_all()
+            finally:
+                graph = stream.end_capture()
+        return graph.launch

@@ -1,0 +1,98 @@
+"""Which tier and which tile: a decision from facts, made without a GPU.
+
+Tiers, slowest first:
+
+``array``
+    The code of the numpy backend on CuPy arrays: every dtype, some twenty launches per step. The default.
+``steps``
+    One launch per step (two with projection), which multiplies with the recurrent weights and does the gates; the
+    input product is one large product before them, and the launches are replayed as a CUDA graph.
+
+A third one, a kernel that keeps the recurrent weights in registers and shared memory for the whole sequence, belongs
+here once there is a GPU to measure it on: it is chosen where 4 H R weights fit into the device.
+
+A tier whose kernels have never run on a device is not used unless ``CYLSTM_CUPY_TIER`` allows it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TIERS = ("array", "steps")
+#: The highest tier used unless the variable allows more. The kernels of the others have not run on a device yet.
+DEFAULT = "array"
+VARIABLE = "CYLSTM_CUPY_TIER"
+
+UNITS = 32  # that a block computes: the width of a warp. As in lstm.cu
+
+
+class Facts(NamedTuple):
+    """What the planner wants to know of a device."""
+
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory: int  # bytes that a block may have without asking for more
+
+    @property
+    def runs_steps(self) -> bool:
+        """Whether the kernels of the tier ``steps`` run here."""
+        return self.compute_capability >= (7, 5)
+
+
+class Tile(NamedTuple):
+    """What a block computes: `rows` rows, 32 units, the sums cut into `slices` parts."""
+
+    rows: int
+    slices: int
+
+    @property
+    def threads(self) -> int:
+        return UNITS * self.slices
+
+    def shared_memory(self, itemsize: int) -> int:
+        """Bytes, for the kernel that needs most of it: four columns per unit."""
+        return self.slices * self.rows * 4 * UNITS * itemsize
+
+
+#: Few rows: many threads share a sum, for the work is short and must be spread. Many rows: weights are read once for
+#: all of them. Not measured yet.
+TILES = (Tile(rows=1, slices=8), Tile(rows=4, slices=8), Tile(rows=16, slices=2))
+
+
+def highest_tier(value: str | None) -> str:
+    """The highest tier allowed by a value of ``CYLSTM_CUPY_TIER``; None or "" stands for the default.
+
+    Raises
+    ------
+    ValueError
+        If there is no such tier.
+    """
+    if not value:
+        return DEFAULT
+    if value not in TIERS:
+        raise ValueError(f"{VARIABLE} must be one of {', '.join(TIERS)}, got {value!r}: correct it, or unset it")
+    return value
+
+
+def choose_tier(allowed: str, *, dtype: str, facts: Facts) -> str:
+    """The best tier up to `allowed` that can compute this dtype on this device."""
+    can = dtype in ("float16", "float32", "float64") and facts.runs_steps
+    return "steps" if can and TIERS.index(allowed) >= TIERS.index("steps") else "array"
+
+
+def choose_tile(*, B: int, units: int, D: int, itemsize: int, facts: Facts) -> Tile:
+    """The tile with most rows that leaves no multiprocessor idle, for a step of B rows and `units` units."""
+    for tile in reversed(TILES):
+        blocks = _up(units, UNITS) * _up(B, tile.rows) * D
+        if tile.rows <= B and blocks >= facts.multiprocessors and tile.shared_memory(itemsize) <= facts.shared_memory:
+            return tile
+    return TILES[0]
+
+
+def grid(*, rows: int, units: int, D: int, tile: Tile) -> tuple[int, int, int]:
+    """The grid of blocks of one launch."""
+    return _up(units, UNITS), _up(rows, tile.rows), D
+
+
+def _up(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,29 @@
+"""The text of the kernels, and the compiler's options for a dtype and a tile."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from .planner import Tile
+
+#: dtype: types of what is stored (states, recurrent weights) and of what is computed in.
+TYPES = {"float16": ("Half", "float"), "float32": ("float", "float"), "float64": ("double", "double")}
+
+#: The kernels in lstm.cu.
+KERNELS = ("forward", "project", "backward", "backward_projected")
+
+FOLDER = Path(__file__).parent
+
+
+@cache
+def source() -> str:
+    """lstm.cu with its header put in: one text, so that a cache of compiled kernels sees every change."""
+    header, kernels = (FOLDER.joinpath(name).read_text("utf-8") for name in ("lstm.h", "lstm.cu"))
+    return kernels.replace('#include "lstm.h"\n', header.replace("#pragma once\n", ""))
+
+
+def definitions(dtype: str, tile: Tile) -> tuple[str, ...]:
+    """Compiler options that say what the kernels are to be compiled for."""
+    storage, arithmetic = TYPES[dtype]
+    return (f"-DSTORAGE={storage}", f"-DARITHMETIC={arithmetic}", f"-DROWS={tile.rows}", f"-DSLICES={tile.slices}")
