@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
@@ -168,16 +169,14 @@ class LSTMCell(nn.LSTMCell):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
         if data.shape[-1] != self.input_size:
             raise RuntimeError(f"input.shape[-1] must be input_size: expected {self.input_size}, got {data.shape[-1]}")
+        expected = (*data.shape[:-1], self.hidden_size)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
-            if state is not None and state.shape != (*data.shape[:-1], self.hidden_size):
-                expected = (*data.shape[:-1], self.hidden_size)
-                raise RuntimeError(f"{name} must have shape {tuple(expected)}, got {tuple(state.shape)}")
-        _, h_1, c_1 = _run(
-            Arguments(
-                data.unsqueeze(0), None, None, None, *(s if s is None else s.unsqueeze(0) for s in hx), weights, []
-            ),
-            Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)),
-        )
+            if state is not None and state.shape != expected:
+                error = RuntimeError if state.dim() in (1, 2) else ValueError
+                raise error(f"{name} must have shape {expected}, got {tuple(state.shape)}")
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
+        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
+        _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
         return h_1.squeeze(0), c_1.squeeze(0)
 
 
@@ -191,7 +190,7 @@ def _check_backend(module: nn.Module, backend: str | Backend | None) -> None:
 def _checked(
     input: Any, hx: Any, weight: Tensor, dtype_error: type[Exception]
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """Input and states, found to be tensors of the dtype of the weights."""
+    """Input and states, found to be tensors of the device and dtype of the weights."""
     if hx is not None:
         if not isinstance(hx, (tuple, list)):
             raise TypeError(f"hx must be a tuple of two tensors (h_0, c_0), got {type(hx).__name__}")
@@ -202,6 +201,8 @@ def _checked(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.device != weight.device:
+            raise RuntimeError(f"{name} lies on {tensor.device}, the weights on {weight.device}: move one of them")
         if torch.is_autocast_enabled("cpu") and tensor.is_floating_point():
             tensors[name] = tensor.to(weight.dtype)
         elif tensor.dtype != weight.dtype:
@@ -214,8 +215,14 @@ def _checked(
 
 def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """Output, h_n and c_n. What the backward pass needs is kept where there can be one."""
-    differentiable = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable if t is not None)
+    candidates = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
+    differentiable = [tensor for tensor in candidates if tensor is not None]
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in differentiable):
+        raise NotImplementedError(  # an operator without a rule for it would give tangents of zero
+            "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
+            "cylstm.torch.restore(model) puts back"
+        )
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
     return _operator(*arguments, *options, keep)[:3]
 
 
