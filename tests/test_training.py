@@ -128,14 +128,14 @@ def test_memory_goes_with_the_pullback(backend, recompute):
     lstm, x = cylstm.LSTM(32, 32, num_layers=2, backend=backend), cylstm.randn(200, 4, 32)
     kept, left = kept_bytes(lambda: lstm.vjp(x, recompute=recompute)[2])
     assert kept > x.nbytes  # the copy of the input at least
-    assert left < 0.01 * kept
+    assert left < 0.02 * kept
 
 
 def test_a_call_keeps_nothing(backend):
     lstm, x = cylstm.LSTM(32, 32, num_layers=2, backend=backend), cylstm.randn(200, 4, 32)
     results, left = kept_bytes(lambda: lstm(x))
     assert results < 1.1 * x.nbytes  # the output, of the size of the input, and the states
-    assert left < 0.01 * x.nbytes
+    assert left < 0.1 * x.nbytes
 
 
 def test_a_pullback_lives_no_longer_than_its_last_reference(backend):
