@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class CupyBackend(Backend):
         self._device = device
         self._pid = os.getpid()
         self._steps: dict[int, Steps] = {}  # by device
-        self._on: dict[int, Self] = {}
+        self._on: dict[int, CupyBackend] = {}
 
     def on(self, device: str) -> Backend:
         """This backend with its parameters on ``"cuda"``, the current device, or on one such as ``"cuda:1"``.
@@ -91,7 +91,7 @@ class CupyBackend(Backend):
         count = cupy.cuda.runtime.getDeviceCount()
         if not number.isdecimal() or int(number) >= count:
             raise RuntimeError(f"there is no device {device!r}: expected 'cuda', or 'cuda:N' with N less than {count}")
-        return self._on.setdefault(int(number), type(self)(int(number)))
+        return self._on.setdefault(int(number), CupyBackend(int(number)))
 
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
         import cupy
@@ -127,7 +127,7 @@ class CupyBackend(Backend):
                 prepared.parameters, batch_sizes=batch_sizes, keep=keep, **on_device
             )
             workspace = None if keep == "nothing" else Workspace(kept, to_host)
-            return LayerOutput(*(_left(array, to_host) for array in (output, h_n, c_n)), workspace)
+            return LayerOutput(_left(output, to_host), _left(h_n, to_host), _left(c_n, to_host), workspace)
 
     def backward(
         self,
@@ -142,10 +142,13 @@ class CupyBackend(Backend):
         with _current(prepared.device):
             given = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
             on_device = {name: _entered(array, name, prepared.device) for name, array in given.items()}
-            *grads, parameters = prepared.tier.backward(prepared.parameters, workspace.of_tier, **on_device)
+            dx, dh_0, dc_0, parameters = prepared.tier.backward(prepared.parameters, workspace.of_tier, **on_device)
+            to_host = workspace.to_host
             return LayerGradients(
-                *(_left(grad, workspace.to_host) for grad in grads),
-                tuple(DirectionParameters(*(_left(p, workspace.to_host) for p in d)) for d in parameters),
+                _left(dx, to_host),
+                _left(dh_0, to_host),
+                _left(dc_0, to_host),
+                tuple(DirectionParameters(*(_left(p, to_host) for p in direction)) for direction in parameters),
             )
 
     def _tier(self, device: int, dtype: str) -> Steps | NumpyBackend:
@@ -158,7 +161,7 @@ class CupyBackend(Backend):
         if device not in self._steps:
             self._steps[device] = Steps(CupyLauncher())
         steps = self._steps[device]
-        return steps if choose_tier(allowed, dtype=dtype, facts=steps.facts) == "steps" else _ARRAY
+        return steps if choose_tier(allowed, dtype=dtype, facts=steps.launcher.facts) == "steps" else _ARRAY
 
     def _refuse_forked(self) -> None:
         if os.getpid() != self._pid:

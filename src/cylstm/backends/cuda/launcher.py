@@ -8,7 +8,7 @@ from typing import Any
 
 import cupy
 
-from .planner import Facts, Tile
+from .planner import UNITS, Facts, Tile
 from .source import KERNELS, definitions, source
 
 
@@ -31,7 +31,7 @@ class CupyLauncher:
 
     def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:
         function = self._kernels(dtype, tile)[name]
-        block = (tile.threads // tile.slices, tile.slices, 1)
+        block = (UNITS, tile.slices, 1)
         return lambda grid, arguments: function(grid, block, tuple(arguments))
 
     def _compiled(self, dtype: str, tile: Tile) -> dict[str, Any]:

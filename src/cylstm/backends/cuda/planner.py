@@ -45,10 +45,6 @@ class Tile(NamedTuple):
     rows: int
     slices: int
 
-    @property
-    def threads(self) -> int:
-        return UNITS * self.slices
-
     def shared_memory(self, itemsize: int) -> int:
         """Bytes, for the kernel that needs most of it: four columns per unit."""
         return self.slices * self.rows * 4 * UNITS * itemsize

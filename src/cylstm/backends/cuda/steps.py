@@ -149,7 +149,7 @@ class _ForwardPlan:
         self.run = _recorded(launcher, self._launches(launcher, p, table), B)
 
     def _launches(self, launcher: Launcher, p: Prepared, table: np.ndarray) -> Callable[[], None]:
-        D, H, R, B, N = p.D, p.H, p.R, self.h_0.shape[1], len(self.gates)
+        H, R, B, N = p.H, p.R, self.h_0.shape[1], len(self.gates)
         kernel = _kernel(launcher, p, B, H, "forward")
         project = _kernel(launcher, p, B, p.P, "project") if p.P else None
         sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
@@ -192,7 +192,7 @@ class _BackwardPlan:
         self.run = _recorded(launcher, self._launches(launcher, p, table), B)
 
     def _launches(self, launcher: Launcher, p: Prepared, table: np.ndarray) -> Callable[[], None]:
-        D, H, R, B, N = p.D, p.H, p.R, self.dc.shape[1], len(self.gates)
+        H, R, B, N = p.H, p.R, self.dc.shape[1], len(self.gates)
         kernel = _kernel(launcher, p, B, R, "backward")
         projected = _kernel(launcher, p, B, H, "backward_projected") if p.P else None
         sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
@@ -210,9 +210,7 @@ class _BackwardPlan:
         return launch_all
 
 
-def _kernel(
-    launcher: Launcher, p: Prepared, B: int, units: int, name: str
-) -> Callable[[int, Sequence[Any]], None]:
+def _kernel(launcher: Launcher, p: Prepared, B: int, units: int, name: str) -> Callable[[int, Sequence[Any]], None]:
     """A kernel that computes so many units, to be called with the number of rows of a step and the arguments."""
     tile = choose_tile(B=B, units=units, D=p.D, itemsize=p.arithmetic.itemsize, facts=launcher.facts)
     launch = launcher.kernel(name, p.dtype.name, tile)
@@ -230,18 +228,20 @@ class Steps:
     """One launch per step."""
 
     def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
+        self.launcher = launcher
 
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
         """Of arrays of the launcher's library; the result shares nothing with them."""
-        xp = self._launcher.xp
+        xp = self.launcher.xp
         first = layer_parameters[0]
         dtype, D, (H4, I) = first.weight_ih.dtype, len(layer_parameters), first.weight_ih.shape
         H, R, P = H4 // 4, first.weight_hh.shape[1], 0 if first.weight_hr is None else first.weight_hr.shape[0]
         arithmetic = np.float32 if dtype == np.float16 else dtype
         bias = weight_hr = None
         if first.bias_ih is not None:
-            bias = xp.concatenate([p.bias_ih.astype(arithmetic) + p.bias_hh.astype(arithmetic) for p in layer_parameters])
+            bias = xp.concatenate(
+                [p.bias_ih.astype(arithmetic) + p.bias_hh.astype(arithmetic) for p in layer_parameters]
+            )
         weight_hh = xp.stack([p.weight_hh for p in layer_parameters])
         if P:
             weight_hr = xp.stack([p.weight_hr for p in layer_parameters])
@@ -262,19 +262,19 @@ class Steps:
 
     def _plan(self, p: Prepared, kind: type, batch_sizes: np.ndarray, *options: bool) -> Any:
         """A plan belongs to one thread and one stream, so nobody else uses its arrays before the stream has."""
-        key = (kind, self._launcher.stream(), threading.get_ident(), batch_sizes.tobytes(), options)
-        return p.plans.get(key, lambda: kind(self._launcher, p, batch_sizes, *options))
+        key = (kind, self.launcher.stream(), threading.get_ident(), batch_sizes.tobytes(), options)
+        return p.plans.get(key, lambda: kind(self.launcher, p, batch_sizes, *options))
 
     def _input_product(self, p: Prepared, x: Any, out: Any) -> None:
         """The input's share of the sums of all gates, with the biases, (N, D * 4 H)."""
-        self._launcher.xp.matmul(x.astype(p.arithmetic, copy=False), p.weight_ih.T, out=out)
+        self.launcher.xp.matmul(x.astype(p.arithmetic, copy=False), p.weight_ih.T, out=out)
         if p.bias is not None:
             out += p.bias
 
     def forward(
         self, prepared: Prepared, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep
     ) -> LayerOutput:
-        xp, p = self._launcher.xp, prepared
+        xp, p = self.launcher.xp, prepared
         N, D, H, R = len(input), p.D, p.H, p.R
         plan = self._plan(p, _ForwardPlan, batch_sizes, keep != "nothing")
         self._input_product(p, input, plan.gates)
@@ -291,7 +291,7 @@ class Steps:
 
     def _gates_again(self, p: Prepared, workspace: Workspace) -> Any:
         """The activated gates (N, D, 4, H), by products over all rows at once, for all states are known."""
-        xp, N = self._launcher.xp, len(workspace.input)
+        xp, N = self.launcher.xp, len(workspace.input)
         sums = xp.empty((N, p.D * 4 * p.H), p.arithmetic)
         self._input_product(p, workspace.input, sums)
         gates = sums.reshape(N, p.D, 4, p.H)
@@ -305,7 +305,7 @@ class Steps:
     def backward(
         self, prepared: Prepared, workspace: Workspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any
     ) -> LayerGradients:
-        xp, p = self._launcher.xp, prepared
+        xp, p = self.launcher.xp, prepared
         N, D, H = len(workspace.input), p.D, p.H
         plan = self._plan(p, _BackwardPlan, workspace.batch_sizes, grad_output is not None, grad_h_n is not None)
         plan.gates[...] = self._gates_again(p, workspace) if workspace.gates is None else workspace.gates
@@ -339,4 +339,4 @@ class Steps:
         """h before the projection, (D, N, H)."""
         i, f, g, o = plan.gates.transpose(2, 1, 0, 3)
         c = (f * plan.c_prev.astype(p.arithmetic) + i * g).astype(p.dtype).astype(p.arithmetic)
-        return o * self._launcher.xp.tanh(c)
+        return o * self.launcher.xp.tanh(c)

@@ -1,0 +1,244 @@
+"""The kernels of the cupy backend without a GPU.
+
+They are compiled for GPUs by NVRTC, where CuPy is installed; they run on the CPU, block by block, through a shim, and
+a whole layer of them goes through the conformance kit; their header is compiled as C++ and compared with NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+
+import numpy as np
+import pytest
+from cuda_host import SMALL, HostLauncher, compiled, needs_compiler
+
+from cylstm import testing
+from cylstm.backends.base import Backend, Capabilities
+from cylstm.backends.cuda.planner import TILES, Tile
+from cylstm.backends.cuda.source import FOLDER, KERNELS, TYPES, definitions, source
+from cylstm.backends.cuda.steps import MOST_PLANS, Steps
+
+pytestmark = pytest.mark.skipif(
+    "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
+)
+
+# Compiled for GPUs ---------------------------------------------------------------------------------------------------
+
+
+def architectures() -> list[str]:
+    """sm_80, sm_90 and the newest that the compiler knows; none without NVRTC."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        newest = max(nvrtc.getSupportedArchs())
+    except (ImportError, RuntimeError):
+        return []
+    return [f"sm_{number}" for number in sorted({80, 90, newest})]
+
+
+ARCHITECTURES = architectures()
+
+
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.rows}x{tile.slices}")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES or ["none"])
+def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> None:
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(source(), "lstm.cu", (), ())
+    options = (f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v", *definitions(dtype, tile))
+    try:
+        nvrtc.compileProgram(program, options)
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    log = nvrtc.getProgramLog(program)
+    assert len(nvrtc.getCUBIN(program)) > 1000
+    nvrtc.destroyProgram(program)
+    assert sorted(re.findall(r"Compiling entry function '(\w+)' for '" + architecture, log)) == sorted(KERNELS)
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert spills == [("0", "0", "0")] * len(KERNELS), log
+    itemsize = 8 if dtype == "float64" else 4
+    assert max(map(int, re.findall(r"(\d+) bytes smem", log))) == tile.shared_memory(itemsize) <= SMALL.shared_memory
+    assert "warning" not in log
+
+
+# Run on the CPU ------------------------------------------------------------------------------------------------------
+
+
+class OnHost(Backend):
+    """The tier `steps`, its kernels run on the CPU."""
+
+    name = "steps-on-host"
+    capabilities = Capabilities(dtypes=frozenset(TYPES), training=True)
+
+    def __init__(self) -> None:
+        self.launcher = HostLauncher()
+        self.steps = Steps(self.launcher)
+
+    def prepare(self, layer_parameters):
+        return self.steps.prepare(layer_parameters)
+
+    def forward(self, prepared, **arguments):
+        return self.steps.forward(prepared, **{"keep": "nothing", **arguments})
+
+    def backward(self, prepared, workspace, **arguments):
+        return self.steps.backward(prepared, workspace, **arguments)
+
+
+ON_HOST = OnHost()
+
+
+@needs_compiler
+@pytest.mark.parametrize("check", list(testing.checks(ON_HOST)), ids=lambda check: check.id)
+def test_conformance(check: testing.Check) -> None:
+    check()
+
+
+@needs_compiler
+def test_each_kernel_in_each_tile_and_dtype() -> None:
+    """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
+    launcher = HostLauncher()
+    for dtype in TYPES:
+        for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
+            case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
+            problem = testing._problem(case, dtype)
+            backend = OnHost()
+            backend.steps = Steps(launcher)
+            expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
+            result = testing._both(backend, problem)
+            testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
+    used = {(name, tile) for name, tile, _ in launcher.launches}
+    assert used == {(name, tile) for name in KERNELS for tile in TILES}
+
+
+@needs_compiler
+def test_no_work_for_padding() -> None:
+    """Blocks are launched for the rows of a step, not for those of the longest one."""
+    backend = OnHost()
+    case = testing.Case(T=4, B=37, I=3, H=5)
+    problem = testing._problem(case, "float32")
+    sizes = np.array([37, 20, 5, 1])
+    problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
+    testing._forward(backend, problem)
+    assert [(tile.rows, grid) for _, tile, grid in backend.launcher.launches] == [
+        (16, (1, 3, 1)),
+        (16, (1, 2, 1)),
+        (16, (1, 1, 1)),
+        (16, (1, 1, 1)),
+    ]
+
+
+@needs_compiler
+def test_the_same_bits_each_time() -> None:
+    problem = testing._problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
+    first, second = testing._both(OnHost(), problem), testing._both(OnHost(), problem)
+    assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+
+
+@needs_compiler
+def test_plans_are_reused_and_bounded() -> None:
+    backend = OnHost()
+    problem = testing._problem(testing.Case(T=2, B=2), "float32")
+    prepared = backend.prepare(problem.parameters)
+    for T in (*range(1, MOST_PLANS + 3), MOST_PLANS + 2):
+        longer = testing._problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
+        testing._forward(backend, longer, prepared)
+    assert len(prepared.plans) == MOST_PLANS
+
+
+# The header ----------------------------------------------------------------------------------------------------------
+
+EXPORTS = """
+extern "C" float half_to_float(unsigned short bits) { return widened(Half{bits}); }
+extern "C" unsigned short float_to_half(float a) { Half to; store(&to, a); return to.bits; }
+extern "C" void forward_of_unit(const ARITHMETIC *a, ARITHMETIC c_prev, ARITHMETIC *out) {
+    const Gates gates = activated(a);
+    const ARITHMETIC c = next_cell(gates, c_prev);
+    const ARITHMETIC results[] = {gates.i, gates.f, gates.g, gates.o, c, next_hidden(gates, c)};
+    std::memcpy(out, results, sizeof results);
+}
+extern "C" void backward_of_unit(
+    const ARITHMETIC *a, ARITHMETIC c_prev, ARITHMETIC dh, ARITHMETIC dc, ARITHMETIC *out
+) {
+    gate_gradients(activated(a), c_prev, dh, dc, out);
+    out[4] = dc;
+}
+"""
+
+
+def header(dtype: str) -> ctypes.CDLL:
+    text = (FOLDER / "lstm.h").read_text("utf-8").replace("#pragma once\n", "")
+    return compiled(text + EXPORTS, definitions(dtype, TILES[0]))
+
+
+@needs_compiler
+def test_float16_is_that_of_numpy() -> None:
+    library = header("float16")
+    library.half_to_float.restype, library.float_to_half.restype = ctypes.c_float, ctypes.c_ushort
+    every = np.arange(1 << 16, dtype=np.uint16)
+    values = every.view(np.float16)
+    wide = np.array([library.half_to_float(ctypes.c_ushort(int(bits))) for bits in every], np.float32)
+    np.testing.assert_array_equal(wide, values.astype(np.float32))
+    numbers = wide[np.isfinite(wide)]
+    between = np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2, numbers * np.float32(1.0003), [65519, 65520]])
+    between = np.concatenate([between, np.float32([np.inf, -np.inf, 1e30, -1e30, 1e-30, -0.0])]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = between.astype(np.float16).view(np.uint16)
+    got = [library.float_to_half(ctypes.c_float(float(a))) for a in between]
+    np.testing.assert_array_equal(got, expected)
+    assert np.isnan(np.uint16(library.float_to_half(ctypes.c_float(np.nan))).view(np.float16))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("float32", 1e-6), ("float64", 1e-14)])
+def test_arithmetic_of_a_unit_is_that_of_the_definition(dtype: str, tolerance: float) -> None:
+    """A layer with one unit, one step and no weights: the sums of the gates are the biases."""
+    library = header(dtype)
+    real = np.float64 if dtype == "float64" else np.float32
+    number = ctypes.c_double if dtype == "float64" else ctypes.c_float
+    rng = np.random.default_rng(0)
+    case = testing.Case(T=1, B=1, I=1, H=1, states=True)
+    for _ in range(50):
+        problem = testing._problem(case, "float64")
+        a, (c_prev, dh, dc) = rng.normal(size=4) * 3, rng.normal(size=3).astype(np.float16).astype(float)
+        a = a.astype(real)
+        zero = [np.zeros_like(p) for p in problem.parameters[0][:2]]
+        parameters = problem.parameters[0]._replace(
+            weight_ih=zero[0], weight_hh=zero[1], bias_ih=a.astype(float), bias_hh=np.zeros(4)
+        )
+        problem = problem._replace(
+            parameters=(parameters,), c_0=np.full((1, 1, 1), c_prev), grad_h_n=np.full((1, 1, 1), dh),
+            grad_c_n=np.full((1, 1, 1), dc), grad_output=None,
+        )  # fmt: skip
+        backend = testing.NumpyBackend()
+        prepared = backend.prepare(problem.parameters)
+        result = testing._forward(backend, problem, prepared, "gates")
+        grads = testing._backward(backend, problem, prepared, result.workspace)
+        out = np.zeros(6, real)
+        library.forward_of_unit(a.ctypes, number(c_prev), out.ctypes)
+        expected = [*result.workspace.gates[0][0], result.c_n.item(), result.h_n.item()]
+        np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+        library.backward_of_unit(a.ctypes, number(c_prev), number(dh), number(dc), out.ctypes)
+        expected = [*grads.parameters[0].bias_ih, grads.c_0.item()]
+        np.testing.assert_allclose(out[:5], expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_compiler
+def test_a_block_whose_threads_do_not_meet_is_an_error() -> None:
+    """The shim sees what would hang or break on a GPU."""
+    from pathlib import Path
+
+    shim = Path(__file__).with_name("cuda_host.h").read_text("utf-8")
+    kernel = """
+        __global__ void half_waits(int n) { if (int(threadIdx.x) < n) __syncthreads(); }
+        extern "C" int run(int n) {
+            int grid[] = {1, 1, 1}, block[] = {8, 1, 1}, size = sizeof n;
+            void *arguments[] = {&n};
+            return launch(half_waits, grid, block, arguments, &size, 1);
+        }
+    """
+    library = compiled(shim + kernel, ())
+    assert [library.run(n) for n in (0, 8, 3)] == [0, 0, 1]
