@@ -132,7 +132,7 @@ cdef void _backward_direction(
             high = min(B * (row_group + 1) // plan.row_groups, b)
             r = row - chunk_row + low  # in the chunk
             if steps_here and low < high:
-                if P:  # of h before the projection; (10)
+                if P:  # (6), then (7): of h before the projection
                     for k in range(low, high):
                         for g in range(s0, s1):
                             _add_row(grad_projected + (r + k - low) * P_stride + g * W, grad_state + (g * B + k) * W,
@@ -164,7 +164,7 @@ cdef void _backward_direction(
                     kernels.gates_backward(&tile)
             if steps_here:
                 barrier_wait(barrier, plan.unit_groups)
-                if low < high:  # (9)
+                if low < high:  # (11)
                     through_state.rows = high - low
                     through_state.a = grad_a + r * W
                     through_state.out = grad_state + low * W
@@ -174,23 +174,23 @@ cdef void _backward_direction(
                 row += b
         barrier_wait(everyone, team)
 
-        # grad_input = grad_a W_ih
+        # (11) grad_input = grad_a W_ih
         _products_of(&products, blocks, W, W, chunk_rows * W, I)
         products.rows, products.columns = rows, I
         products.panels, products.panel_step = packed.weight_ih_t, blocks * W * W
         products.a, products.out, products.out_step = grad_a, grad_input + chunk_row * I, W
         count = _ceil_div(I, W) * _tiles(kernels, &products)
         _run_products(kernels, &products, count * rank // team, count * (rank + 1) // team, <real>0)
-        # grad_W_ih += grad_aᵀ x, transposed: as (I, 4 VL) for each block
+        # (12) grad_W_ih += grad_aᵀ x, transposed: as (I, 4 VL) for each block
         _weight_products(kernels, &products, input + chunk_row * I, 1, I, I, rows, grad_a, chunk_rows,
                          grad_weight_ih, blocks, first_chunk, rank, team)
-        # grad_W_hh += grad_aᵀ h_prev
+        # (12) grad_W_hh += grad_aᵀ h_prev
         _weight_products(kernels, &products, h_prev + (chunk_row - kept_row) * R, 1, R, R, rows, grad_a, chunk_rows,
                          grad_weight_hh, blocks, first_chunk, rank, team)
-        # grad_b += grad_aᵀ 1
+        # (12) grad_b += grad_aᵀ 1
         _weight_products(kernels, &products, <const real*>&ONE[sizeof(real) == 8], 0, 0, 1, rows, grad_a, chunk_rows,
                          grad_bias, blocks, first_chunk, rank, team)
-        if P:  # grad_W_hr += grad_projectedᵀ h
+        if P:  # (12) grad_W_hr += grad_projectedᵀ h
             _weight_products(kernels, &products, <const real*>grad_projected, 1, P_stride, P, rows, h, chunk_rows,
                              grad_weight_hr, groups, first_chunk, rank, team)
         first_chunk = False

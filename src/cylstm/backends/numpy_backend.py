@@ -8,6 +8,8 @@ Equation numbers are those of ``docs/equations.md``. For one direction, one step
     (4) h = o * tanh(c)
     (5) h = W_hr h                                 only with proj_size > 0
 
+Backward, ``dz`` is the gradient of z; the formulas of (6) to (12) are there.
+
 The code runs where its arrays lie: new arrays are made ``like=`` those that came, and NumPy's functions pass on to the
 library of their arguments. So the array loop of the cupy backend is this code.
 """
@@ -116,24 +118,24 @@ class NumpyBackend(Backend):
                 i, f, g, o = np.split(gates, 4, axis=1)
                 c_prev = workspace.c_prev[d][rows]
                 tanh_c = np.tanh(_rounded(f * c_prev + i * g, dtype))
-                dh += dy[rows, d * R : (d + 1) * R]
+                dh += dy[rows, d * R : (d + 1) * R]  # (6)
                 if dW_hr is None:
                     dh_full = dh.copy()
                 else:
-                    dW_hr += dh.T @ (o * tanh_c).conj()  # (5)
-                    dh_full = dh @ p.weight_hr.conj()
-                do = dh_full * tanh_c.conj()  # (4)
+                    dW_hr += dh.T @ (o * tanh_c).conj()  # (12)
+                    dh_full = dh @ p.weight_hr.conj()  # (7)
+                do = dh_full * tanh_c.conj()  # (8)
                 dc += dh_full * (o * (1 - tanh_c * tanh_c)).conj()
-                di, df, dg = dc * g.conj(), dc * c_prev.conj(), dc * i.conj()  # (3)
+                di, df, dg = dc * g.conj(), dc * c_prev.conj(), dc * i.conj()  # (9)
                 dc *= f.conj()
-                da = da_all[rows]  # (2): sigmoid' = s (1 - s), tanh' = 1 - t²
+                da = da_all[rows]  # (10): sigmoid' = s (1 - s), tanh' = 1 - t²
                 da[:, :H] = di * (i * (1 - i)).conj()
                 da[:, H : 2 * H] = df * (f * (1 - f)).conj()
                 da[:, 2 * H : 3 * H] = dg * (1 - g * g).conj()
                 da[:, 3 * H :] = do * (o * (1 - o)).conj()
-                dh[...] = da @ p.weight_hh.conj()  # (1)
-            dx += da_all @ p.weight_ih.conj()
-            db = None if p.bias_ih is None else da_all.sum(axis=0)
+                dh[...] = da @ p.weight_hh.conj()  # (11)
+            dx += da_all @ p.weight_ih.conj()  # (11)
+            db = None if p.bias_ih is None else da_all.sum(axis=0)  # (12)
             grads = (
                 da_all.T @ x.conj(),
                 da_all.T @ workspace.h_prev[d].conj(),

@@ -124,15 +124,15 @@ static void gates_backward(const GatesBackwardTile *t)
         vec tanh_c = hyperbolic_tangent(fma_(f, c_prev, i * g));
         vec grad_h = load((const real *)t->grad_h + r * t->grad_h_stride);
         if (t->grad_output)
-            grad_h += load_some((const real *)t->grad_output + r * t->grad_output_stride, t->lanes);
+            grad_h += load_some((const real *)t->grad_output + r * t->grad_output_stride, t->lanes); /* (6) */
         real *grad_c_row = (real *)t->grad_c + r * VL;
-        vec grad_c = fma_(grad_h * o, one - tanh_c * tanh_c, load(grad_c_row)); /* (6) */
-        real *grad_a = (real *)t->grad_a + r * 4 * VL; /* (7) */
+        vec grad_c = fma_(grad_h * o, one - tanh_c * tanh_c, load(grad_c_row)); /* (8) */
+        real *grad_a = (real *)t->grad_a + r * 4 * VL; /* (9), (10) */
         store_padded(grad_a, grad_c * g * (i * (one - i)), t->lanes);
         store_padded(grad_a + VL, grad_c * c_prev * (f * (one - f)), t->lanes);
         store_padded(grad_a + 2 * VL, grad_c * i * (one - g * g), t->lanes);
         store_padded(grad_a + 3 * VL, grad_h * tanh_c * (o * (one - o)), t->lanes);
-        store(grad_c_row, grad_c * f); /* (8) */
+        store(grad_c_row, grad_c * f); /* (9) */
         if (t->h)
             store_padded((real *)t->h + r * t->h_stride, o * tanh_c, t->lanes);
     }
