@@ -60,3 +60,9 @@ cdef extern from "kernels/team.h" nogil:
     bint region_pays()
     unsigned long long flush_denormals()
     void restore_denormals(unsigned long long mode)
+
+cdef extern from "kernels/transpose.h" nogil:
+    void transpose_float(const float* a, Py_ssize_t a_stride, float* out, Py_ssize_t out_stride,
+                         Py_ssize_t rows, Py_ssize_t columns)
+    void transpose_double(const double* a, Py_ssize_t a_stride, double* out, Py_ssize_t out_stride,
+                          Py_ssize_t rows, Py_ssize_t columns)

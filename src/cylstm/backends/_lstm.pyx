@@ -34,7 +34,7 @@ from libc.string cimport memcpy, memset
 from ._kernels cimport (
     Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile,
     barrier_wait, cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals,
-    thread_begins, thread_ends,
+    thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,

@@ -1,21 +1,28 @@
 # The weights of a layer as panels, and gradients of panels as weights. Part of _lstm.pyx.
 
+cdef void _transpose(
+    const real* a,  # IN (rows, columns), rows a_stride apart
+    Py_ssize_t a_stride,
+    real* out,      # OUT (columns, rows), rows out_stride apart
+    Py_ssize_t out_stride,
+    Py_ssize_t rows, Py_ssize_t columns,
+) noexcept nogil:
+    if real is float:
+        transpose_float(a, a_stride, out, out_stride, rows, columns)
+    else:
+        transpose_double(a, a_stride, out, out_stride, rows, columns)
+
+
 cdef void _pack_gates(
     const real* weight,  # IN (4H, K)
     real* panels,        # OUT (blocks, K, 4, VL), zeroed before
     Py_ssize_t H, Py_ssize_t K, Py_ssize_t VL,
 ) noexcept nogil:
-    cdef Py_ssize_t j, k, gate, lane, lanes
-    cdef const real* row
-    cdef real* panel
+    cdef Py_ssize_t j, gate
     for j in range(_ceil_div(H, VL)):
-        panel = panels + j * K * 4 * VL
-        lanes = min(VL, H - j * VL)
         for gate in range(4):
-            for lane in range(lanes):
-                row = weight + (gate * H + j * VL + lane) * K
-                for k in range(K):
-                    panel[(k * 4 + gate) * VL + lane] = row[k]
+            _transpose(weight + (gate * H + j * VL) * K, K, panels + (j * K * 4 + gate) * VL, 4 * VL,
+                       min(VL, H - j * VL), K)
 
 
 cdef void _unpack_gates(
@@ -23,30 +30,11 @@ cdef void _unpack_gates(
     real* weight,        # OUT (4H, K)
     Py_ssize_t H, Py_ssize_t K, Py_ssize_t VL,
 ) noexcept nogil:
-    cdef Py_ssize_t j, k, gate, lane, lanes
-    cdef const real* panel
-    cdef real* row
+    cdef Py_ssize_t j, gate
     for j in range(_ceil_div(H, VL)):
-        panel = panels + j * K * 4 * VL
-        lanes = min(VL, H - j * VL)
         for gate in range(4):
-            for lane in range(lanes):
-                row = weight + (gate * H + j * VL + lane) * K
-                for k in range(K):
-                    row[k] = panel[(k * 4 + gate) * VL + lane]
-
-
-cdef void _transpose_gates(
-    const real* panels,    # IN (blocks, K, 4, VL)
-    real* transposed,      # OUT (groups of K, blocks * 4 VL, 4 VL), zeroed before
-    Py_ssize_t blocks, Py_ssize_t K, Py_ssize_t VL,
-) noexcept nogil:
-    """For products of grad_a, which runs over the packed gates, with a weight."""
-    cdef Py_ssize_t W = 4 * VL, j, k, column
-    for j in range(blocks):
-        for k in range(K):
-            for column in range(W):
-                transposed[((k // W) * blocks * W + j * W + column) * W + k % W] = panels[(j * K + k) * W + column]
+            _transpose(panels + (j * K * 4 + gate) * VL, 4 * VL, weight + (gate * H + j * VL) * K, K,
+                       K, min(VL, H - j * VL))
 
 
 cdef void _pack_columns(
@@ -54,21 +42,22 @@ cdef void _pack_columns(
     real* panels,        # OUT (groups of n, K, 4 VL), zeroed before
     Py_ssize_t n, Py_ssize_t K, Py_ssize_t VL,
 ) noexcept nogil:
-    cdef Py_ssize_t W = 4 * VL, c, k
-    for c in range(n):
-        for k in range(K):
-            panels[((c // W) * K + k) * W + c % W] = matrix[c * K + k]
+    cdef Py_ssize_t W = 4 * VL, g
+    for g in range(_ceil_div(n, W)):
+        _transpose(matrix + g * W * K, K, panels + g * K * W, W, min(W, n - g * W), K)
 
 
-cdef void _transpose_columns(
+cdef void _transpose_panels(
     const real* panels,  # IN (groups of n, K, 4 VL)
     real* transposed,    # OUT (groups of K, n, 4 VL), zeroed before
     Py_ssize_t n, Py_ssize_t K, Py_ssize_t VL,
 ) noexcept nogil:
-    cdef Py_ssize_t W = 4 * VL, c, k
-    for c in range(n):
-        for k in range(K):
-            transposed[((k // W) * n + c) * W + k % W] = panels[((c // W) * K + k) * W + c % W]
+    """The panels of the transposed matrix."""
+    cdef Py_ssize_t W = 4 * VL, g, h
+    for g in range(_ceil_div(n, W)):
+        for h in range(_ceil_div(K, W)):
+            _transpose(panels + (g * K + h * W) * W, W, transposed + (h * n + g * W) * W, W,
+                       min(W, K - h * W), min(W, n - g * W))
 
 
 cdef struct Packed:  # one direction
@@ -158,11 +147,18 @@ def pack(
 
 
 cdef bint _all_finite(const real* a, Py_ssize_t n) noexcept nogil:
-    cdef real zero = 0
-    cdef Py_ssize_t k
-    for k in range(n):
-        zero += a[k] * 0  # nan once an element is inf or nan
-    return zero == 0
+    cdef real zeros[16]  # sums of their own, which the compiler makes vectors
+    cdef real total = 0
+    cdef Py_ssize_t k, m
+    memset(zeros, 0, sizeof(zeros))
+    for k in range(n // 16):
+        for m in range(16):
+            zeros[m] += a[k * 16 + m] * 0  # nan once an element is inf or nan
+    for k in range(n // 16 * 16, n):
+        total += a[k] * 0
+    for m in range(16):
+        total += zeros[m]
+    return total == 0
 
 
 cdef int _pack_transposed(Layer layer, real zero) except -1:
@@ -176,10 +172,10 @@ cdef int _pack_transposed(Layer layer, real zero) except -1:
         if p.weight_hh_t != NULL:
             continue
         p.weight_ih_t = _buffer(_ceil_div(s.I, W) * s.blocks * W * W, sizeof(real))
-        _transpose_gates(<const real*>p.weight_ih, <real*>p.weight_ih_t, s.blocks, s.I, s.VL)
+        _transpose_panels(<const real*>p.weight_ih, <real*>p.weight_ih_t, s.blocks * W, s.I, s.VL)
         if s.P:
             p.weight_hr_t = _buffer(_ceil_div(s.H, W) * s.P * W, sizeof(real))
-            _transpose_columns(<const real*>p.weight_hr, <real*>p.weight_hr_t, s.P, s.H, s.VL)
+            _transpose_panels(<const real*>p.weight_hr, <real*>p.weight_hr_t, s.P, s.H, s.VL)
         p.weight_hh_t = _buffer(_ceil_div(s.R, W) * s.blocks * W * W, sizeof(real))
-        _transpose_gates(<const real*>p.weight_hh, <real*>p.weight_hh_t, s.blocks, s.R, s.VL)
+        _transpose_panels(<const real*>p.weight_hh, <real*>p.weight_hh_t, s.blocks * W, s.R, s.VL)
     return 0

@@ -107,6 +107,13 @@ class Backend:
         """Whether the backend can run here, and if not, why and what to do. Never raises."""
         return True, ""
 
+    def on(self, device: str) -> Backend:
+        """This backend, computing on a device out of ``capabilities.devices`` other than the CPU: ``"cuda:1"``, say.
+
+        As here, itself where it does so anyway.
+        """
+        return self
+
     def prepare(self, layer_parameters: LayerParameters) -> Any:
         """Turn the parameters of one layer into whatever form the kernels want.
 

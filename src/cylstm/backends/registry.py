@@ -222,8 +222,10 @@ def choose(
     needs = _Needs(dtype, projection, training, device)
     if backend is None:
         selection = _in_force()
-        if selection is _AUTOMATIC:
+        if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
             return _automatic(needs)
+        if selection is _AUTOMATIC:
+            selection = _Selection("cupy", f"the device {device!r}")
     elif isinstance(backend, str):
         selection = _Selection(backend, "the argument backend=")
     else:
@@ -241,7 +243,7 @@ def choose(
             f"backend {selection.name!r} (named by {selection.source}) cannot compute {' or '.join(unmet)}. "
             f"{_those_that_can(needs)}"
         )
-    return chosen
+    return chosen if device == "cpu" else chosen.on(device)
 
 
 class _Needs(NamedTuple):
