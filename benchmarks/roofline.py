@@ -5,8 +5,7 @@
 - Multiply-adds: the slope of time over input_size, for a product whose weights lie in the first-level cache. In the slope
   there are neither activations nor the start of threads. NumPy's matrix product is measured beside it, and the better
   of the two is the limit.
-- Bandwidth: one step at batch 1 reads every weight once; its time over the weights' bytes, from 16 KB to 64 MB, less the time
-  with next to no weights.
+- Bandwidth: one step at batch 1 reads every weight once; its time against the weights' bytes, from 64 KB to 64 MB.
 - Barrier: what a step with half of the work per thread takes beyond half of the time.
 """
 
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 from cases import Case
 
+import cylstm
 from cylstm.backends import _lstm
 from cylstm.backends.base import DirectionParameters
 from cylstm.backends.cython_backend import CythonBackend
@@ -81,18 +80,20 @@ def measure_limits(threads: int, seconds: float = 20.0) -> Limits:
     patience = seconds / 60
     peak, peak_one = {}, {}
     for dtype in ("float32", "float64"):
-        peak[dtype] = max(_peak(dtype, threads, patience), _matmul_peak(dtype, threads, patience))
         peak_one[dtype] = max(_peak(dtype, 1, patience), _matmul_peak(dtype, 1, patience))
-    bandwidth_one = _bandwidth(1, patience, [16 << (10 + i) for i in range(13)])
-    private = _private_cache()
-    bandwidth, region = bandwidth_one, 0.0
+        all = max(_peak(dtype, threads, patience), _matmul_peak(dtype, threads, patience))
+        peak[dtype] = min(all, threads * peak_one[dtype])
+    sizes = [64 << (10 + i) for i in range(11)]
+    bandwidth_one = bandwidth = _bandwidth(1, patience, sizes)
+    region = 0.0
     if threads > 1:
-        # Below: each thread reads its share from a cache of its own. Above: the threads share what they read from.
-        edge = max(threads * private // 2, 4 << 20)
-        alone = [(threads * size, threads * speed) for size, speed in bandwidth_one if threads * size <= edge]
-        region = max(0.0, _step_time(edge, threads, patience) - _step_time(edge // threads, 1, patience))
-        sizes = [edge << i for i in range(1, 6) if edge << i <= 64 << 20]
-        bandwidth = alone + _bandwidth(threads, patience, sizes, overhead=region)
+        # Small sizes: each thread reads its share from caches of its own. Large ones: the threads share a source.
+        edge = threads << 20
+        region = _region(threads, patience)
+        bandwidth = [(threads * size, threads * speed) for size, speed in bandwidth_one if size < 1 << 20]
+        shared = _bandwidth(threads, patience, [size for size in sizes if size >= edge])
+        most = [(threads * size, threads * speed) for size, speed in bandwidth_one]  # as if nothing were shared
+        bandwidth += [(size, min(speed, interpolate(most, size))) for size, speed in shared]
     return Limits(
         threads, peak, peak_one, bandwidth, bandwidth_one, _barrier(threads, patience), region,
         {dtype: _activation(dtype, patience) for dtype in ("float32", "float64")},
@@ -110,15 +111,14 @@ def _best(call: Callable[[], object], seconds: float) -> float:
 
 
 def _probe(T: int, B: int, I: int, H: int, dtype: str, threads: int) -> Callable[[], object]:
-    """A call of the kernels on packed rows, without anything of `cylstm.LSTM` around it."""
+    """A call of the compiled backend, without anything of `cylstm.LSTM` around it."""
     rng = np.random.default_rng(0)
+    backend = CythonBackend()
     weights = [rng.uniform(-0.01, 0.01, (4 * H, n)).astype(dtype) for n in (I, H)]
-    layer = CythonBackend().prepare((DirectionParameters(*weights),))
-    x = rng.standard_normal((T * B, I)).astype(dtype)
-    output, h_n, c_n = np.empty((T * B, H), dtype), np.empty((1, B, H), dtype), np.empty((1, B, H), dtype)
-    run = {"float32": _lstm.forward_float32, "float64": _lstm.forward_float64}[dtype]
-    sizes = np.full(T, B)
-    return lambda: run(layer, x, sizes, None, None, output, h_n, c_n, None, None, None, threads)
+    layer = backend.prepare((DirectionParameters(*weights),))
+    x, sizes = rng.standard_normal((T * B, I)).astype(dtype), np.full(T, B)
+    cylstm.set_num_threads(threads)
+    return lambda: backend.forward(layer, input=x, batch_sizes=sizes, h_0=None, c_0=None)
 
 
 def _peak(dtype: str, threads: int, patience: float) -> float:
@@ -136,18 +136,33 @@ def _matmul_peak(dtype: str, threads: int, patience: float) -> float:
         return 2 * 1024**3 / _best(lambda: np.matmul(a, a, out=out), 3 * patience)
 
 
+# One step at batch 1 of a layer with few units and many inputs: next to nothing but reading weights.
+UNITS = 32
+ROW = 16 * UNITS  # bytes of weights per input, float32
+
+
+def _step_times(sizes: list[int], threads: int, patience: float) -> list[float]:
+    """Best time of a step with so many bytes of weights."""
+    return [_best(_probe(1, 1, size // ROW - UNITS + 1, UNITS, "float32", threads), patience) for size in sizes]
+
+
+def _bandwidth(threads: int, patience: float, sizes: list[int]) -> Curve:
+    """Bytes per second beyond what the call and the layer's own 16 KB take. A smaller size is never slower."""
+    smallest = ROW * UNITS
+    base = _step_times([smallest], 1, patience)[0]
+    times = [time - base for time in _step_times(sizes, threads, patience)]
+    if threads > 1:
+        times = [time - _region(threads, patience) for time in times]
+    speeds = [(size - smallest) / max(time, 1e-9) for size, time in zip(sizes, times, strict=True)]
+    return [(size, max(speeds[i:])) for i, size in enumerate(sizes)]
+
+
 @cache
-def _step_time(size: int, threads: int, patience: float) -> float:
-    """Of one step at batch 1 with so many bytes of weights."""
-    H = 32 if size < 1 << 18 else 128
-    I = max(1, size // (16 * H) - H)
-    return _best(_probe(1, 1, I, H, "float32", threads), patience)
-
-
-def _bandwidth(threads: int, patience: float, sizes: list[int], overhead: float = 0.0) -> Curve:
-    if not overhead:
-        overhead = _best(_probe(1, 1, 1, 1, "float32", 1), patience)
-    return [(size, size / (_step_time(size, threads, patience) - overhead)) for size in sizes]
+def _region(threads: int, patience: float) -> float:
+    """Seconds that a parallel region costs: a step on all threads against the share of one of them on one thread."""
+    share = 1 << 20
+    all, one = _step_times([threads * share], threads, patience)[0], _step_times([share], 1, patience)[0]
+    return max(0.0, all - one)
 
 
 def _barrier(threads: int, patience: float) -> float:
@@ -162,14 +177,6 @@ def _activation(dtype: str, patience: float) -> float:
     out, isa = np.empty_like(x), CythonBackend().instruction_set
     sigmoid, tanh = (_best(lambda t=t: _lstm.activate(t, x, out, isa), patience) / x.size for t in (False, True))
     return 3 * sigmoid + 2 * tanh
-
-
-def _private_cache() -> int:
-    """Bytes of the second-level cache, which belongs to one core; 1 MB where the system does not tell."""
-    try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
-    except (OSError, ValueError):
-        return 1 << 20
 
 
 def describe(limits: Limits) -> str:

@@ -1,0 +1,98 @@
+"""Options and facts of a run of the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from measure import Measured
+from roofline import Limits, measure_limits
+
+PACKAGES = ("cylstm", "numpy", "torch", "onnxruntime", "jax", "keras", "tensorflow", "pytest-benchmark")
+
+
+class Session:
+    """What the tests of one run share."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.threads: int = config.getoption("bench_threads")
+        self.checking = config.getoption("benchmark_disable")  # values only
+        self.quick = config.getoption("bench_quick")
+        self.budget = 0.0 if self.checking else 0.8 if self.quick else 4.0
+        self.limits: Limits | None = None
+        self.case = ""
+        self.measured: dict[str, Measured] = {}  # of this case
+        self.invalid: list[dict[str, str]] = []
+
+    def get_limits(self) -> Limits:
+        if self.limits is None:
+            self.limits = measure_limits(self.threads, 10 if self.quick else 30)
+        return self.limits
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cylstm benchmarks")
+    group.addoption("--bench-threads", type=int, default=2, help="threads of every contender (2)")
+    group.addoption("--bench-quick", action="store_true", help="fewer cases, less time for each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "default")  # the peers' warnings are theirs
+    config.stash[KEY] = Session(config)
+
+
+KEY = pytest.StashKey[Session]()
+
+
+@pytest.fixture(scope="session")
+def session(request: pytest.FixtureRequest) -> Session:
+    return request.config.stash[KEY]
+
+
+def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(("CYLSTM_", "OMP_"))
+        },
+    }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    session = config.stash[KEY]
+    for row in output_json["benchmarks"]:
+        row["stats"].pop("data", None)
+        row.pop("options", None)
+    output_json["command"] = os.environ.get("BENCH_COMMAND", "pytest " + " ".join(sys.argv[1:]))
+    output_json["threads"] = session.threads
+    output_json["invalid"] = session.invalid
+    output_json["limits"] = session.limits and session.limits.to_json()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package != "cylstm":
+            return None
+        import cylstm
+
+        return cylstm.__version__
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

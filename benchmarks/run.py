@@ -1,0 +1,73 @@
+"""Run the benchmarks, print the tables, save the results, draw the plots: ``make bench``, ``make bench-quick``.
+
+A full run without ``-k`` also renews what the documentation shows: tables in ``docs/_generated``, plots in ``docs/_static``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer cases, less time for each; nothing goes to the docs")
+    parser.add_argument("--threads", type=int, default=2, help="of every contender (2)")
+    parser.add_argument("-k", dest="expression", help="only these, as pytest's -k; nothing goes to the docs")
+    arguments = parser.parse_args()
+
+    # Read when the libraries are loaded, so set before anything else starts.
+    count = str(arguments.threads)
+    os.environ.update({name: count for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")})
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["BENCH_COMMAND"] = " ".join(["python benchmarks/run.py", *sys.argv[1:]])
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "results.json")
+        command = [sys.executable, "-m", "pytest", str(HERE), "-q", "-rf", "-p", "no:cacheprovider", "--tb=no"]
+        command += [f"--benchmark-json={target}", f"--bench-threads={count}", "--benchmark-columns=median,iqr,rounds"]
+        command += ["--benchmark-name=short", "--benchmark-sort=fullname"]
+        command += ["--bench-quick"] * arguments.quick
+        command += ["-k", arguments.expression] if arguments.expression else []
+        status = subprocess.run(command, cwd=HERE.parent).returncode
+        if not target.exists() or not target.stat().st_size:
+            return status or 1
+        data = json.loads(target.read_text("utf-8"))
+
+    from costs import measure_costs
+    from report import RESULTS, text, write_docs
+
+    if not arguments.expression:
+        data["costs"] = measure_costs(arguments.threads, quick=arguments.quick)
+    print("\n" + text(data))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{_slug(data, arguments)}.json"
+    path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    print(f"\nsaved {path.relative_to(HERE.parent)}")
+    if not arguments.quick and not arguments.expression:
+        from plots import draw
+
+        write_docs(data)
+        draw(data)
+    return status
+
+
+def _slug(data: dict, arguments: argparse.Namespace) -> str:
+    """Date, processor, threads and what is special about the run."""
+    processor = re.sub(r"[^a-z0-9]+", "-", data["machine_info"]["processor"].lower()).strip("-")
+    parts = [data["datetime"][:16].replace(":", ""), processor, f"{arguments.threads}threads"]
+    parts += [os.environ["CYLSTM_MAX_ISA"]] if os.environ.get("CYLSTM_MAX_ISA") else []
+    parts += ["quick"] * arguments.quick + ["part"] * bool(arguments.expression)
+    return "-".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
