@@ -289,7 +289,7 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        self._betas = tuple(betas)
+        self._betas = tuple(map(float, betas))
         if len(self._betas) != 2 or not all(0 <= beta < 1 for beta in self._betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
         self._eps = _at_least_zero(eps, "eps")
