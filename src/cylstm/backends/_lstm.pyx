@@ -10,8 +10,9 @@ Symbols and shapes are those of ``base.py``, plus::
 Design
 ------
 - The arithmetic is in ``kernels/`` (tiles of a few rows x one block). This module decides which tile runs when, on
-  which thread; its parts are the ``.pxi`` files included below. Every number is a sum in one fixed order (see ``kernels.h``), and threads share out numbers, never a sum: so
-  the result does not depend on the batch, the threads, or on how a sequence is cut.
+  which thread; its parts are the ``.pxi`` files included below. Every number is a sum in one fixed order (see
+  ``kernels.h``), and threads share out numbers, never a sum: so the result does not depend on the batch, the threads,
+  or on how a sequence is cut.
 - One parallel region per call. The threads of a direction form ``row_groups x unit_groups``: a thread owns the row
   tiles of its row group and the blocks of its unit group. h has to travel between the threads of one row group only:
   one barrier of theirs per step, none where ``unit_groups`` is 1. Both directions run at once where there are threads.
@@ -28,7 +29,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (

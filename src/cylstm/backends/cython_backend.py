@@ -22,7 +22,8 @@ except ImportError as error:  # a source tree that was not built
 
 VARIABLE = "CYLSTM_MAX_ISA"
 _FLOAT32 = np.dtype(np.float32)
-_NOTHING = (None,) * 5  # of what Workspace keeps
+_Kept = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+_NOTHING: _Kept = (None,) * 5  # of what Workspace keeps
 
 
 class Workspace(NamedTuple):
@@ -96,7 +97,7 @@ class CythonBackend(Backend):
         output = np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
-        kept = _NOTHING
+        kept: _Kept = _NOTHING
         if keep == "gates":
             h_prev = np.empty((D, N, R), dtype)
             c_prev = np.empty((D, prepared.blocks, N, prepared.lanes), dtype)
