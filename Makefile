@@ -43,9 +43,10 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 test: lint docs wheel test-suite test-numpy test-cython  ## everything: build, lint, types, docs, wheel, the suite per backend and instruction set
 	@echo "== make test: everything passed"
 
-test-suite: $(TEST)  ## the whole suite as a user has it, and the examples of the documentation
+test-suite: $(TEST)  ## the whole suite as a user has it, the examples of the documentation, the values of the benchmarks
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
+	@$(STEP) "benchmarks, values only" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
 # The choice by the environment changes nothing for a test that names the other backend: those have run above.
 test-numpy: $(TEST)  ## the suite on the numpy backend
@@ -98,7 +99,7 @@ clean:  ## remove everything that the other targets made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test test-suite test-numpy test-isas lint fuzz bench bench-quick docs wheel format clean help
+.PHONY: demo test test-suite test-numpy test-cython lint fuzz bench bench-quick docs wheel format clean help
 
 # ---- environments and artefacts ----
 
