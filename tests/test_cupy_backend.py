@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,151 @@ def test_device_arrays_are_as_strict_as_those_of_cupy() -> None:
 def test_conformance(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cupy_backend.VARIABLE, tier)
     testing.check_backend(CupyBackend())
+
+
+# Arrays of a device through LSTM -------------------------------------------------------------------------------------
+
+
+def of_device(value: Any) -> Any:
+    """Every array of it on the device."""
+    if isinstance(value, cylstm.PackedSequence):
+        return value._replace(data=to_device(value.data))
+    if isinstance(value, tuple):
+        return tuple(map(of_device, value))
+    return to_device(value) if isinstance(value, np.ndarray) else value
+
+
+def on_host(value: Any) -> Any:
+    """Every array of it on the host; it must have been on the device."""
+    if isinstance(value, cylstm.PackedSequence):
+        assert value.is_cuda
+        assert not value.cpu().is_cuda
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: on_host(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(on_host, value))
+    assert isinstance(value, DeviceArray), type(value)
+    return value.get()
+
+
+def packed(x: np.ndarray) -> cylstm.PackedSequence:
+    return cylstm.pack_padded_sequence(x, [2, 5, 3], enforce_sorted=False)
+
+
+FORMS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], Any], tuple[int, ...]]] = {
+    "time first": ({}, lambda x: x, (3,)),
+    "batch first": ({"batch_first": True}, lambda x: x.transpose(1, 0, 2), (3,)),
+    "unbatched": ({}, lambda x: x[:, 0], ()),
+    "strided": ({}, lambda x: x[:, ::-1], (3,)),
+    "packed": ({}, packed, (3,)),
+    "dropout": ({"dropout": 0.5}, lambda x: x, (3,)),
+    "projection": ({"proj_size": 2}, lambda x: x, (3,)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_what_comes_from_the_device_goes_back_there(form: str, with_state: bool) -> None:
+    """With the numbers that the numpy backend gives on the host, and no array on the host in between."""
+    options, form_of, batch = FORMS[form]
+    cylstm.manual_seed(0)
+    host = cylstm.LSTM(4, 5, num_layers=2, bidirectional=True, backend="numpy", **options)
+    device = cylstm.LSTM(4, 5, num_layers=2, bidirectional=True, backend=ElsewhereBackend(), **options)
+    device.load_state_dict(host.state_dict())
+    R = options.get("proj_size", 5)
+    x = form_of(cylstm.randn(5, 3, 4))
+    hx = (cylstm.randn(4, *batch, R), cylstm.randn(4, *batch, 5)) if with_state else None
+    results = []
+    for module, move, back in ((host, lambda a: a, lambda a: a), (device, of_device, on_host)):
+        cylstm.manual_seed(1)
+        output, state = module(move(x), move(hx))
+        output_again, _, pullback = module.vjp(move(x), move(hx))
+        grads = pullback(output_again, state)
+        results.append(back((output, state, output_again, grads.input, grads.hx, grads.parameters)))
+    expected, got = results
+    np.testing.assert_equal(got, expected)
+
+
+def test_what_comes_from_the_host_goes_back_there() -> None:
+    host, device = cylstm.LSTM(4, 5, backend="numpy"), cylstm.LSTM(4, 5, backend=ElsewhereBackend())
+    device.load_state_dict(host.state_dict())
+    x = cylstm.randn(5, 3, 4)
+    np.testing.assert_equal(device(x), host(x))
+    assert all(isinstance(p, np.ndarray) for p in device.state_dict().values())
+
+
+def test_parameters_go_up_once_per_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, prepared = ElsewhereBackend(), []
+    prepare = backend.prepare
+    monkeypatch.setattr(backend, "prepare", lambda p: prepared.append(1) or prepare(p))
+    lstm, x = cylstm.LSTM(4, 5, num_layers=2, backend=backend), to_device(cylstm.randn(5, 3, 4))
+    before = lstm(x)[0].get()
+    lstm.vjp(x)
+    assert len(prepared) == 2  # one per layer
+    lstm.bias_ih_l0 = lstm.bias_ih_l0 + 1
+    assert not np.array_equal(lstm(x)[0].get(), before)
+    assert len(prepared) == 4
+
+
+def test_arrays_of_host_and_device_are_not_mixed() -> None:
+    lstm, x = cylstm.LSTM(4, 5, backend=ElsewhereBackend()), cylstm.randn(5, 3, 4)
+    hx = (cylstm.randn(1, 3, 5), cylstm.randn(1, 3, 5))
+    with pytest.raises(RuntimeError, match=r"h_0 must lie where the input does, on the GPU: use cupy.asarray\(h_0\)"):
+        lstm(to_device(x), hx)
+    with pytest.raises(RuntimeError, match=r"c_0 must lie where the input does, on the CPU: use c_0.get\(\)"):
+        lstm(x, (hx[0], to_device(hx[1])))
+    output, _, pullback = lstm.vjp(to_device(x))
+    with pytest.raises(RuntimeError, match="grad_output must lie where the input does, on the GPU"):
+        pullback(output.get())
+    with pytest.raises(RuntimeError, match="grad_c_n must lie where the input does, on the GPU"):
+        pullback(output, (None, hx[1]))
+    output, _, pullback = lstm.vjp(x)
+    with pytest.raises(TypeError, match="grad_output lies on another device than the CPU"):
+        pullback(to_device(output))
+    with pytest.raises(TypeError, match=r"input lies on another device.*cylstm\[cuda13\]"):
+        cylstm.LSTM(4, 5, backend="numpy")(to_device(x))
+    with pytest.raises(TypeError, match="data lies on another device than the CPU"):
+        cylstm.pad_packed_sequence(of_device(packed(x)))
+
+
+# device= -------------------------------------------------------------------------------------------------------------
+
+
+class OnDevice(ElsewhereBackend):
+    """Remembers what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def on(self, device: str) -> ElsewhereBackend:
+        self.asked.append(device)
+        return self
+
+
+def test_the_device_reaches_the_backend() -> None:
+    backend = OnDevice()
+    lstm, x = cylstm.LSTM(4, 5, device="cuda:1", backend=backend), cylstm.randn(5, 3, 4)
+    expected = lstm(x)[0]
+    assert set(backend.asked) == {"cuda:1"}
+    assert lstm.to("cuda:2") is lstm
+    backend.asked.clear()
+    np.testing.assert_array_equal(lstm(x)[0], expected)
+    assert set(backend.asked) == {"cuda:2"}
+    backend.asked.clear()
+    lstm.to("cpu")
+    np.testing.assert_array_equal(lstm(x)[0], expected)
+    assert not backend.asked
+
+
+def test_a_device_that_cannot_be_used_is_refused_and_nothing_changes(new_registry: None) -> None:
+    lstm, x = cylstm.LSTM(4, 5, backend="numpy"), cylstm.randn(5, 3, 4)
+    expected = lstm(x)[0]
+    with pytest.raises(RuntimeError, match=r"device 'cuda' cannot be used, 'cpu' can: .*computes on cpu.*'cupy'"):
+        lstm.to("cuda")
+    np.testing.assert_array_equal(lstm(x)[0], expected)
+    with pytest.raises(RuntimeError, match="expected device None or 'cpu', got 'cuda'"):
+        cylstm.Linear(3, 4, device="cuda")
 
 
 # Where it cannot run -------------------------------------------------------------------------------------------------

@@ -241,8 +241,10 @@ def test_automatic_goes_by_capability_without_a_warning(
         assert registry.choose(dtype="float16").name == "numpy"
         assert registry.choose(dtype="float32", projection=True).name == "numpy"
         assert registry.choose(dtype="float32", training=True).name == "numpy"
-    with pytest.raises(cylstm.UnsupportedError, match="no built-in backend computes dtype float32 on device 'cuda'"):
-        registry.choose(dtype="float32", device="cuda")
+    with pytest.raises(cylstm.UnsupportedError, match="no built-in backend computes dtype int8 on device 'cpu'"):
+        registry.choose(dtype="int8")
+    with pytest.raises(cylstm.BackendError, match=r"backend 'cupy'.*, named by the device 'cuda:1',"):
+        registry.choose(dtype="int8", device="cuda:1")
 
 
 # Explicit choices ---------------------------------------------------------------------------------------------------

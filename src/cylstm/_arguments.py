@@ -18,10 +18,14 @@ DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
 GPU_REMEDY = "for an NVIDIA GPU install the extra cylstm[cuda13] (or cylstm[cuda12]) and choose the backend 'cupy'"
 
 _DLPACK_CPU = (1, 3)  # kDLCPU, kDLCUDAHost: the two device types that the CPU can read
+_DLPACK_CUDA = 2
 
 
-def as_array(value: Any, name: str) -> np.ndarray:
+def as_array(value: Any, name: str, cuda: bool = False) -> Any:
     """The value as a NumPy array, without a copy where it can be had without.
+
+    With `cuda`, arrays on an NVIDIA GPU are taken too: those that follow NumPy's protocols, as CuPy's do, as they are,
+    and others (PyTorch's CUDA tensors) as CuPy arrays on the same memory.
 
     Takes NumPy arrays, PyTorch CPU tensors (also those that require gradients: what comes back is NumPy and has no
     graph), and anything else with ``__array__`` or with ``__dlpack__`` on the CPU.
@@ -34,10 +38,14 @@ def as_array(value: Any, name: str) -> np.ndarray:
     if not isinstance(value, np.ndarray):
         device = getattr(value, "__dlpack_device__", None)
         if device is not None and device()[0] not in _DLPACK_CPU:
+            if cuda and device()[0] == _DLPACK_CUDA:
+                return value if hasattr(value, "__array_function__") else _on_gpu(value)
             raise TypeError(
-                f"{name} lies on another device than the CPU ({getattr(value, 'device', device())}), but the backend "
-                f"computes on the CPU: bring it to the CPU first, or {GPU_REMEDY}"
+                f"{name} lies on another device than the CPU ({getattr(value, 'device', device())}), but is needed on "
+                f"the CPU: bring it there first, or {GPU_REMEDY}"
             )
+        if cuda and device is None and hasattr(value, "__cuda_array_interface__"):
+            return _on_gpu(value)
         if hasattr(value, "detach") and hasattr(value, "numpy"):
             value = value.detach().numpy(force=True)  # force: PyTorch's lazy conjugation and negation are carried out
         elif not hasattr(value, "__array__"):
@@ -76,20 +84,44 @@ def as_dtype(dtype: Any) -> np.dtype:
     return np.dtype(name)
 
 
-def check_device(device: Any) -> None:
-    """Accept None, ``"cpu"`` and ``torch.device("cpu")``.
+def _on_gpu(value: Any) -> Any:
+    """An array on a GPU as a CuPy array on the same memory."""
+    import cupy
+
+    return cupy.asarray(value.detach() if hasattr(value, "detach") else value)
+
+
+def check_device(device: Any, allowed: tuple[str, ...] = ("cpu",)) -> str:
+    """The name of a device: that of a string or a ``torch.device``, ``"cpu"`` for None.
 
     Raises
     ------
     TypeError
         If it is no device.
     RuntimeError
-        If it is another device than the CPU.
+        If it is of no kind that is allowed.
     """
     if not (device is None or isinstance(device, (str, int)) or type(device).__module__ == "torch"):
         raise TypeError(f"device must be None, a string or a torch.device, not {type(device).__name__}")
-    if device is not None and str(device).partition(":")[0] != "cpu":
-        raise RuntimeError(f"expected device None or 'cpu', got {str(device)!r}: {GPU_REMEDY}")
+    kind = "cpu" if device is None else str(device).partition(":")[0]
+    if kind not in allowed:
+        raise RuntimeError(
+            f"expected device None or {' or '.join(map(repr, allowed))}, got {str(device)!r}: {GPU_REMEDY}"
+        )
+    return "cpu" if kind == "cpu" else str(device)
+
+
+def check_place(array: Any, name: str, on_gpu: bool) -> None:
+    """An array lies where the input does: on a GPU, or on the CPU.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not (the type that PyTorch raises).
+    """
+    if isinstance(array, np.ndarray) == on_gpu:
+        remedy = f"on the GPU: use cupy.asarray({name})" if on_gpu else f"on the CPU: use {name}.get()"
+        raise RuntimeError(f"{name} must lie where the input does, {remedy}")
 
 
 def check_lstm_arguments(

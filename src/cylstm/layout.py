@@ -52,9 +52,9 @@ class Layout:
         """The shape of a state of this layout; `layers` counts layers times directions."""
         return (layers, self.B, features)
 
-    def unwrap(self, value: Any, name: str) -> np.ndarray:
+    def unwrap(self, value: Any, name: str, cuda: bool = False) -> np.ndarray:
         """The array of a value in this form."""
-        return as_array(value, name)
+        return as_array(value, name, cuda)
 
     def to_rows(self, array: np.ndarray) -> np.ndarray:
         """The packed rows (N, ...), with no copy where the array lies right."""
@@ -127,10 +127,10 @@ class Packed(Layout):
     def shape(self, features: int) -> tuple[int, ...]:
         return (self.N, features)
 
-    def unwrap(self, value: Any, name: str) -> np.ndarray:
+    def unwrap(self, value: Any, name: str, cuda: bool = False) -> np.ndarray:
         if not is_packed(value):
             raise TypeError(f"{name} must be a PackedSequence as the input was, got {type(value).__name__}")
-        packed = as_packed(value)
+        packed = as_packed(value, cuda)
         if not np.array_equal(packed.batch_sizes, self.batch_sizes):
             raise RuntimeError(
                 f"{name} must have the batch_sizes of the input, {self.batch_sizes}; got {packed.batch_sizes}"
@@ -147,11 +147,11 @@ class Packed(Layout):
         return contiguous(state if self.sorted_indices is None else state[:, self.sorted_indices])
 
     def from_state(self, state: np.ndarray) -> np.ndarray:
-        return state if self.unsorted_indices is None else np.ascontiguousarray(state[:, self.unsorted_indices])
+        return state if self.unsorted_indices is None else contiguous(state[:, self.unsorted_indices])
 
 
-def layout_of(value: Any, batch_first: bool) -> tuple[Layout, np.ndarray]:
-    """The layout of an input, and its array.
+def layout_of(value: Any, batch_first: bool, cuda: bool = False) -> tuple[Layout, np.ndarray]:
+    """The layout of an input, and its array; with `cuda` it may be one on a GPU.
 
     Raises
     ------
@@ -164,9 +164,9 @@ def layout_of(value: Any, batch_first: bool) -> tuple[Layout, np.ndarray]:
     """
     if type(value) is not np.ndarray:
         if is_packed(value):
-            packed = as_packed(value)
+            packed = as_packed(value, cuda)
             return Packed(packed), packed.data
-        value = as_array(value, "input")
+        value = as_array(value, "input", cuda)
     shape = value.shape
     if len(shape) == 3:
         if batch_first:
@@ -183,7 +183,7 @@ def layout_of(value: Any, batch_first: bool) -> tuple[Layout, np.ndarray]:
 def contiguous(array: np.ndarray) -> np.ndarray:
     """The array as kernels want it; a copy where it is strided or not aligned."""
     flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else array.copy()
+    return array if flags.c_contiguous and getattr(flags, "aligned", True) else array.copy()  # CuPy's always are
 
 
 def _locked_copy(indices: Any) -> Any:

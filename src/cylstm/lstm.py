@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import as_array, check_lstm_arguments
+from ._arguments import GPU_REMEDY, as_array, check_lstm_arguments, check_place
 from .backends import registry
 from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
@@ -26,6 +26,7 @@ class _Plan(NamedTuple):
     backend: Backend
     layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
     dtype: np.dtype
+    cuda: bool  # arrays on a GPU are computed there
 
 
 class _Kept(NamedTuple):
@@ -57,7 +58,7 @@ class LSTM(Module):
     proj_size : int
         Size P of the projected output; 0 for none. R = P or H is the size of output and h.
     device : None, str or torch.device
-        The CPU.
+        Where it is computed: the CPU, or ``"cuda"``, ``"cuda:1"``. The parameters are NumPy arrays in any case.
     dtype : dtype, optional
         float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
     backend : str or Backend, optional
@@ -77,6 +78,7 @@ class LSTM(Module):
     ((7, 2, 20), (1, 2, 20), (1, 2, 20))
     """
 
+    _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     _fixed: ClassVar[frozenset[str]] = frozenset(
         {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "backend"}
     )
@@ -121,8 +123,23 @@ class LSTM(Module):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: self._directions]
         ]
         super().__init__(device=device, dtype=dtype)
-        if backend is not None:  # an explicit choice works or raises, here rather than at the first call
+        if self._device != "cpu":
+            self._check_device(self._device)
+        elif backend is not None:  # an explicit choice works or raises, here rather than at the first call
             registry.choose(backend, dtype=self.dtype.name, projection=proj_size > 0)
+
+    def _check_device(self, device: str) -> None:
+        try:
+            registry.choose(self.backend, dtype=self.dtype.name, projection=self.proj_size > 0, device=device)
+        except registry.BackendError as error:
+            raise RuntimeError(
+                f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
+            ) from error
+
+    def _move(self, device: str) -> None:
+        if device != "cpu":
+            self._check_device(device)
+        super()._move(device)
 
     def _fields(self) -> list[str]:
         """The parameters of one direction of one layer, in PyTorch's order."""
@@ -189,7 +206,7 @@ class LSTM(Module):
             As ``torch.nn.LSTM`` does for the same mistake.
         """
         plan = self._plan(self._store.snapshot, training=False)
-        layout, rows, h_0, c_0 = self._enter(input, hx, plan.dtype)
+        layout, rows, h_0, c_0 = self._enter(input, hx, plan.dtype, plan.cuda)
         output, h_n, c_n, _ = self._run(plan, layout.batch_sizes, rows, h_0, c_0, "nothing")
         return layout.from_rows(output), (layout.from_state(h_n), layout.from_state(c_n))
 
@@ -224,8 +241,9 @@ class LSTM(Module):
         """
         snapshot = self._store.snapshot
         plan = self._plan(snapshot, training=True)
-        layout, rows, h_0, c_0 = self._enter(input, hx, plan.dtype)
+        layout, rows, h_0, c_0 = self._enter(input, hx, plan.dtype, plan.cuda)
         rows, h_0, c_0 = rows.copy(), _copied(h_0), _copied(c_0)
+        on_gpu = not isinstance(rows, np.ndarray)
         keep: Keep = "states" if recompute else "gates"
         output, h_n, c_n, kept = self._run(plan, layout.batch_sizes.copy(), rows, h_0, c_0, keep)
 
@@ -235,7 +253,7 @@ class LSTM(Module):
                     f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
                     f"{self._store.version} now): run vjp again"
                 )
-            grad_rows, grad_h, grad_c = self._enter_gradients(layout, grad_output, grad_hx, plan.dtype)
+            grad_rows, grad_h, grad_c = self._enter_gradients(layout, grad_output, grad_hx, plan.dtype, on_gpu)
             return self._backward(plan, layout, kept, grad_rows, grad_h, grad_c)
 
         state = (layout.from_state(h_n.copy()), layout.from_state(c_n.copy()))
@@ -253,9 +271,17 @@ class LSTM(Module):
         if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
             token, dtype = registry.token(), next(iter(snapshot.arrays.values())).dtype
-            backend = registry.choose(self.backend, dtype=dtype.name, projection=self.proj_size > 0, training=training)
+            backend = registry.choose(
+                self.backend,
+                dtype=dtype.name,
+                projection=self.proj_size > 0,
+                training=training,
+                device=self._device,
+            )
             layers = snapshot.derive(backend, lambda: tuple(map(backend.prepare, self._layers(snapshot.arrays))))
-            plan = snapshot.derived[training] = _Plan(token, backend, layers, dtype)
+            plan = snapshot.derived[training] = _Plan(
+                token, backend, layers, dtype, "cuda" in backend.capabilities.devices
+            )
         return plan
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
@@ -268,12 +294,12 @@ class LSTM(Module):
         return [tuple(directions[i : i + D]) for i in range(0, len(directions), D)]
 
     def _enter(
-        self, input: Any, hx: Any, dtype: np.dtype
+        self, input: Any, hx: Any, dtype: np.dtype, cuda: bool = False
     ) -> tuple[Layout, np.ndarray, np.ndarray | None, np.ndarray | None]:
         """The checked input as rows, and the checked states (L * D, B, ...)."""
-        layout, array = layout_of(input, self.batch_first)
+        layout, array = layout_of(input, self.batch_first, cuda)
         if array.dtype != dtype:
-            array = as_array(array, "input")  # in native byte order
+            array = as_array(array, "input", cuda)  # in native byte order
         if array.dtype != dtype:
             raise layout.dtype_error(
                 f"input dtype ({array.dtype}) does not match weight dtype ({dtype}): convert the input by "
@@ -287,16 +313,20 @@ class LSTM(Module):
             )
         if hx is None:
             return layout, layout.to_rows(array), None, None
-        h_0, c_0 = self._checked_states(hx, layout, dtype)
+        h_0, c_0 = self._checked_states(hx, layout, dtype, cuda)
+        if cuda:
+            on_gpu = not isinstance(array, np.ndarray)
+            check_place(h_0, "h_0", on_gpu)
+            check_place(c_0, "c_0", on_gpu)
         return layout, layout.to_rows(array), layout.to_state(h_0), layout.to_state(c_0)
 
-    def _checked_states(self, hx: Any, layout: Layout, dtype: np.dtype) -> State:
+    def _checked_states(self, hx: Any, layout: Layout, dtype: np.dtype, cuda: bool = False) -> State:
         if not isinstance(hx, (tuple, list)):
             raise TypeError(f"hx must be a tuple of two arrays (h_0, c_0), got {type(hx).__name__}")
         if len(hx) != 2:  # PyTorch leaks an IndexError for too few, where it looks at them
             error = ValueError if len(hx) < 2 else RuntimeError
             raise error(f"hx must be a tuple of two arrays (h_0, c_0), got {len(hx)} of them")
-        h_0, c_0 = as_array(hx[0], "h_0"), as_array(hx[1], "c_0")
+        h_0, c_0 = as_array(hx[0], "h_0", cuda), as_array(hx[1], "c_0", cuda)
         h_shape, c_shape = self._state_shapes(layout)
         if h_0.shape == h_shape and c_0.shape == c_shape and h_0.dtype == dtype and c_0.dtype == dtype:
             return h_0, c_0
@@ -332,6 +362,7 @@ class LSTM(Module):
             mask = None
             if layer > 0 and (masks or dropping):
                 mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
+                mask = np.asarray(mask, like=rows)
                 rows = rows * mask
             result = plan.backend.forward(
                 prepared,
@@ -349,12 +380,13 @@ class LSTM(Module):
         return rows, _joined(h_n), _joined(c_n), kept
 
     def _enter_gradients(
-        self, layout: Layout, grad_output: Any, grad_hx: Any, dtype: np.dtype
+        self, layout: Layout, grad_output: Any, grad_hx: Any, dtype: np.dtype, on_gpu: bool = False
     ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
         """The checked gradients of the output, as rows, and of h_n and c_n, (L * D, B, ...)."""
         if grad_output is not None:
             shape = layout.shape(self._directions * (self.proj_size or self.hidden_size))
-            array = check_gradient(layout.unwrap(grad_output, "grad_output"), "grad_output", shape, dtype)
+            array = check_gradient(layout.unwrap(grad_output, "grad_output", on_gpu), "grad_output", shape, dtype)
+            check_place(array, "grad_output", on_gpu)
             grad_output = layout.to_rows(array)
         if grad_hx is None:
             grad_hx = (None, None)
@@ -363,11 +395,14 @@ class LSTM(Module):
                 "grad_hx must be a tuple of two, the gradients of h_n and c_n (None for zeros), got "
                 f"{len(grad_hx) if isinstance(grad_hx, (tuple, list)) else type(grad_hx).__name__}"
             )
-        grad_h, grad_c = (
-            None if grad is None else layout.to_state(check_gradient(as_array(grad, name), name, shape, dtype))
-            for grad, name, shape in zip(grad_hx, ("grad_h_n", "grad_c_n"), self._state_shapes(layout), strict=True)
-        )
-        return grad_output, grad_h, grad_c
+        states = []
+        for grad, name, shape in zip(grad_hx, ("grad_h_n", "grad_c_n"), self._state_shapes(layout), strict=True):
+            if grad is not None:
+                grad = check_gradient(as_array(grad, name, on_gpu), name, shape, dtype)
+                check_place(grad, name, on_gpu)
+                grad = layout.to_state(grad)
+            states.append(grad)
+        return grad_output, states[0], states[1]
 
     def _backward(
         self,

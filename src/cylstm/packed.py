@@ -31,7 +31,7 @@ __all__ = [
 
 
 class _PackedSequence(NamedTuple):
-    data: np.ndarray
+    data: Any  # a NumPy array, or a CuPy array
     batch_sizes: np.ndarray
     sorted_indices: np.ndarray | None
     unsorted_indices: np.ndarray | None
@@ -77,7 +77,7 @@ class PackedSequence(_PackedSequence):
         elif sorted_indices is not None:
             unsorted_indices = _inverse(sorted_indices)
         sizes = _integers(batch_sizes, "batch_sizes")
-        return super().__new__(cls, as_array(data, "data"), sizes, sorted_indices, unsorted_indices)
+        return super().__new__(cls, as_array(data, "data", cuda=True), sizes, sorted_indices, unsorted_indices)
 
     def to(self, *args: Any, device: Any = None, dtype: Any = None) -> Self:
         """With the data in another dtype: ``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(array)``.
@@ -98,8 +98,8 @@ class PackedSequence(_PackedSequence):
         return self if new == self.data.dtype else self._replace(data=self.data.astype(new))
 
     def cpu(self) -> Self:
-        """Itself: the data is on the CPU."""
-        return self
+        """With the data on the CPU: itself where it is there."""
+        return self._replace(data=self.data.get()) if self.is_cuda else self
 
     def double(self) -> Self:
         """The data in float64."""
@@ -135,8 +135,8 @@ class PackedSequence(_PackedSequence):
 
     @property
     def is_cuda(self) -> bool:
-        """False: the data is on the CPU."""
-        return False
+        """Whether the data is on a GPU; sizes and indices are on the CPU always."""
+        return not isinstance(self.data, np.ndarray)
 
 
 def is_packed(value: Any) -> bool:
@@ -144,8 +144,8 @@ def is_packed(value: Any) -> bool:
     return hasattr(value, "batch_sizes") and hasattr(value, "data")
 
 
-def as_packed(sequence: Any) -> PackedSequence:
-    """A packed sequence of ours or of PyTorch's as one of ours, found to be consistent.
+def as_packed(sequence: Any, cuda: bool = False) -> PackedSequence:
+    """A packed sequence of ours or of PyTorch's as one of ours, found to be consistent; with `cuda` it may be on a GPU.
 
     Raises
     ------
@@ -160,6 +160,8 @@ def as_packed(sequence: Any) -> PackedSequence:
         indices = getattr(sequence, "sorted_indices", None), getattr(sequence, "unsorted_indices", None)
         sequence = PackedSequence(sequence.data, sequence.batch_sizes, *indices)
     data, batch_sizes, sorted_indices, unsorted_indices = sequence
+    if not isinstance(data, np.ndarray):
+        as_array(data, "data", cuda)
     if batch_sizes.ndim != 1 or len(batch_sizes) == 0:
         raise RuntimeError(f"expected batch_sizes of shape (T,) with T >= 1, got shape {batch_sizes.shape}")
     if batch_sizes[-1] < 1 or np.any(batch_sizes[1:] > batch_sizes[:-1]):

@@ -125,6 +125,12 @@ class ParameterStore:
             if dtype != self.dtype:
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
 
+    def renew(self) -> None:
+        """Give up what has been derived from the parameters, which stay as they are."""
+        with _lock:
+            self._refuse_while_unlocked()
+            self._next(self.snapshot.arrays)
+
     @contextmanager
     def unlocked(self) -> Iterator[dict[str, np.ndarray]]:
         """See `Module.unlocked`."""
@@ -190,11 +196,13 @@ class Module:
     """
 
     training: bool
+    _device: str  # that computes; the parameters are on the CPU
+    _devices: ClassVar[tuple[str, ...]] = ("cpu",)  # the kinds of it that the module knows
     _fixed: ClassVar[frozenset[str]] = frozenset()
     _store: ParameterStore
 
     def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
-        check_device(device)
+        self._device = check_device(device, self._devices)
         self.training = True
         self._store = ParameterStore(self._initial_parameters(as_dtype(dtype)))
 
@@ -383,7 +391,8 @@ class Module:
                 dtype = value.dtype
             else:
                 device = value
-        check_device(device)
+        if device is not None and (name := check_device(device, self._devices)) != self._device:
+            self._move(name)
         if dtype is not None:
             try:
                 dtype = as_dtype(dtype)
@@ -391,6 +400,11 @@ class Module:
                 raise TypeError(str(error)) from None
             self._store.astype(dtype)
         return self
+
+    def _move(self, device: str) -> None:
+        """Compute on another device, of those that the module knows."""
+        self._device = device
+        self._store.renew()
 
     def half(self) -> Self:
         """Convert the parameters to float16."""
