@@ -1,4 +1,4 @@
-"""What a call costs beside its arithmetic: import, wheel, memory, first call; and how time grows with B, T, H and threads.
+"""What a call costs beside its arithmetic: import, wheel, memory, first call; and scaling.
 
 ``python benchmarks/costs.py`` prints it as JSON. Import, memory and first calls are measured in processes of their own.
 """

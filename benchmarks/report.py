@@ -106,9 +106,7 @@ def table_of_regimes(summaries: list[Summary]) -> list[list[str]]:
         met = "yes" if s.met else f"no: {', '.join(s.short) or 'the mean'}"
         least = f"{s.least:.2f} ({s.least_case})"
         peers = "PyTorch" if s.peers else "all"
-        table.append(
-            [s.regime, str(s.cases), least, f"{s.every:g}", f"{s.mean:.2f}", f"{s.mean_mark:g}", peers, met]
-        )
+        table.append([s.regime, str(s.cases), least, f"{s.every:g}", f"{s.mean:.2f}", f"{s.mean_mark:g}", peers, met])
     return table
 
 
@@ -156,10 +154,17 @@ def machine_line(data: dict[str, Any]) -> str:
     machine = data["machine_info"]
     isa = {b["extra_info"]["instruction_set"] for b in data["benchmarks"] if b["extra_info"]["contender"] in OURS}
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['processor']}, {machine['cpus']} CPUs, {data['threads']} threads, kernels for {'/'.join(sorted(isa))}; "
-        f"{machine['system']}, Python {machine['python']}, {versions}; {data['datetime'][:10]}, `{data['command']}`"
-    )
+    parts = [
+        f"{machine['processor']}, {machine['cpus']} CPUs",
+        f"{data['threads']} threads",
+        f"kernels for {'/'.join(sorted(isa))}",
+        f"{machine['system']}",
+        f"Python {machine['python']}",
+        versions,
+        f"{data['datetime'][:10]}",
+        f"`{data['command']}`",
+    ]
+    return ", ".join(parts)
 
 
 def text(data: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """What this machine allows: measured with cylstm's own kernels, and the least time that a case can take by it.
 
-``python benchmarks/roofline.py`` prints the limits. Best times count here, not medians: a limit is what the machine can do.
+``python benchmarks/roofline.py`` prints the limits. Best times count, not medians: a limit is what can be done.
 
-- Multiply-adds: the slope of time over input_size, for a product whose weights lie in the first-level cache. In the slope
-  there are neither activations nor the start of threads. NumPy's matrix product is measured beside it, and the better
-  of the two is the limit.
+- Multiply-adds: the slope of time over input_size, for a product whose weights lie in the first-level cache. In the
+  slope there are neither activations nor the start of threads. NumPy's matrix product is measured beside it, and the
+  better of the two is the limit.
 - Bandwidth: one step at batch 1 reads every weight once; its time against the weights' bytes, from 64 KB to 64 MB.
 - Barrier: what a step with half of the work per thread takes beyond half of the time.
 """
@@ -182,10 +182,10 @@ def _activation(dtype: str, patience: float) -> float:
 def describe(limits: Limits) -> str:
     """The limits as text."""
     lines = [f"threads            {limits.threads}"]
-    for dtype in limits.peak:
-        lines.append(
-            f"{dtype:18} {limits.peak[dtype] / 1e9:.0f} GFLOP/s ({limits.peak_one[dtype] / 1e9:.0f} on one thread)"
-        )
+    lines += [
+        f"{dtype:18} {limits.peak[dtype] / 1e9:.0f} GFLOP/s ({limits.peak_one[dtype] / 1e9:.0f} on one thread)"
+        for dtype in limits.peak
+    ]
     for name, curve in (("one thread", limits.bandwidth_one), (f"{limits.threads} threads", limits.bandwidth)):
         speeds = ", ".join(f"{_bytes(size)} {speed / 1e9:.0f}" for size, speed in curve)
         lines.append(f"GB/s, {name:12} {speeds}")

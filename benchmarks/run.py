@@ -1,6 +1,6 @@
 """Run the benchmarks, print the tables, save the results, draw the plots: ``make bench``, ``make bench-quick``.
 
-A full run without ``-k`` also renews what the documentation shows: tables in ``docs/_generated``, plots in ``docs/_static``.
+A full run also renews what the documentation shows: tables in ``docs/_generated``, plots in ``docs/_static``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer cases, less time for each; nothing goes to the docs")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, less time; nothing goes to the docs")
     parser.add_argument("--threads", type=int, default=2, help="of every contender (2)")
     parser.add_argument("-k", dest="expression", help="only these, as pytest's -k; nothing goes to the docs")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Every contender in every case. ``pytest benchmarks`` measures, ``pytest benchmarks --benchmark-disable`` checks values.
+"""Every contender in every case. ``pytest benchmarks`` measures, with ``--benchmark-disable`` it checks values only.
 
 The first test of a case measures all its contenders in turns (``measure.py``); each test then hands its own contender's
 times to pytest-benchmark, by a clock that shows them.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 from cases import CASES, Case
-from conftest import Session
 from contenders import CONTENDERS
 from measure import Measured, measure
+from session import Session
 
-SLOW = ("cylstm-numpy", "cylstm-numpy-stream", "jax", "keras")  # not among the fastest anywhere: left out of quick runs
+SLOW = ("cylstm-numpy", "cylstm-numpy-stream", "jax", "keras")  # nowhere among the fastest: not in quick runs
 BY_NAME = {case.name: case for case in CASES}
 CHECK_STEPS = 12  # a run that checks values only cuts the sequences to these
 PAIRS = [
@@ -43,8 +43,8 @@ REPLAY = Replay()
 @pytest.mark.parametrize(("case_name", "name"), PAIRS)
 def test_case(case_name: str, name: str, session: Session, request: pytest.FixtureRequest, benchmark) -> None:
     case = BY_NAME[case_name]
-    if session.quick and (not case.quick or name in SLOW):
-        pytest.skip("not in a quick run")
+    if not _wanted(case, name, session):
+        pytest.skip("left out of quick runs")
     if not CONTENDERS[name].installed:
         pytest.skip(f"{CONTENDERS[name].needs} is not installed")
     row = _measured(case, name, session, request)
@@ -74,6 +74,12 @@ def test_case(case_name: str, name: str, session: Session, request: pytest.Fixtu
     benchmark.pedantic(REPLAY.tick, setup=start, rounds=len(row.seconds), iterations=1)
 
 
+def _wanted(case: Case, name: str, session: Session) -> bool:
+    if session.quick:
+        return case.quick and name not in SLOW
+    return not session.checking or case.quick or name not in SLOW
+
+
 def _measured(case: Case, name: str, session: Session, request: pytest.FixtureRequest) -> Measured:
     """The row of one contender; all that are to run in this case are measured when the first of them asks."""
     if session.case != case.name:
@@ -82,7 +88,7 @@ def _measured(case: Case, name: str, session: Session, request: pytest.FixtureRe
             for item in request.session.items
             if getattr(item, "callspec", None) and item.callspec.params.get("case_name") == case.name
         ]
-        names = [n for n in wanted if CONTENDERS[n].installed and not (session.quick and n in SLOW)]
+        names = [n for n in wanted if CONTENDERS[n].installed and _wanted(case, n, session)]
         task = case.shortened(CHECK_STEPS) if session.checking else case
         session.measured = measure(task, names, session.threads, budget=session.budget)
         session.case = case.name

@@ -1,0 +1,26 @@
+"""What the tests of one run of the benchmarks share."""
+
+from __future__ import annotations
+
+import pytest
+from measure import Measured
+from roofline import Limits, measure_limits
+
+
+class Session:
+    """The settings, the limits of the machine, the case that was measured last."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.threads: int = config.getoption("bench_threads")
+        self.checking = config.getoption("benchmark_disable")  # values only
+        self.quick = config.getoption("bench_quick")
+        self.budget = 0.0 if self.checking else 0.8 if self.quick else 4.0
+        self.limits: Limits | None = None
+        self.case = ""
+        self.measured: dict[str, Measured] = {}  # of this case
+        self.invalid: list[dict[str, str]] = []
+
+    def get_limits(self) -> Limits:
+        if self.limits is None:
+            self.limits = measure_limits(self.threads, 10 if self.quick else 30)
+        return self.limits
