@@ -39,6 +39,18 @@ examples:
   cylstm run digits.safetensors images.npy -o scores.npy --prefix lstm. --head head.
   cylstm run model.safetensors day.npy -o day.out.npy --chunk 10000 --backend cython --dtype float32
 """
+_READS = "a .safetensors, .npz, .onnx, .keras or .weights.h5 file"
+_CONVERT = """\
+Read one LSTM from a model file and write it to another, each in the format of its extension.
+
+Nothing in a file is executed. What cylstm does not compute is refused by name, and what OUT has no place for, too.
+"""
+_CONVERT_MORE = """\
+examples:
+  cylstm convert model.keras model.safetensors
+  cylstm convert model.onnx model.npz --prefix /lstm/LSTM
+  cylstm convert model.safetensors model.onnx --prefix encoder.lstm.
+"""
 _MAIN_MORE = """\
 environment:
   CYLSTM_BACKEND      the backend: a name, or package.module:Class
@@ -159,6 +171,17 @@ def _parser() -> argparse.ArgumentParser:
         help="show progress; by default on a terminal only",
     )
     run.add_argument("--json", action="store_true", help="report as JSON")
+
+    convert = command(
+        "convert", _convert, "Convert a model file to another format.", description=_CONVERT, epilog=_CONVERT_MORE
+    )
+    convert.add_argument("source", metavar="IN", type=Path, help=_READS)
+    convert.add_argument("target", metavar="OUT", type=Path, help="a .safetensors, .npz, .onnx or .weights.h5 file")
+    convert.add_argument("--prefix", default="", metavar="P", help="where in IN the module is, such as encoder.lstm.")
+
+    inspect = command("inspect", _inspect, "Show what is in a model file.")
+    inspect.add_argument("file", metavar="FILE", type=Path, help=_READS)
+    inspect.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -244,6 +267,32 @@ def _run(arguments: argparse.Namespace) -> int:
         "threads": backend.get("threads"),
     }
     _print_table({name: value for name, value in rows.items() if value is not None})
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .convert import convert_file
+
+    print(f"{arguments.target}: {convert_file(arguments.source, arguments.target, prefix=arguments.prefix)}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from .convert import inspect_file
+
+    report = inspect_file(arguments.file)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    print(f"{report['file']}: {report['bytes']:,} bytes")
+    for one in report["modules"]:
+        if "refused" in one:
+            text = f"refused: {one['refused']}"
+        else:
+            text = f"{one['module']}, {one['parameters']:,} parameters, {one['dtype']}"
+        print(f"  {one['prefix'] or '(no prefix)'}  {text}")
+    if others := report["other_arrays"]:
+        print(f"  and {others} other array{'s' if others > 1 else ''}")
     return 0
 
 

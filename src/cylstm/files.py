@@ -141,7 +141,19 @@ def load(
         If ``batch_first``, ``dropout`` or ``backend`` is given and the module found does not have it.
     """
     path = Path(path)
-    contents = read(path)
+    return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+
+
+def make(
+    contents: Contents,
+    path: Path,
+    prefix: str = "",
+    *,
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    backend: object = None,
+) -> Module:
+    """:func:`load` of what :func:`read` has read from the path."""
     kind, prefix, names = _choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
     options: dict[str, object] = {"dtype": _dtype(tensors, path)}

@@ -1,0 +1,238 @@
+"""Keras's files: ``.keras`` (a zip archive of config.json and model.weights.h5), ``.weights.h5``, and HDF5 models.
+
+Only h5py is needed. Nothing in a file is executed: of the configuration, names and numbers are read. Every file is
+taken as hostile: links out of the file, and data in other files, are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .tensor_files import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
+
+#: Nested groups, and nested layers of a configuration.
+MAX_DEPTH = 50
+#: The attribute of the file in which cylstm keeps what Keras has no place for: text to text, as JSON.
+METADATA = "cylstm"
+
+CELL, FORWARD, BACKWARD, OWN = "cell", "forward_layer/cell", "backward_layer/cell", ""
+
+
+class Described(NamedTuple):
+    """A layer in the configuration of a model."""
+
+    name: str  # with the names of the models and wrappers around it, joined by dots
+    path: str  # of its group in the file of weights
+    kind: str  # Keras's class
+    config: dict[str, Any]
+
+
+class Stored(NamedTuple):
+    """The variables of a layer in a file."""
+
+    name: str
+    path: str
+    parts: dict[str, list[np.ndarray]]  # its own variables, or those of its cells
+
+
+class KerasFile(NamedTuple):
+    """What a file holds."""
+
+    kind: str  # the class of the model: Sequential, Functional …; empty where there is no configuration
+    config: dict[str, Any]
+    described: dict[str, Described]  # by name
+    stored: dict[str, Stored]  # by name
+    metadata: dict[str, str]
+
+
+def read_file(path: Path) -> KerasFile:
+    """Read the configuration, if there is one, and all variables.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If h5py is not installed.
+    ValueError
+        If the file is damaged or hostile.
+    """
+    h5py = _h5py()
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    size = path.stat().st_size
+    try:
+        model: dict[str, Any] = {}
+        source: Any = path
+        if path.suffix.lower() == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                model = json.loads(_member(archive, "config.json", size))
+                source = io.BytesIO(_member(archive, "model.weights.h5", size))
+        with h5py.File(source, "r") as file:
+            limit = max(MAX_EXPANDED, MAX_EXPANSION * size)
+            groups = {group.path: group for group in _groups(h5py, file, limit)}
+            if "model_config" in file.attrs:
+                model = json.loads(_text(file.attrs["model_config"]))
+            metadata = json.loads(_text(file.attrs[METADATA])) if METADATA in file.attrs else {}
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("the metadata are not text")
+        described = {one.name: one for one in _describe(model.get("config", {}), "layers", "", 0)}
+        names = {one.path: one.name for one in described.values()}
+        stored = _stored(groups, names)
+        return KerasFile(model.get("class_name", ""), model.get("config", {}), described, stored, metadata)
+    except Exception as error:  # of zipfile, json, HDF5: OSError, RuntimeError, KeyError, RecursionError …
+        raise TensorFileError(f"{path}: not a readable Keras file ({type(error).__name__}: {error})") from error
+
+
+def write_weights(
+    path: Path, layers: Sequence[Stored], metadata: Mapping[str, str] | None = None, name: str = "sequential"
+) -> None:
+    """Write variables as ``.weights.h5``, as Keras 3 does, under a temporary name first."""
+    h5py = _h5py()
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+
+        def write(group: str, called: str, arrays: Sequence[np.ndarray]) -> None:
+            variables = file.require_group(f"{group}/vars".lstrip("/"))
+            variables.attrs["name"] = called
+            for n, array in enumerate(arrays):
+                variables.create_dataset(str(n), data=array)
+
+        write("", name, [])
+        for layer in layers:
+            write(layer.path, layer.name, [])
+            for part, arrays in layer.parts.items():
+                if part in (FORWARD, BACKWARD):
+                    direction = part.partition("_")[0]
+                    write(f"{layer.path}/{direction}_layer", f"{direction}_{layer.name}", [])
+                write(f"{layer.path}/{part}".rstrip("/"), "lstm_cell" if part else layer.name, arrays)
+        if metadata:
+            file.attrs[METADATA] = json.dumps(dict(metadata))
+
+
+def snake_case(name: str) -> str:
+    """Keras's name of a group or layer for the name of a class."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
+
+
+def numbered(name: str, used: dict[str, int]) -> str:
+    """The name with a number behind it, if it was used before."""
+    used[name] = used.get(name, -1) + 1
+    return f"{name}_{used[name]}" if used[name] else name
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("Keras's files need the package h5py: pip install 'cylstm[keras]'") from error
+    return h5py
+
+
+def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > max(MAX_EXPANDED, MAX_EXPANSION * size):
+        raise ValueError(f"{name} would grow to {info.file_size} bytes")
+    return archive.read(info)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# Groups and variables -----------------------------------------------------------------------------------------------
+
+
+class _Group(NamedTuple):
+    path: str
+    name: str | None  # what Keras 3 says that the object is called
+    arrays: dict[str, np.ndarray]
+
+
+def _groups(h5py: Any, file: Any, limit: int) -> Iterator[_Group]:
+    """All groups of a file with their arrays; each once, whatever links lead to it."""
+    todo, seen, total = [("", file, 0)], set(), 0
+    while todo:
+        path, group, depth = todo.pop(0)
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen or depth > MAX_DEPTH:
+            raise ValueError(f"the group {path!r} is there twice, or too deep")
+        seen.add(address)
+        arrays: dict[str, np.ndarray] = {}
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path}/{name} is a link, which is not followed")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                todo.append((f"{path}/{name}".lstrip("/"), item, depth + 1))
+                continue
+            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+                raise ValueError(f"{path}/{name} is not an array in this file")
+            if item.dtype.kind not in "biuf":  # text and the like: no weights
+                continue
+            total += item.size * item.dtype.itemsize
+            if total > limit:
+                raise ValueError(f"the arrays have more than {limit} bytes")
+            arrays[name.partition(":")[0]] = item[()]
+        called = group.attrs.get("name")
+        yield _Group(path, None if called is None else _text(called), arrays)
+
+
+def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str, Stored]:
+    """The variables by layer."""
+    stored: dict[str, Stored] = {}
+    for group in groups.values():
+        path, _, last = group.path.rpartition("/")
+        if last == "vars" or group.path == "vars":
+            part, arrays = OWN, [group.arrays[key] for key in sorted(group.arrays, key=int)]
+            for suffix in (FORWARD, BACKWARD, CELL):
+                if path == suffix or path.endswith(f"/{suffix}"):
+                    path, part = path.removesuffix(suffix).rstrip("/"), suffix
+                    break
+            name = names.get(path) or _name(path, groups)
+        elif "recurrent_kernel" in group.arrays and "kernel" in group.arrays:  # HDF5 models of Keras 2 and 3
+            arrays = [group.arrays[key] for key in ("kernel", "recurrent_kernel", "bias") if key in group.arrays]
+            parts = group.path.removeprefix("model_weights/").split("/")
+            name = path = parts[0]
+            inner = [one.partition("_")[0] for one in parts if one.startswith(("forward_", "backward_"))]
+            part = {"forward": FORWARD, "backward": BACKWARD}[inner[-1]] if inner else CELL
+        else:
+            continue
+        if arrays:
+            stored.setdefault(name, Stored(name, path, {})).parts[part] = arrays
+    return stored
+
+
+def _name(path: str, groups: Mapping[str, _Group]) -> str:
+    """The name of a layer: what Keras has written beside the variables, its own and what is around it; or the path."""
+    parts = path.split("/")
+    around = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    called = [group.name for one in around if (group := groups.get(f"{one}/vars")) is not None and group.name]
+    return ".".join(called) if called else path.replace("/", ".")
+
+
+def _describe(config: Any, path: str, around: str, depth: int) -> Iterator[Described]:
+    """The layers of a configuration, those of nested models and wrappers too."""
+    if depth > MAX_DEPTH:
+        raise ValueError("the layers are nested too deep")
+    used: dict[str, int] = {}
+    for layer in config.get("layers", []) if isinstance(config, dict) else []:
+        yield from _describe_one(layer, f"{path}/{numbered(snake_case(layer['class_name']), used)}", around, depth)
+
+
+def _describe_one(layer: dict[str, Any], path: str, around: str, depth: int) -> Iterator[Described]:
+    kind, config = layer["class_name"], layer["config"]
+    name = around + str(config.get("name", layer.get("name", kind)))
+    yield Described(name, path, kind, config)
+    yield from _describe(config, f"{path}/layers", f"{name}.", depth + 1)
+    if kind != "Bidirectional" and isinstance(config.get("layer"), dict):
+        yield from _describe_one(config["layer"], f"{path}/layer", f"{name}.", depth + 1)

@@ -1,0 +1,143 @@
+"""``cylstm convert`` and ``cylstm inspect``, and models on their way through all the formats."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import cylstm
+import cylstm.onnx
+from cylstm import keras as ck
+from cylstm.cli import main
+
+EXTENSIONS = [".safetensors", ".npz", ".onnx", ".weights.h5"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def keras_like(**options: object) -> cylstm.LSTM:
+    """An LSTM with one bias, for Keras has no place for two."""
+    lstm = cylstm.LSTM(3, 4, **options).eval()
+    with lstm.unlocked() as params:
+        for name, array in params.items():
+            if name.startswith("bias_hh"):
+                array[:] = 0
+    return lstm
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(EXTENSIONS, 2)))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3, "bidirectional": True, "dropout": 0.25},
+        {"num_layers": 2, "bias": False, "batch_first": True},
+    ],
+    ids=["plain", "bidirectional", "no bias"],
+)
+def test_round_trips_are_exact(options: dict, source: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lstm = keras_like(**options)
+    cylstm.save(lstm, f"a{source}")
+    assert main(["convert", f"a{source}", f"b{target}"]) == 0
+    assert capsys.readouterr().out == f"b{target}: {lstm!r}, float32\n"
+    assert main(["convert", f"b{target}", f"c{source}"]) == 0
+    for path in (f"b{target}", f"c{source}"):
+        back = cylstm.load(path)
+        assert repr(back) == repr(lstm)
+        for name, array in lstm.state_dict().items():
+            np.testing.assert_array_equal(back.state_dict()[name], array)
+
+
+def test_one_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, decoder = cylstm.LSTM(3, 4), cylstm.LSTM(4, 2)
+    cylstm.save({"encoder": encoder, "decoder": decoder, "head": cylstm.Linear(2, 1)}, "m.safetensors")
+    assert main(["convert", "m.safetensors", "d.onnx", "--prefix", "decoder."]) == 0
+    np.testing.assert_array_equal(cylstm.load("d.onnx").weight_ih_l0, decoder.weight_ih_l0)
+    capsys.readouterr()
+    assert main(["convert", "m.safetensors", "e.onnx"]) == 2
+    assert "'encoder.', 'decoder.'" in capsys.readouterr().err
+    assert main(["convert", "m.safetensors", "e.onnx", "--prefix", "head."]) == 2
+    assert "expected an LSTM" in capsys.readouterr().err
+    assert not Path("e.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "word"), [("m.txt", "ends in"), ("m.keras", ".weights.h5"), ("m.onnx", "proj_size=2")]
+)
+def test_what_cannot_be_written(target: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cylstm.save(cylstm.LSTM(3, 4, proj_size=2), "m.safetensors")
+    assert main(["convert", "m.safetensors", target]) == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert error.count("\n") == 1
+    assert not Path(target).exists()
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("m.npz", **{"rnn.weight_hh_l0": np.zeros((6, 2), "f4"), "noise": np.zeros(3, "f4")})
+    cylstm.save({"encoder": cylstm.LSTM(3, 4, 2), "head": cylstm.Linear(2, 1)}, "m.safetensors")
+    ck.Sequential([ck.Input((5, 3)), ck.Bidirectional(ck.LSTM(4)), ck.Dense(1)]).save_weights("m.weights.h5")
+    cylstm.save(cylstm.LSTM(3, 4, dtype="float64"), "m.onnx")
+
+    def shown(name: str) -> list[str]:
+        assert main(["inspect", name]) == 0
+        first, *lines = capsys.readouterr().out.splitlines()
+        assert first == f"{name}: {Path(name).stat().st_size:,} bytes"
+        return lines
+
+    assert shown("m.safetensors") == [
+        "  encoder.  LSTM(3, 4, num_layers=2), 304 parameters, float32",
+        "  head.  Linear(in_features=2, out_features=1, bias=True), 3 parameters, float32",
+    ]
+    assert shown("m.weights.h5") == [
+        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 288 parameters, float32"
+    ]
+    assert shown("m.onnx") == ["  lstm.  LSTM(3, 4), 144 parameters, float64"]
+    refused, others = shown("m.npz")
+    assert refused.startswith("  rnn.  refused: ")
+    assert "RNN or GRU" in refused
+    assert others == "  and 1 other array"
+    assert main(["inspect", "m.safetensors", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [one["prefix"] for one in report["modules"]] == ["encoder.", "head."]
+
+
+def test_inspect_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    model = cylstm.onnx.export(cylstm.LSTM(3, 4))
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("clip", 2.0))
+    onnx.save(model, "m.onnx")
+    assert main(["inspect", "m.onnx"]) == 0
+    assert "lstm.  refused: has clip=2" in capsys.readouterr().out
+
+
+def test_bridges_import_what_they_need_when_they_need_it() -> None:
+    """Without onnx and h5py everything else works, and the error says what to install."""
+    cylstm.save(lstm := cylstm.LSTM(3, 4), "m.onnx")
+    cylstm.save(lstm, "m.weights.h5")
+    code = """
+import sys
+sys.modules["onnx"] = sys.modules["h5py"] = sys.modules["keras"] = None
+import cylstm, cylstm.keras, cylstm.onnx, numpy
+print(cylstm.keras.LSTM(4)(numpy.zeros((2, 5, 3), "f4")).shape)
+for path in ("m.onnx", "m.weights.h5"):
+    try:
+        cylstm.load(path)
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shape, for_onnx, for_keras = done.stdout.splitlines()
+    assert shape == "(2, 4)"
+    assert "cylstm[onnx]" in for_onnx
+    assert "cylstm[keras]" in for_keras
