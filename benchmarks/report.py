@@ -182,16 +182,24 @@ def text(data: dict[str, Any]) -> str:
 
 
 def write_docs(data: dict[str, Any]) -> None:
-    """What docs/benchmarks.md includes."""
+    """What docs/benchmarks.md includes: tables, and the plots that `plots.draw` makes."""
     rows = rows_of(data)
     parts = [
         f"Measured on: {machine_line(data)}.",
-        "**By regime.** Ratio: time of the fastest peer over ours.\n\n"
-        + markdown(table_of_regimes(summaries_of(rows))),
-        "**By case.** Median time of a call.\n\n" + markdown(table_of_cases(rows)),
-        "**Beside the arithmetic.**\n\n" + markdown(table_of_costs(data)),
+        "### By regime\nRatio: time of the fastest peer over ours.",
+        markdown(table_of_regimes(summaries_of(rows))),
+        "### By case\nMedian time of a call.",
+        markdown(table_of_cases(rows)),
+        *(f"{i['contender']} has no time in {i['group']}: {i['reason']}." for i in data["invalid"]),
+        "![Time of each peer over that of cylstm, for each case](_static/benchmarks-ratios.svg)",
+        "### Share of the limit",
+        "![Speed of cylstm in per cent of the machine's limit, for each case](_static/benchmarks-roofline.svg)",
+        "### As B, T and H grow",
+        "![Microseconds per step and sequence against B, T and H](_static/benchmarks-scaling.svg)",
+        "### Beside the arithmetic\nImport, first call, package and memory.",
+        markdown(table_of_costs(data)),
+        "![Memory beside input and output against the number of steps](_static/benchmarks-memory.svg)",
     ]
-    parts += [f"{i['contender']} has no time in {i['group']}: {i['reason']}." for i in data["invalid"]]
     folder = DOCS / "_generated"
     folder.mkdir(exist_ok=True)
     (folder / "benchmarks.inc").write_text("\n\n".join(parts) + "\n", "utf-8")
