@@ -48,7 +48,6 @@ test-suite: $(TEST)  ## the whole suite as a user has it, the examples of the do
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
-	@$(STEP) "benchmarks, values only" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
 # The choice by the environment changes nothing for a test that names the other backend: those have run above.
 test-numpy: $(TEST)  ## the suite on the numpy backend
