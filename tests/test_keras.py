@@ -185,6 +185,36 @@ def test_wrong_arguments() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda l: l.LSTM(7),
+        lambda l: l.LSTM(7, return_sequences=True, return_state=True),
+        lambda l: l.Bidirectional(l.LSTM(7)),
+    ],
+)
+def test_the_listings_of_the_documentation(make: Callable) -> None:
+    theirs, ours, x = make(kl), make(ck), cylstm.randn(2, 17, 10)
+    wanted = theirs(x)
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    assert_close(ours(x), wanted)
+
+
+def test_the_stacked_listing_of_the_documentation() -> None:
+    def build(namespace, layers):
+        model = namespace.Sequential()
+        model.add(layers.Input((17, 10)))
+        for return_sequences in (True, True, False):
+            model.add(layers.LSTM(7, return_sequences=return_sequences))
+        return model
+
+    theirs, ours, x = build(keras, kl), build(ck, ck), cylstm.randn(2, 17, 10)
+    ours.set_weights(theirs.get_weights())
+    assert theirs.count_params() == ours.count_params() == 1344
+    assert_close(ours.predict(x), theirs.predict(x, verbose=0))
+
+
 # Initialisers -------------------------------------------------------------------------------------------------------
 
 
