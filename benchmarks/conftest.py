@@ -22,7 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", "default")  # the peers' warnings are theirs
     config.stash[KEY] = Session(config)
 
 

@@ -64,6 +64,15 @@ class CyLSTM(Contender):
         self.backend = backend
         self.name = f"cylstm-{backend}"
 
+    def supports(self, case: Case) -> bool:
+        try:
+            registry.choose(
+                self.backend, dtype=case.dtype, projection=case.proj_size > 0, training=case.training, device="cpu"
+            )
+        except cylstm.UnsupportedError:
+            return False
+        return True
+
     def instruction_set(self) -> str:
         return getattr(registry.choose(self.backend, dtype="float32"), "instruction_set", "")
 
@@ -105,7 +114,7 @@ class CyLSTMStream(CyLSTM):
         self.name += "-stream"
 
     def supports(self, case: Case) -> bool:
-        return case.T == 1 and not case.bidirectional and not case.training
+        return super().supports(case) and case.T == 1 and not case.bidirectional and not case.training
 
     def prepare(self, case: Case, problem: Problem, threads: int) -> Runner:
         stream = self.module(case, problem, threads).stream(case.B)
