@@ -19,8 +19,8 @@ from cylstm.backends import registry
 from cylstm.backends.numpy_backend import NumpyBackend
 
 PLUGIN = Path(__file__).parent / "plugins" / "cylstm-torch-kernels"
-#: Built-in backends, and whether they claim the same bits however a call is cut up.
-BITWISE = {"cython": True, "numpy": False}
+#: Backends that come with cylstm, and whether they claim the same bits however a call is cut up.
+BITWISE = {"cython": True, "numpy": False, "cupy": False}
 PRESENT = [b.name for b in cylstm.available_backends() if b.distribution == "cylstm" and b.status == "available"]
 
 
