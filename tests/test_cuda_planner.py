@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cylstm.backends.cuda import planner
@@ -60,6 +60,7 @@ def test_tile_grows_with_the_batch_and_fits(facts: Facts) -> None:
     assert choose_tile(B=256, units=2048, D=1, itemsize=8, facts=tight) == Tile(rows=1, slices=8)
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 300), units=st.integers(1, 300), D=st.integers(1, 2), tile=st.sampled_from(TILES))
 def test_grid_covers_all_rows_and_units_and_no_more(rows: int, units: int, D: int, tile: Tile) -> None:
     x, y, z = grid(rows=rows, units=units, D=D, tile=tile)
@@ -71,6 +72,7 @@ def test_grid_covers_all_rows_and_units_and_no_more(rows: int, units: int, D: in
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(lengths, st.booleans())
 def test_walk_visits_each_row_once_and_finds_the_row_before(lengths: list[int], reverse: bool) -> None:
     lengths = sorted(lengths, reverse=True)
