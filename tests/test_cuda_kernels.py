@@ -124,8 +124,8 @@ def test_no_work_for_padding() -> None:
     problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
     testing._forward(backend, problem)
     assert [(tile.rows, grid) for _, tile, grid in backend.launcher.launches] == [
-        (16, (1, 3, 1)),
-        (16, (1, 2, 1)),
+        (16, (3, 1, 1)),
+        (16, (2, 1, 1)),
         (16, (1, 1, 1)),
         (16, (1, 1, 1)),
     ]

@@ -64,8 +64,8 @@ def test_tile_grows_with_the_batch_and_fits(facts: Facts) -> None:
 @given(rows=st.integers(1, 300), units=st.integers(1, 300), D=st.integers(1, 2), tile=st.sampled_from(TILES))
 def test_grid_covers_all_rows_and_units_and_no_more(rows: int, units: int, D: int, tile: Tile) -> None:
     x, y, z = grid(rows=rows, units=units, D=D, tile=tile)
-    assert (x - 1) * planner.UNITS < units <= x * planner.UNITS
-    assert (y - 1) * tile.rows < rows <= y * tile.rows
+    assert (x - 1) * tile.rows < rows <= x * tile.rows
+    assert (y - 1) * planner.UNITS < units <= y * planner.UNITS
     assert z == D
 
 

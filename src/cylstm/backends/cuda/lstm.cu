@@ -5,7 +5,8 @@
 // sum over k of unit u, for all rows of the block, then the parts are added in order: no atomics, the same bits each
 // time. Consecutive threads read consecutive elements of the matrix, and all threads of a warp the same h.
 //
-// gridDim is (units / 32, rows / ROWS, D), rounded up; a direction has its own step, with its own number of rows.
+// gridDim is (rows / ROWS, units / 32, D), rounded up: blocks that run at the same time share columns of the matrix. A
+// direction has its own step, with its own number of rows.
 #include "lstm.h"
 
 #define UNITS 32
@@ -16,7 +17,7 @@
 template <int COLUMNS, class Left>
 INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K, int units, ARITHMETIC *parts) {
     const int u = threadIdx.x, slice = threadIdx.y;
-    const int unit = min(int(blockIdx.x) * UNITS + u, units - 1);  // beyond the last: computed, not used
+    const int unit = min(int(blockIdx.y) * UNITS + u, units - 1);  // beyond the last: computed, not used
     const int length = (K + SLICES - 1) / SLICES;
     const int begin = slice * length, end = min(begin + length, K);
     ARITHMETIC sums[ROWS][COLUMNS] = {};
@@ -51,10 +52,10 @@ INLINE ARITHMETIC added(const ARITHMETIC *parts, int row, int column) {
 
 // What the kernels do once the parts are there: thread (u, s) takes the rows s, s + SLICES, ... of unit u.
 #define EACH_ROW_OF_BLOCK(row, b, rows)                                                                               \
-    for (int row = threadIdx.y, b = blockIdx.y * ROWS + row; row < ROWS && b < rows; row += SLICES, b += SLICES)
+    for (int row = threadIdx.y, b = blockIdx.x * ROWS + row; row < ROWS && b < rows; row += SLICES, b += SLICES)
 
-// The row of sequence b in the block, the last one of the step for those beyond it, whose sums are not used.
-#define SEQUENCE(row, rows) min(int(blockIdx.y) * ROWS + row, rows - 1)
+// The sequence that a row of the block is for; beyond the last one, that one, and its sums are not used.
+INLINE int sequence(int row, int rows) { return min(int(blockIdx.x) * ROWS + row, rows - 1); }
 
 // (1)-(4) of step number `step` in the order of the walk. Without projection h goes to `output`, with it the h before
 // the projection goes to `unprojected`, for `project`.
@@ -72,16 +73,17 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) forward(
     __shared__ ARITHMETIC parts[SLICES * ROWS * 4 * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = steps[step * D + d];
-    if (int(blockIdx.y) * ROWS >= at.rows) return;  // the whole block: the other direction has more rows
+    if (int(blockIdx.x) * ROWS >= at.rows) return;  // the whole block: the other direction has more rows
     const STORAGE *left[ROWS];
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {
-        const int b = SEQUENCE(row, at.rows);
-        left[row] = b < at.carried ? output + ((long long)(at.before + b) * D + d) * R : h_0 + ((long long)d * B + b) * R;
+        const int b = sequence(row, at.rows);
+        left[row] = b < at.carried ? output + ((long long)(at.before + b) * D + d) * R
+                                   : h_0 + ((long long)d * B + b) * R;
     }
     multiply<4>(left, matrix + (long long)d * R * H * 4, R, H, parts);
     __syncthreads();
-    const int unit = blockIdx.x * UNITS + threadIdx.x;
+    const int unit = blockIdx.y * UNITS + threadIdx.x;
     if (unit >= H) return;
     EACH_ROW_OF_BLOCK(row, b, at.rows) {
         const long long n = at.first + b, state = ((long long)d * B + b) * H + unit;
@@ -109,13 +111,13 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) project(
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = steps[step * D + d];
-    if (int(blockIdx.y) * ROWS >= at.rows) return;
+    if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
 #pragma unroll
-    for (int row = 0; row < ROWS; row++) left[row] = unprojected + ((long long)d * B + SEQUENCE(row, at.rows)) * H;
+    for (int row = 0; row < ROWS; row++) left[row] = unprojected + ((long long)d * B + sequence(row, at.rows)) * H;
     multiply<1>(left, matrix + (long long)d * H * P, H, P, parts);
     __syncthreads();
-    const int p = blockIdx.x * UNITS + threadIdx.x;
+    const int p = blockIdx.y * UNITS + threadIdx.x;
     if (p >= P) return;
     EACH_ROW_OF_BLOCK(row, b, at.rows) {
         store(&output[((long long)(at.first + b) * D + d) * P + p], added<1>(parts, row, 0));
@@ -146,16 +148,16 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward(
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = steps[step * D + d];
-    if (int(blockIdx.y) * ROWS >= at.rows) return;
+    if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {  // rows that begin here add up numbers that are not used
-        const int b = min(SEQUENCE(row, at.rows), max(at.carried - 1, 0));
+        const int b = min(sequence(row, at.rows), max(at.carried - 1, 0));
         left[row] = gates + ((long long)(at.before + b) * D + d) * 4 * H;
     }
-    if (int(blockIdx.y) * ROWS < at.carried) multiply<1>(left, matrix + (long long)d * 4 * H * R, 4 * H, R, parts);
+    if (int(blockIdx.x) * ROWS < at.carried) multiply<1>(left, matrix + (long long)d * 4 * H * R, 4 * H, R, parts);
     __syncthreads();
-    const int unit = blockIdx.x * UNITS + threadIdx.x;
+    const int unit = blockIdx.y * UNITS + threadIdx.x;
     if (unit >= R) return;
     EACH_ROW_OF_BLOCK(row, b, at.rows) {
         const long long n = at.first + b;
@@ -182,14 +184,14 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward_projected(
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = steps[step * D + d];
-    if (int(blockIdx.y) * ROWS >= at.rows) return;
+    if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
 #pragma unroll
     for (int row = 0; row < ROWS; row++)
-        left[row] = dh + ((long long)(at.first + SEQUENCE(row, at.rows)) * D + d) * P;
+        left[row] = dh + ((long long)(at.first + sequence(row, at.rows)) * D + d) * P;
     multiply<1>(left, matrix + (long long)d * P * H, P, H, parts);
     __syncthreads();
-    const int unit = blockIdx.x * UNITS + threadIdx.x;
+    const int unit = blockIdx.y * UNITS + threadIdx.x;
     if (unit >= H) return;
     EACH_ROW_OF_BLOCK(row, b, at.rows) {
         const long long n = at.first + b;

@@ -87,7 +87,7 @@ def choose_tile(*, B: int, units: int, D: int, itemsize: int, facts: Facts) -> T
 
 def grid(*, rows: int, units: int, D: int, tile: Tile) -> tuple[int, int, int]:
     """The grid of blocks of one launch."""
-    return _up(units, UNITS), _up(rows, tile.rows), D
+    return _up(rows, tile.rows), _up(units, UNITS), D
 
 
 def _up(a: int, b: int) -> int:
