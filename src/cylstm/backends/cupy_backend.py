@@ -94,9 +94,9 @@ class CupyBackend(Backend):
         return self._on.setdefault(int(number), CupyBackend(int(number)))
 
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
+        self._refuse_forked()
         import cupy
 
-        self._refuse_forked()
         device = cupy.cuda.Device().id if self._device is None else self._device
         with _current(device):
             uploaded = tuple(
