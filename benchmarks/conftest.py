@@ -39,6 +39,7 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
+        "load": config.stash[KEY].load,
         "python": platform.python_version(),
         "versions": {name: v for name in PACKAGES if (v := _version(name))},
         "environment": {

@@ -5,9 +5,9 @@ Of ours the faster of call and stream counts. The ratio is the fastest peer's me
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Summary:
         return not self.short and self.mean >= self.mean_mark
 
 
-def rows_of(data: dict[str, Any]) -> list[Row]:
+def rows_of(data: dict[str, Any], statistic: str = "median") -> list[Row]:
     """One row per case, in the order of the table of cases."""
     rows = {}
     for case in CASES:
@@ -67,10 +67,13 @@ def rows_of(data: dict[str, Any]) -> list[Row]:
         wrong = [item["contender"] for item in data["invalid"] if item["group"] == case.name]
         if not found and not wrong:
             continue
-        seconds = {name: b["stats"]["median"] for name, b in found.items()}
+        seconds = {name: b["stats"][statistic] for name, b in found.items()}
         best = min((name for name in OURS if name in found), key=seconds.get, default=None)
-        info = found[best]["extra_info"] if best else {"share": math.nan, "gflops": math.nan}
-        rows[case.name] = Row(case.name, case.regime, seconds, info["share"], info["gflops"], wrong)
+        share = gflops = math.nan
+        if best:
+            info, to_median = found[best]["extra_info"], found[best]["stats"]["median"] / seconds[best]
+            share, gflops = info["share"] * to_median, info["gflops"] * to_median
+        rows[case.name] = Row(case.name, case.regime, seconds, share, gflops, wrong)
     return list(rows.values())
 
 
@@ -162,16 +165,17 @@ def machine_line(data: dict[str, Any]) -> str:
         f"Python {machine['python']}",
         versions,
         f"{data['datetime'][:10]}",
+        f"load {machine['load']:.1f} before the run",
         f"`{data['command']}`",
     ]
     return ", ".join(parts)
 
 
-def text(data: dict[str, Any]) -> str:
+def text(data: dict[str, Any], statistic: str = "median") -> str:
     """Everything, for a terminal."""
     from roofline import Limits, describe
 
-    rows = rows_of(data)
+    rows = rows_of(data, statistic)
     parts = [machine_line(data), aligned(table_of_cases(rows)), aligned(table_of_regimes(summaries_of(rows)))]
     parts += [f"{i['contender']} has no time in {i['group']}: {i['reason']}" for i in data["invalid"]]
     if data.get("costs"):
@@ -210,5 +214,10 @@ def newest() -> Path:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
-    print(text(json.loads(path.read_text("utf-8"))))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", nargs="?", type=Path, help="the newest in benchmarks/results/ if not given")
+    parser.add_argument(
+        "--statistic", choices=("median", "min"), default="median", help="min: while the machine is busy"
+    )
+    arguments = parser.parse_args()
+    print(text(json.loads((arguments.file or newest()).read_text("utf-8")), arguments.statistic))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from measure import Measured
 from roofline import Limits, measure_limits
@@ -15,6 +17,7 @@ class Session:
         self.checking = config.getoption("benchmark_disable")  # values only
         self.quick = config.getoption("bench_quick")
         self.budget = 0.0 if self.checking else 0.8 if self.quick else 4.0
+        self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")  # of others, before the run
         self.limits: Limits | None = None
         self.case = ""
         self.measured: dict[str, Measured] = {}  # of this case
