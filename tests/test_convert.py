@@ -141,3 +141,11 @@ for path in ("m.onnx", "m.weights.h5"):
     assert shape == "(2, 4)"
     assert "cylstm[onnx]" in for_onnx
     assert "cylstm[keras]" in for_keras
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_run_takes_them_all(extension: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cylstm.save(lstm := keras_like(), f"m{extension}")
+    np.save("input.npy", x := cylstm.randn(6, 5, 3))
+    assert main(["run", f"m{extension}", "input.npy", "-o", "output.npy"]) == 0
+    np.testing.assert_array_equal(np.load("output.npy"), lstm(x)[0])

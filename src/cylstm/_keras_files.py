@@ -6,8 +6,10 @@ taken as hostile: links out of the file, and data in other files, are refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import mmap
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +24,8 @@ from .tensor_files import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacin
 MAX_DEPTH = 50
 #: The attribute of the file in which cylstm keeps what Keras has no place for: text to text, as JSON.
 METADATA = "cylstm"
+
+_HEAP = b"GCOL\x01\0\0\0"
 
 CELL, FORWARD, BACKWARD, OWN = "cell", "forward_layer/cell", "backward_layer/cell", ""
 
@@ -78,12 +82,13 @@ def read_file(path: Path) -> KerasFile:
             with zipfile.ZipFile(path) as archive:
                 model = json.loads(_member(archive, "config.json", size))
                 source = io.BytesIO(_member(archive, "model.weights.h5", size))
+        _check_heaps(source)
         with h5py.File(source, "r") as file:
             limit = max(MAX_EXPANDED, MAX_EXPANSION * size)
             groups = {group.path: group for group in _groups(h5py, file, limit)}
-            if "model_config" in file.attrs:
-                model = json.loads(_text(file.attrs["model_config"]))
-            metadata = json.loads(_text(file.attrs[METADATA])) if METADATA in file.attrs else {}
+            if (text := _attribute(file, "model_config")) is not None:
+                model = json.loads(text)
+            metadata = json.loads(_attribute(file, METADATA) or "{}")
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("the metadata are not text")
         described = {one.name: one for one in _describe(model.get("config", {}), "layers", "", 0)}
@@ -145,8 +150,45 @@ def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     return archive.read(info)
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _check_heaps(source: Path | io.BytesIO) -> None:
+    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end.
+
+    A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
+    """
+    with contextlib.ExitStack() as stack:
+        data: Any
+        if isinstance(source, Path):
+            file = stack.enter_context(open(source, "rb"))
+            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        else:
+            data = source.getvalue()
+        begin = data.find(_HEAP)
+        while begin >= 0:
+            end, at = begin + int.from_bytes(data[begin + 8 : begin + 16], "little"), begin + 16
+            while at + 16 <= min(end, len(data)):
+                index, size = (
+                    int.from_bytes(data[at : at + 2], "little"),
+                    int.from_bytes(data[at + 8 : at + 16], "little"),
+                )
+                if index == 0 and at + size != end:
+                    raise ValueError("a heap of texts does not end where it should")
+                at += size if index == 0 else 16 + size + -size % 8
+            if at > end or end - at >= 16:
+                raise ValueError("a heap of texts does not end where it should")
+            begin = data.find(_HEAP, begin + 1)
+
+
+def _attribute(item: Any, name: str) -> str | None:
+    """An attribute that is one text."""
+    if name not in item.attrs:
+        return None
+    identifier = item.attrs.get_id(name)
+    if identifier.shape != () or identifier.get_storage_size() > MAX_EXPANDED:
+        raise ValueError(f"the attribute {name!r} of {item.name} is not one text")
+    value = item.attrs[name]
+    if not isinstance(value, bytes | str):
+        raise ValueError(f"the attribute {name!r} of {item.name} is not text")
+    return value.decode() if isinstance(value, bytes) else value
 
 
 # Groups and variables -----------------------------------------------------------------------------------------------
@@ -183,8 +225,7 @@ def _groups(h5py: Any, file: Any, limit: int) -> Iterator[_Group]:
             if total > limit:
                 raise ValueError(f"the arrays have more than {limit} bytes")
             arrays[name.partition(":")[0]] = item[()]
-        called = group.attrs.get("name")
-        yield _Group(path, None if called is None else _text(called), arrays)
+        yield _Group(path, _attribute(group, "name"), arrays)
 
 
 def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str, Stored]:

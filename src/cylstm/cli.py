@@ -18,7 +18,8 @@ _RUN = """\
 Run the LSTM of a model file over the sequences of an input file.
 
 MODEL   a .safetensors or .npz file with parameters under PyTorch's names, such as a state_dict. Sizes and
-        options are inferred from names and shapes. Other layers in the file are left alone.
+        options are inferred from names and shapes. Other layers in the file are left alone. Or an .onnx, .keras
+        or .weights.h5 file.
 INPUT   an .npy file of shape (T, B, I), or (B, T, I) with --batch-first, or (T, I) for one sequence; or an .npz
         file with the array input, and h_0 and c_0 if the states do not begin at zero.
 
