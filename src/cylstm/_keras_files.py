@@ -240,7 +240,7 @@ def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str,
                     path, part = path.removesuffix(suffix).rstrip("/"), suffix
                     break
             name = names.get(path) or _name(path, groups)
-        elif "recurrent_kernel" in group.arrays and "kernel" in group.arrays:  # HDF5 models of Keras 2 and 3
+        elif "recurrent_kernel" in group.arrays and "kernel" in group.arrays:  # whole models in HDF5
             arrays = [group.arrays[key] for key in ("kernel", "recurrent_kernel", "bias") if key in group.arrays]
             parts = group.path.removeprefix("model_weights/").split("/")
             name = path = parts[0]
