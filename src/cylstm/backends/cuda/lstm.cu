@@ -21,7 +21,7 @@ INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K,
     const int length = (K + SLICES - 1) / SLICES;
     const int begin = slice * length, end = min(begin + length, K);
     ARITHMETIC sums[ROWS][COLUMNS] = {};
-#pragma unroll 4
+#pragma unroll(ROWS * COLUMNS < 64 ? 4 : 2)  // 64 sums fill the registers
     for (int k = begin; k < end; k++) {
         struct alignas(COLUMNS * sizeof(STORAGE)) Columns {
             STORAGE at[COLUMNS];
