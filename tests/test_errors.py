@@ -430,6 +430,29 @@ def test_after_an_error_nothing_has_changed(backend: str) -> None:
     np.testing.assert_array_equal(lstm(x)[0], expected)
 
 
+def test_an_error_leaves_the_generator_as_it_was() -> None:
+    def reset_while_unlocked() -> None:
+        with lstm.unlocked():
+            lstm.reset_parameters()
+
+    lstm = cylstm.LSTM(3, 4)
+    mistakes: list[Callable[[], Any]] = [
+        lambda: cylstm.LSTM(3, 4, backend="nobody"),
+        lambda: cylstm.LSTM(3, 4, dtype="complex64", backend="cython"),
+        lambda: cylstm.LSTM(3, 4, device="cuda"),
+        lambda: cylstm.LSTM(3, 4, dtype="int32"),
+        lambda: cylstm.LSTMCell(3, 4, backend="nobody"),
+        lambda: cylstm.LSTMCell(3, 4, device="cuda"),
+        reset_while_unlocked,
+    ]
+    cylstm.manual_seed(3)
+    before = cylstm.random.get_rng_state()
+    for mistake in mistakes:
+        with pytest.raises((cylstm.BackendError, RuntimeError)):
+            mistake()
+        np.testing.assert_array_equal(cylstm.random.get_rng_state(), before)
+
+
 def test_tensors_of_other_devices_are_refused() -> None:
     class OnGpu:
         device = "cuda:0"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import as_array, check_size
+from ._arguments import as_array, as_dtype, check_device, check_size
 from .backends import registry
 from .backends.base import Backend, DirectionParameters
 from .gradients import Gradients, check_gradient
@@ -79,9 +79,10 @@ class LSTMCell(Module):
         self.backend = backend
         if not bias:
             self.bias_ih = self.bias_hh = None
+        device, dtype = check_device(device), as_dtype(dtype)
+        if backend is not None:  # works or raises, here rather than at the first call, and before anything is drawn
+            registry.choose(backend, dtype=dtype.name)
         super().__init__(device=device, dtype=dtype)
-        if backend is not None:  # an explicit choice works or raises, here rather than at the first call
-            registry.choose(backend, dtype=self.dtype.name)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         H, bound = self.hidden_size, 1.0 / self.hidden_size**0.5

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import GPU_REMEDY, as_array, check_lstm_arguments, check_place
+from ._arguments import GPU_REMEDY, as_array, as_dtype, check_device, check_lstm_arguments, check_place
 from .backends import registry
 from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
@@ -122,15 +122,17 @@ class LSTM(Module):
             for layer in range(num_layers)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: self._directions]
         ]
+        device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        # An explicit choice works or raises, here rather than at the first call, and before anything is drawn.
+        if device != "cpu":
+            self._check_device(device, dtype)
+        elif backend is not None:
+            registry.choose(backend, dtype=dtype.name, projection=proj_size > 0)
         super().__init__(device=device, dtype=dtype)
-        if self._device != "cpu":
-            self._check_device(self._device)
-        elif backend is not None:  # an explicit choice works or raises, here rather than at the first call
-            registry.choose(backend, dtype=self.dtype.name, projection=proj_size > 0)
 
-    def _check_device(self, device: str) -> None:
+    def _check_device(self, device: str, dtype: np.dtype) -> None:
         try:
-            registry.choose(self.backend, dtype=self.dtype.name, projection=self.proj_size > 0, device=device)
+            registry.choose(self.backend, dtype=dtype.name, projection=self.proj_size > 0, device=device)
         except registry.BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
@@ -138,7 +140,7 @@ class LSTM(Module):
 
     def _move(self, device: str) -> None:
         if device != "cpu":
-            self._check_device(device)
+            self._check_device(device, self.dtype)
         super()._move(device)
 
     def _fields(self) -> list[str]:

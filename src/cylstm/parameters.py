@@ -330,7 +330,8 @@ class Module:
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as PyTorch does."""
-        self._store.replace(self._initial_parameters(self.dtype))
+        with exclusively([self]):  # refused before anything is drawn where the parameters are unlocked
+            self._store.replace(self._initial_parameters(self.dtype))
 
     @classmethod
     def from_torch(cls, module: Any, *, backend: Any = None) -> Self:
@@ -391,20 +392,22 @@ class Module:
                 dtype = value.dtype
             else:
                 device = value
-        if device is not None and (name := check_device(device, self._devices)) != self._device:
-            self._move(name)
         if dtype is not None:
             try:
                 dtype = as_dtype(dtype)
             except RuntimeError as error:
                 raise TypeError(str(error)) from None
+        if device is not None and (name := check_device(device, self._devices)) != self._device:
+            self._move(name)
+        if dtype is not None:
             self._store.astype(dtype)
         return self
 
     def _move(self, device: str) -> None:
         """Compute on another device, of those that the module knows."""
-        self._device = device
-        self._store.renew()
+        with exclusively([self]):
+            self._device = device
+            self._store.renew()
 
     def half(self) -> Self:
         """Convert the parameters to float16."""
