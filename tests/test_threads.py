@@ -24,7 +24,7 @@ def threads_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threads, name, getattr(threads, name))
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.0, "2", None])
+@pytest.mark.parametrize("wrong", [0, -1, 4097, 10**12, 2.0, "2", None])
 def test_a_wrong_number_is_refused(wrong: object) -> None:
     cylstm.set_num_threads(3)
     with pytest.raises((TypeError, ValueError), match="set_num_threads expects"):
@@ -60,8 +60,16 @@ def test_affinity() -> None:
 
 
 def test_a_wrong_environment_variable_is_an_error() -> None:
-    with pytest.raises(AssertionError, match="CYLSTM_NUM_THREADS must be a whole number of at least 1, got 'many'"):
-        run(SHOW, CYLSTM_NUM_THREADS="many")
+    for wrong in ("many", "0", "1" * 20):
+        with pytest.raises(
+            AssertionError, match=f"CYLSTM_NUM_THREADS must be a whole number from 1 to 4096, got '{wrong}'"
+        ):
+            run(SHOW, CYLSTM_NUM_THREADS=wrong)
+
+
+def test_one_thread_where_nothing_is_compiled() -> None:
+    code = "import sys; sys.modules['cylstm.backends._lstm'] = None; "
+    assert run(code + "import cylstm; cylstm.set_num_threads(3); print(cylstm.get_num_threads())") == "1"
 
 
 def test_quota_of_a_control_group(tmp_path: Path) -> None:
@@ -71,6 +79,27 @@ def test_quota_of_a_control_group(tmp_path: Path) -> None:
     assert threads._quota_of_group(root) == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert threads._quota_of_group(root) > 1000
+
+
+@pytest.mark.parametrize("group", ["/", "/a.slice", "/a.slice/b:1.service"])
+@pytest.mark.parametrize("old", [False, True])
+def test_quota_of_a_group_further_down_or_around(tmp_path: Path, old: bool, group: str) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text(f"3:memory:/x\n2:cpu,cpuacct:{group}\n0::/\n" if old else f"0::{group}\n")
+    root = tmp_path / "fs"
+    folder = Path(root, *(["cpu"] if old else []), group.lstrip("/"))
+    folder.mkdir(parents=True)
+    if old:
+        (folder / "cpu.cfs_quota_us").write_text("250000\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    else:
+        (folder / "cpu.max").write_text("250000 100000\n")
+    assert threads._quota_of_group(str(root), str(membership)) == 2.5
+    inside = f"{group.rstrip('/')}/c"  # of the quotas on the way to the root the least
+    membership.write_text(f"2:cpu:{inside}\n" if old else f"0::{inside}\n")
+    assert threads._quota_of_group(str(root), str(membership)) == 2.5
+    membership.write_text("0::/elsewhere\nnonsense\n")
+    assert (threads._quota_of_group(str(root), str(membership)) > 1000) == (group != "/")
 
 
 def test_threadpoolctl_limits_them() -> None:

@@ -7,12 +7,14 @@ puts on OpenMP holds in every case.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 VARIABLE = "CYLSTM_NUM_THREADS"
+MOST = 4096  # far above what helps; OpenMP ends the process where the system refuses it a thread
 
 
 def set_num_threads(n: int) -> None:
@@ -21,27 +23,30 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it.
+        From 1 to 4096. Results do not depend on it.
 
     Raises
     ------
     TypeError, ValueError
-        Not an integer; less than 1.
+        Not an integer; outside this range.
     """
     global _count
     try:
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"set_num_threads expects an int, got {type(n).__name__}") from None
-    if count < 1:
-        raise ValueError(f"set_num_threads expects a number of at least 1, got {count}")
+    if not 1 <= count <= MOST:
+        raise ValueError(f"set_num_threads expects a number from 1 to {MOST}, got {count}")
     _count = count
 
 
 def get_num_threads() -> int:
-    """The number of threads that the next call of a CPU kernel may use."""
+    """The number of threads that the next call of a CPU kernel may use; 1 where there is no compiled backend."""
     global _count
-    from .backends import _lstm  # only the compiled backend has threads
+    try:
+        from .backends import _lstm  # only the compiled backend has threads
+    except ImportError:
+        return 1
 
     allowed = _lstm.max_threads()
     if _count is None:
@@ -53,33 +58,54 @@ def get_num_threads() -> int:
 
 _count: int | None = None  # None: the environment was not asked yet; 0: nothing was set
 _quota_threads: int | None = None
+_NO_QUOTA = 1 << 20
 
 
 def _from_environment() -> int:
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{VARIABLE} must be a whole number of at least 1, got {text!r}: correct it, or unset it")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise ValueError(f"{VARIABLE} must be a whole number from 1 to {MOST}, got {text!r}: correct it, or unset it")
     return int(text)
 
 
 def _quota() -> int:
-    """Whole processors that the control group (version 2 or 1) grants; a large number where there is no quota."""
+    """Whole processors that the control groups (version 2 or 1) grant; a large number where there is no quota."""
     global _quota_threads
     if _quota_threads is None:
         _quota_threads = max(1, math.ceil(_quota_of_group()))
     return _quota_threads
 
 
-def _quota_of_group(root: str = "/sys/fs/cgroup") -> float:
+def _quota_of_group(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float:
+    """The least quota of the groups of this process and of those around them, up to the root as it is seen from here.
+
+    In a container the root is the container's own group; a service of the system is in a group further down.
+    """
+    names = {"/"}
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(membership).read_text().splitlines():  # "0::/a/b" in version 2, "1:cpu,cpuacct:/a/b" in 1
+            _, controllers, name = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):
+                names.update(map(str, (PurePosixPath(name), *PurePosixPath(name).parents)))
+    return min(
+        min(_quota_in(Path(root, name.lstrip("/"))), _old_quota_in(Path(root, "cpu", name.lstrip("/"))))
+        for name in names
+    )
+
+
+def _quota_in(group: Path) -> float:
     try:
-        quota, period = Path(root, "cpu.max").read_text().split()
-        return 1 << 20 if quota == "max" else int(quota) / int(period)
+        quota, period = Path(group, "cpu.max").read_text().split()
+        return _NO_QUOTA if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
-        pass
+        return _NO_QUOTA
+
+
+def _old_quota_in(group: Path) -> float:
     try:
-        microseconds = int(Path(root, "cpu/cpu.cfs_quota_us").read_text())
-        return 1 << 20 if microseconds < 0 else microseconds / int(Path(root, "cpu/cpu.cfs_period_us").read_text())
+        microseconds = int(Path(group, "cpu.cfs_quota_us").read_text())
+        return _NO_QUOTA if microseconds < 0 else microseconds / int(Path(group, "cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
-        return 1 << 20
+        return _NO_QUOTA
