@@ -317,6 +317,24 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
     assert "usage: cylstm" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("name", ["output.npy", "output.npz"])
+def test_a_file_that_is_replaced_keeps_its_permissions(folder: Path, name: str) -> None:
+    prepare()
+    Path(name).touch(mode=0o600)
+    assert main(["run", "model.safetensors", "input.npy", "-o", name]) == 0
+    assert Path(name).stat().st_size
+    assert Path(name).stat().st_mode & 0o777 == 0o600
+
+
+def test_input_in_another_byte_order(folder: Path) -> None:
+    lstm = prepare()
+    x = np.load("input.npy")
+    np.save("input.npy", x.astype(x.dtype.newbyteorder()))
+    assert main(["run", "model.safetensors", "input.npy", "-o", "output.npy"]) == 0
+    np.testing.assert_array_equal(np.load("output.npy"), lstm(x)[0])
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("output", ["output.npy", "output.npz"])

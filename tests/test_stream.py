@@ -205,6 +205,22 @@ def test_a_change_of_dtype_asks_for_a_reset() -> None:
     assert stream(zeros(4, dtype="float64")).dtype == np.float64
 
 
+@EVERY_BACKEND
+def test_input_may_be_in_another_byte_order_or_not_aligned(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    x = cylstm.randn(3, 4)
+    shifted = np.empty(4 * 4 + 1, np.uint8)[1:].view(np.float32)
+    out = np.empty(5 * 4 + 1, np.uint8)[1:].view(np.float32)
+    assert not shifted.flags.aligned
+    assert not out.flags.aligned
+    plain, swapped, unaligned = (lstm.stream() for _ in range(3))
+    for x_t in x:
+        shifted[:] = x_t
+        expected = plain(x_t)
+        np.testing.assert_array_equal(swapped(x_t.astype(x.dtype.newbyteorder())), expected)
+        np.testing.assert_array_equal(unaligned(shifted, out=out), expected)
+
+
 def test_repr() -> None:
     assert repr(cylstm.LSTM(4, 5, 2, backend="numpy").stream(3)) == "Stream(LSTM(4, 5, num_layers=2), batch_size=3)"
 

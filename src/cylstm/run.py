@@ -8,6 +8,7 @@ moved into place when they are complete.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import time
 import zipfile
@@ -202,7 +203,7 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
     for name, array in given._asdict().items():
         if array is None:
             continue
-        if array.dtype != lstm.dtype and not convert:
+        if array.dtype.newbyteorder("=") != lstm.dtype and not convert:
             raise ValueError(f"{name} is {array.dtype} and the model {lstm.dtype}: --dtype {lstm.dtype} converts it")
         if not np.can_cast(array.dtype, lstm.dtype, "same_kind"):
             raise ValueError(f"{name} is {array.dtype}, which cannot be converted to {lstm.dtype}")
@@ -248,7 +249,9 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
         arrays.clear()  # closes the files
         with replacing(target) as temporary:
             if single:
-                os.replace(next(iter(files.values())), temporary)
+                [file] = files.values()
+                file.chmod(stat.S_IMODE(temporary.stat().st_mode))  # that of the file it takes the place of
+                os.replace(file, temporary)
             else:
                 with zipfile.ZipFile(temporary, "w") as archive:
                     for file in files.values():

@@ -98,6 +98,8 @@ class Stream:
         if shape is None:
             raise RuntimeError(f"x_t must have shape {' or '.join(map(str, self._shapes))}, got {x_t.shape}")
         if x_t.dtype != plan.dtype:
+            x_t = as_array(x_t, "x_t")  # in native byte order
+        if x_t.dtype != plan.dtype:
             raise ValueError(
                 f"x_t dtype ({x_t.dtype}) does not match weight dtype ({plan.dtype}): use .astype({plan.dtype.name!r})"
             )
