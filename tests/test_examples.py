@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import cylstm
+import cylstm.torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = EXAMPLES / "digits.safetensors"
@@ -153,6 +154,18 @@ def test_the_forecast_is_ahead_of_the_baselines(
     assert errors["LSTM"][0] < 0.55
     assert errors["LSTM"][1] < 0.70
     assert "ahead of the best of the others" in printed
+
+
+def test_the_loop_in_pytorch_has_the_losses_of_pytorch() -> None:
+    import train_in_pytorch as example
+
+    training, held_out = example.split()
+    _, theirs = example.train(torch.nn.LSTM, training, name="", epochs=2)
+    model, ours = example.train(cylstm.torch.LSTM, training, name="", epochs=2)
+    assert isinstance(model.lstm, cylstm.torch.LSTM)
+    np.testing.assert_allclose(ours, theirs, rtol=example.TOLERANCE)
+    assert ours[-1] < 0.6 * ours[0]
+    assert 0.3 < example.accuracy(model, held_out) <= 1
 
 
 def test_demo(tmp_path: Path) -> None:

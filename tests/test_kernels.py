@@ -150,3 +150,31 @@ def test_a_forked_child_computes_the_same_and_does_not_hang(bidirectional: bool)
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], timeout=60, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+import cylstm
+cylstm.set_num_threads({threads})
+lstm = cylstm.LSTM(8, 256, bidirectional={bidirectional})
+x = np.ones(({T}, {B}, 8), np.float32)
+lstm(x[:2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+output, _ = lstm(x)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+print(grown - output.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "threads", "bidirectional"), [(20_000, 1, 1, False), (10_000, 1, 2, True), (600, 40, 2, False)]
+)
+def test_scratch_memory_does_not_grow_with_time(T: int, B: int, threads: int, bidirectional: bool) -> None:
+    """The input's share of the gates of all steps would be four times the output: 80 MB here."""
+    pytest.importorskip("resource", reason="this system does not tell the memory of a process")
+    code = PEAK.format(T=T, B=B, threads=threads, bidirectional=bidirectional)
+    environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], timeout=120, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 8 << 20
