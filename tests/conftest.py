@@ -45,6 +45,19 @@ def _selection_restored() -> Iterator[None]:
     registry._state.selected = before
 
 
+@pytest.fixture(autouse=True)
+def _threads_open() -> Iterator[None]:
+    """Where a test asks for threads, they run, though they might not pay."""
+    try:
+        from cylstm.backends import _lstm
+    except ImportError:  # not built
+        yield
+        return
+    before = _lstm.open_regions(True)
+    yield
+    _lstm.open_regions(before)
+
+
 @pytest.fixture
 def new_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry as in a new process without CYLSTM_BACKEND."""

@@ -125,6 +125,8 @@ FORK = """
 import os, sys
 import numpy as np
 import cylstm
+from cylstm.backends import _lstm
+_lstm.open_regions(True)
 cylstm.set_num_threads(2)
 cylstm.manual_seed(0)
 lstm = cylstm.LSTM(128, 256, bidirectional={bidirectional})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import cylstm
 from cylstm import threads
 
-pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+_lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,8 @@ def test_more_threads_than_processors_come_to_an_end() -> None:
 def test_wait_policy(policy: str) -> None:
     code = """
 import numpy as np, cylstm
+from cylstm.backends import _lstm
+_lstm.open_regions(True)
 cylstm.manual_seed(0)
 lstm = cylstm.LSTM(64, 256, backend="cython")
 x = cylstm.randn(50, 1, 64)
@@ -180,3 +183,17 @@ def test_a_call_releases_the_interpreter() -> None:
         done.wait(0.0005)
     worker.join(60)
     assert turns > 4  # one or two, were the lock kept for the whole call
+
+
+@pytest.mark.parametrize("nap", [0, 0.02])
+def test_left_to_itself_it_gives_the_same(nap: float) -> None:
+    """With and without a rest before the call, whatever the module finds out about its threads."""
+    _lstm.open_regions(False)  # the fixture restores it
+    lstm = cylstm.LSTM(32, 150, backend="cython")
+    x = cylstm.randn(40, 3, 32)
+    cylstm.set_num_threads(1)
+    expected = lstm(x)[0]
+    cylstm.set_num_threads(2)
+    for _ in range(12):
+        time.sleep(nap)
+        np.testing.assert_array_equal(lstm(x)[0], expected)

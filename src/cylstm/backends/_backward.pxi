@@ -27,6 +27,7 @@ cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t max_rows) noexc
         plan.row_groups = team
     elif macs_step >= STEP_FOR_BARRIER:
         plan.unit_groups = <int>min(team, _ceil_div(s.blocks, 4))
+    plan.macs = 2 * macs_call
     plan.threads = team * (2 if plan.directions_apart else 1)  # those without a row or unit share in the products
     # for what is computed again
     plan.tiles = plan.row_groups * _ceil_div(s.B, plan.row_groups * max_rows)
@@ -355,6 +356,7 @@ def backward(
     cdef const Kernels* kernels = layer.kernels
     cdef Shape s = layer.shape
     cdef Plan plan
+    cdef bint entered
     cdef Scratch layout
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, d, b, g, j, k, some
     cdef Py_ssize_t barrier_items
@@ -383,7 +385,8 @@ def backward(
                         memcpy(own + layout.grad_c + (j * s.B + b) * VL, &grad_c_n[d, b, j * VL],
                                min(VL, s.H - j * VL) * sizeof(real))
 
-        if _enter_region(&plan):
+        entered = _enter_region(&plan)
+        if entered:
             with parallel(num_threads=plan.threads):
                 _backward_thread(kernels, &s, &plan, omp_get_thread_num(), omp_get_num_threads(),
                                  &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -394,7 +397,6 @@ def backward(
                                  NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                                  NULL if grad_output is None else &grad_output[0, 0],
                                  &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
-            _leave_region(&plan)
         else:
             _backward_thread(kernels, &s, &plan, 0, 1,
                              &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -405,6 +407,7 @@ def backward(
                              NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                              NULL if grad_output is None else &grad_output[0, 0],
                              &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
+        _leave_region(&plan, entered)
 
         for d in range(s.D):
             own = scratch + d * layout.total

@@ -182,7 +182,8 @@ def forward(
     """Run one layer on N > 0 rows. The caller has checked every shape."""
     cdef const Kernels* kernels = layer.kernels
     cdef Shape s = layer.shape
-    cdef Plan plan, smaller
+    cdef Plan plan
+    cdef bint entered
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, d, b, j, t, row, cells, starts
     cdef real* scratch
     cdef real* c
@@ -190,8 +191,6 @@ def forward(
     cdef real* h_full = NULL
     cdef real* zeros = NULL
     cdef Barrier* barriers
-    cdef int came, rank
-    cdef unsigned long long mode
     s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
     plan = _plan(&s, threads, kernels.max_rows, sizeof(real))
 
@@ -221,7 +220,8 @@ def forward(
                         memcpy(c + d * cells + (j * s.B + b) * VL, &c_0[d, b, j * VL],
                                min(VL, s.H - j * VL) * sizeof(real))
 
-        if _enter_region(&plan):
+        entered = _enter_region(&plan)
+        if entered:
             with parallel(num_threads=plan.threads):
                 _forward_thread(kernels, &s, &plan, omp_get_thread_num(), omp_get_num_threads(),
                                 &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -232,7 +232,6 @@ def forward(
                                 NULL if gates is None else &gates[0, 0, 0, 0],
                                 NULL if h_segment is None else &h_segment[0, 0, 0, 0],
                                 NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
-            _leave_region(&plan)
         else:
             _forward_thread(kernels, &s, &plan, 0, 1,
                             &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -243,6 +242,7 @@ def forward(
                             NULL if gates is None else &gates[0, 0, 0, 0],
                             NULL if h_segment is None else &h_segment[0, 0, 0, 0],
                             NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
+        _leave_region(&plan, entered)
 
         for d in range(s.D):
             for j in range(s.blocks):

@@ -57,7 +57,9 @@ cdef extern from "kernels/team.h" nogil:
     long long thread_begins()
     void thread_ends(long long since)
     void region_ends(int threads)
-    bint region_pays()
+    bint always_pays
+    bint region_pays(bint long_call)
+    void call_ends()
     unsigned long long flush_denormals()
     void restore_denormals(unsigned long long mode)
 

@@ -34,7 +34,7 @@ from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
     Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile,
-    barrier_wait, cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals,
+    always_pays, barrier_wait, call_ends, cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals,
     thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
@@ -57,6 +57,8 @@ cdef Py_ssize_t SEGMENT = 8
 # Multiply-adds of a step, and of a call, below which another thread costs more than it brings.
 cdef Py_ssize_t STEP_FOR_BARRIER = 40_000
 cdef Py_ssize_t CALL_FOR_REGION = 500_000
+# Multiply-adds of a call, about a millisecond, that pays even if the other threads have to wake up.
+cdef Py_ssize_t LONG_CALL = 60_000_000
 # Bytes of packed weights that a core is trusted to keep in its own cache.
 cdef Py_ssize_t OWN_CACHE = 1 << 20
 
@@ -72,6 +74,7 @@ cdef struct Plan:
     int row_groups         # of the threads of one direction
     int unit_groups
     Py_ssize_t tiles       # tile i holds the rows i B / tiles ... (i + 1) B / tiles of a step
+    Py_ssize_t macs        # multiply-adds of the call
     Py_ssize_t ahead       # rows of the buffer for the input's share; 0: computed with each step
 
 
@@ -130,6 +133,14 @@ def max_threads():
 
 
 default_threads = omp_get_max_threads()  # less later on is a limit that somebody has set since
+
+
+def open_regions(bint always):
+    """For tests: use the threads that the plan of a call has, whether or not they seem to pay. Returns what was set."""
+    global always_pays
+    before = bool(always_pays)
+    always_pays = always
+    return before
 
 
 def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=None):

@@ -35,6 +35,7 @@ cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t ite
             plan.ahead = 0
     elif macs_step >= STEP_FOR_BARRIER or s.T == 1:
         plan.unit_groups = <int>min(team, s.blocks)
+    plan.macs = macs_call
     plan.threads = plan.row_groups * plan.unit_groups * (2 if plan.directions_apart else 1)
     plan.tiles = plan.row_groups * _ceil_div(s.B, plan.row_groups * max_rows)
     return plan
@@ -51,11 +52,11 @@ cdef Plan _smaller_plan(const Plan* plan, const Shape* s, int threads) noexcept 
 
 
 cdef bint _enter_region(const Plan* plan) noexcept nogil:
-    """Whether a parallel region may be opened now; if so, `_leave_region` follows it."""
+    """Whether this call shall open a parallel region. `_leave_region` ends the call in either case."""
     global region_pid
     if plan.threads < 2 or omp_in_parallel() or not take(&region_busy):
         return False
-    if region_pid != 0 and region_pid != getpid() or not region_pays():
+    if region_pid != 0 and region_pid != getpid() or not region_pays(plan.macs > LONG_CALL):
         give(&region_busy)
         return False
     region_pid = getpid()
@@ -63,6 +64,9 @@ cdef bint _enter_region(const Plan* plan) noexcept nogil:
     return True
 
 
-cdef void _leave_region(const Plan* plan) noexcept nogil:
-    region_ends(plan.threads)
-    give(&region_busy)
+cdef void _leave_region(const Plan* plan, bint entered) noexcept nogil:
+    if entered:
+        region_ends(plan.threads)
+        give(&region_busy)
+    if plan.threads > 1:
+        call_ends()

@@ -77,15 +77,31 @@ static inline void barrier_wait(Barrier *b, int threads)
     __atomic_sub_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
 }
 
-/* Whether threads pay is known afterwards only: where other programs take the processors, or the threads slept and are
- * slow to wake, those that wait lose more than all gain. One region at a time is open, so plain variables do. */
-static int alone_for; /* calls that shall run on one thread */
-static long long region_since;
+/* Whether threads pay.
+ * - Threads that rested are slow to come, up to a millisecond: a short call opens a region only where calls follow each
+ *   other closely.
+ * - Where other programs take the processors, those that wait lose more than all gain. That is known afterwards only:
+ *   after two such regions in a row calls run on one thread for a while, longer each time it happens again. A region
+ *   after a rest is not judged.
+ * One region at a time is open, so plain variables do. */
+enum { BREATH = 2000000, REST = 10000000, FIRST_PAUSE = 10000000, LONGEST_PAUSE = 1000000000 }; /* nanoseconds */
+static long long call_ended, region_began, region_ended, pause_until, pause_length = FIRST_PAUSE;
+static int judged, failed, always_pays; /* always: for tests */
+
+static inline int region_pays(int long_call)
+{
+    long long now = nanoseconds();
+    return always_pays || (now >= pause_until &&
+                           (long_call || now - __atomic_load_n(&call_ended, __ATOMIC_RELAXED) < BREATH));
+}
+
+static inline void call_ends(void) { __atomic_store_n(&call_ended, nanoseconds(), __ATOMIC_RELAXED); }
 
 static inline void region_begins(void)
 {
     __atomic_store_n(&worked, 0, __ATOMIC_RELAXED);
-    region_since = nanoseconds();
+    region_began = nanoseconds();
+    judged = region_began - region_ended < REST;
 }
 
 static inline long long thread_begins(void) { return nanoseconds(); }
@@ -97,18 +113,20 @@ static inline void thread_ends(long long since)
 
 static inline void region_ends(int threads)
 {
-    long long took = nanoseconds() - region_since;
+    region_ended = nanoseconds();
+    long long took = region_ended - region_began;
     long long lost = threads * took - __atomic_load_n(&worked, __ATOMIC_RELAXED);
-    if (4 * lost > 3 * (threads - 1) * took)
-        alone_for = 16;
-}
-
-static inline int region_pays(void)
-{
-    if (alone_for == 0)
-        return 1;
-    alone_for--;
-    return 0;
+    if (!judged)
+        return;
+    if (4 * lost <= 3 * (threads - 1) * took) {
+        failed = 0;
+        pause_until = 0;
+        pause_length = FIRST_PAUSE;
+    } else if (++failed == 2) {
+        failed = 0;
+        pause_until = region_ended + pause_length;
+        pause_length = pause_length * 2 < LONGEST_PAUSE ? pause_length * 2 : LONGEST_PAUSE;
+    }
 }
 
 /* Denormal numbers make arithmetic tens of times slower. Returns the caller's mode, to be given back. */
