@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import GPU_REMEDY, as_array, as_dtype, check_device, check_lstm_arguments, check_place
+from ._arguments import DTYPES, GPU_REMEDY, as_array, as_dtype, check_device, check_lstm_arguments, check_place
 from .backends import registry
 from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
@@ -303,9 +303,10 @@ class LSTM(Module):
         if array.dtype != dtype:
             array = as_array(array, "input", cuda)  # in native byte order
         if array.dtype != dtype:
+            other = f", or the module by module.to({array.dtype.name!r})" if array.dtype.name in DTYPES else ""
             raise layout.dtype_error(
                 f"input dtype ({array.dtype}) does not match weight dtype ({dtype}): convert the input by "
-                f"input.astype({dtype.name!r}), or the module by module.to({array.dtype.name!r})"
+                f"input.astype({dtype.name!r}){other}"
             )
         if array.ndim != len(layout.shape(0)):
             raise RuntimeError(f"input.data must be 2-D (N, input_size), got {array.ndim}-D of shape {array.shape}")
