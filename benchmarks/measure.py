@@ -16,8 +16,8 @@ from contenders import CONTENDERS, Runner, Values, reference
 #: relative to its largest element.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
-#: Seconds that a block of calls lasts at least, and a call from which on it needs no other to warm up for it.
-BLOCK, LONG = 0.005, 0.02
+#: Seconds that a block of calls lasts at least, that unmeasured calls go before it, and a call that needs none of them.
+BLOCK, WARM, LONG = 0.005, 0.003, 0.02
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, rounds: int = 30) -> dict[str, Measured]:
+def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, rounds: int = 15) -> dict[str, Measured]:
     """Check and time contenders.
 
     Parameters
@@ -101,7 +101,7 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
                 settle()
                 with runners[name].context():
                     if not row.seconds or min(row.seconds) < LONG:
-                        warm = _block(runners[name], 1)  # its threads wake up, its weights are in the cache again
+                        warm = _warm(runners[name])
                         row.calls = max(1, int(BLOCK / min([warm, *row.seconds])))
                     row.seconds.append(_block(runners[name], row.calls) / row.calls)
                 spent[name] += time.perf_counter() - begin
@@ -118,8 +118,18 @@ def _block(runner: Runner, calls: int) -> float:
     return time.perf_counter() - begin
 
 
+def _warm(runner: Runner) -> float:
+    """Seconds of the last of a few calls: threads wake up, weights are in the cache again."""
+    end, calls, seconds = time.perf_counter() + WARM, 0, 0.0
+    while calls < 3 or time.perf_counter() < end:
+        seconds = _block(runner, 1)
+        calls += 1
+    return seconds
+
+
 def settle(at_most: float = 0.25) -> None:
-    """Wait until no thread of this process spins: pools go on for some 10 ms after their last call."""
+    """Wait until no thread of this process spins: pools go on for 10 to 40 ms after their last call, not all visibly."""
+    time.sleep(0.05)
     end = time.perf_counter() + at_most
     while time.perf_counter() < end:
         wall, busy = time.perf_counter(), time.process_time()

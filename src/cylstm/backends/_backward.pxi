@@ -263,7 +263,7 @@ cdef void _backward_thread(
     cdef Again again
     cdef real* own
     cdef unsigned long long mode = flush_denormals()
-    cdef long long since = thread_begins() if came > 1 else 0
+    cdef long long since = thread_begins(rank) if came > 1 else 0
     if came != asked.threads:
         plan.directions_apart = False
         plan.row_groups = plan.unit_groups = 1

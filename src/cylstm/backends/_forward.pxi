@@ -272,7 +272,7 @@ cdef void _forward_thread(
     cdef int team, d, first = 0, last = <int>s.D
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef unsigned long long mode = flush_denormals()
-    cdef long long since = thread_begins() if came > 1 else 0
+    cdef long long since = thread_begins(rank) if came > 1 else 0
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
     team = plan.row_groups * plan.unit_groups

@@ -54,7 +54,7 @@ cdef extern from "kernels/team.h" nogil:
         pass
     void barrier_wait(Barrier* barrier, int threads)
     void region_begins()
-    long long thread_begins()
+    long long thread_begins(int rank)
     void thread_ends(long long since)
     void region_ends(int threads)
     bint always_pays

@@ -5,7 +5,11 @@
 #include <limits.h>
 #include <time.h>
 #if defined(__linux__)
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #else
@@ -42,6 +46,36 @@ static inline void pause_(void)
     _mm_pause();
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield");
+#endif
+}
+
+/* A thread that wakes up may be put on the processor of the one that woke it, and threads that wait for each other in
+ * turn are left there. Thread `rank` leaves a processor that a lower rank is on: it forbids itself that one, for a
+ * moment. */
+static inline void move_apart(int rank)
+{
+#if defined(__linux__)
+    static int processors[64];
+    int here = sched_getcpu();
+    if (rank >= 64)
+        return;
+    __atomic_store_n(&processors[rank], here, __ATOMIC_RELAXED);
+    for (int r = 0; r < rank; r++)
+        if (__atomic_load_n(&processors[r], __ATOMIC_RELAXED) == here) {
+            cpu_set_t allowed, others;
+            if (sched_getaffinity(0, sizeof(allowed), &allowed))
+                return;
+            others = allowed;
+            for (r = 0; r < rank; r++)
+                CPU_CLR(__atomic_load_n(&processors[r], __ATOMIC_RELAXED), &others);
+            if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others)) {
+                __atomic_store_n(&processors[rank], sched_getcpu(), __ATOMIC_RELAXED);
+                sched_setaffinity(0, sizeof(allowed), &allowed);
+            }
+            return;
+        }
+#else
+    (void)rank;
 #endif
 }
 
@@ -104,7 +138,11 @@ static inline void region_begins(void)
     judged = region_began - region_ended < REST;
 }
 
-static inline long long thread_begins(void) { return nanoseconds(); }
+static inline long long thread_begins(int rank)
+{
+    move_apart(rank);
+    return nanoseconds();
+}
 
 static inline void thread_ends(long long since)
 {
