@@ -15,6 +15,16 @@ from cylstm.backends import registry
 
 torch.set_num_threads(1)
 
+
+def bits_come_from_mkl() -> bool:
+    """Whether PyTorch lets MKL draw the bits of dropout, as it does on Intel CPUs: then its masks are not ours."""
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    bits = torch.empty(64).bernoulli_(0.5, generator=generators[0])
+    return not torch.equal(bits == 1, torch.rand(64, dtype=torch.float64, generator=generators[1]) < 0.5)
+
+
+BITS_COME_FROM_MKL = bits_come_from_mkl()
+
 BACKENDS = [row.name for row in cylstm.available_backends() if row.status == "available"]
 WIDE = {
     "float16": np.float64,

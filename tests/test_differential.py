@@ -11,6 +11,7 @@ import pytest
 import torch
 from random_cases import (
     BACKENDS,
+    BITS_COME_FROM_MKL,
     WIDE,
     Case,
     data,
@@ -75,6 +76,7 @@ def test_forward(backend: str, chunk: range) -> None:
             assert_no_worse(result, *rest, case, what)
 
 
+@pytest.mark.skipif(BITS_COME_FROM_MKL, reason="on an Intel CPU PyTorch has MKL draw the bits of dropout")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_in_training_mode_has_the_masks_of_torch(backend: str) -> None:
     compared = 0

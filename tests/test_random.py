@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_cases import BITS_COME_FROM_MKL
 from torch.nn.utils import rnn
 
 import cylstm
@@ -161,17 +162,11 @@ def test_dropout_mask(p, dtype):
     torch.manual_seed(5)
     yours = torch.dropout(torch.ones(50, 3, 7, dtype=getattr(torch, dtype)), p, train=True).numpy()
     assert set(np.unique(yours)) <= {*np.unique(mine), mine.dtype.type(0)}
-    if not bits_come_from_mkl():
+    if not BITS_COME_FROM_MKL:
         assert_same_bits(mine, yours)
 
 
-def bits_come_from_mkl() -> bool:
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    bits = torch.empty(64).bernoulli_(0.5, generator=generators[0])
-    return not torch.equal(bits == 1, torch.rand(64, dtype=torch.float64, generator=generators[1]) < 0.5)
-
-
-@pytest.mark.skipif(bits_come_from_mkl(), reason="on an Intel CPU PyTorch has MKL draw the bits of dropout")
+@pytest.mark.skipif(BITS_COME_FROM_MKL, reason="on an Intel CPU PyTorch has MKL draw the bits of dropout")
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("form", ["batched", "unbatched", "packed"])
