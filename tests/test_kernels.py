@@ -123,6 +123,7 @@ def _capped(isa: str) -> object:
 
 FORK = """
 import os, sys
+{first}
 import numpy as np
 import cylstm
 from cylstm.backends import _lstm
@@ -144,11 +145,44 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+FORK_FIRST = """
+import os, sys
+import torch
+torch.set_num_threads(2)
+torch.ones(2000, 2000).exp()
+import cylstm
+lstm = cylstm.LSTM(128, 256, backend="cython")
+from cylstm.backends import _lstm
+_lstm.open_regions(True)
+cylstm.set_num_threads(2)
+x = cylstm.randn(40, 16, 128)
+pid = os.fork()
+if pid == 0:
+    lstm(x)
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_before_the_first_call_does_not_hang() -> None:
+    """PyTorch, which may share the OpenMP library, has made threads that the child does not have."""
+    environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_FIRST], timeout=60, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_forked_child_computes_the_same_and_does_not_hang(bidirectional: bool) -> None:
-    code = FORK.format(bidirectional=bidirectional)
+@pytest.mark.parametrize("first", ["", "import torch; torch.set_num_threads(2); torch.ones(2000, 2000).exp()"])
+def test_a_forked_child_computes_the_same_and_does_not_hang(first: str, bidirectional: bool) -> None:
+    """Also where PyTorch, which may share the OpenMP library, has made threads before."""
+    code = FORK.format(first=first, bidirectional=bidirectional)
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], timeout=60, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

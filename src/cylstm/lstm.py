@@ -258,8 +258,7 @@ class LSTM(Module):
             grad_rows, grad_h, grad_c = self._enter_gradients(layout, grad_output, grad_hx, plan.dtype, on_gpu)
             return self._backward(plan, layout, kept, grad_rows, grad_h, grad_c)
 
-        state = (layout.from_state(h_n.copy()), layout.from_state(c_n.copy()))
-        return layout.from_rows(output.copy()), state, pullback
+        return layout.from_rows(output), (layout.from_state(h_n), layout.from_state(c_n)), pullback
 
     def stream(self, batch_size: int = 1) -> Stream:
         """One time step at a time, with all buffers made beforehand; see `Stream`."""

@@ -149,6 +149,7 @@ cdef void _backward_direction(
                     _run_products(kernels, &through_projection, g0 * count, g1 * count, <real>0)
             if steps_here and low < high:
                 tile.rows = high - low
+                tile.next = kept_rows  # the same rows of the next block
                 tile.grad_h_stride, tile.grad_output_stride, tile.h_stride = W, s.D * R, W
                 tile.grad_output = tile.h = NULL
                 for j in range(4 * g0, min(4 * g1, blocks)):

@@ -26,6 +26,7 @@ cdef extern from "kernels/kernels.h" nogil:
         Py_ssize_t grad_output_stride
         void* grad_c
         void* grad_a
+        Py_ssize_t next
         void* h
         Py_ssize_t h_stride
 

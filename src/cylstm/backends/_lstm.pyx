@@ -48,9 +48,12 @@ ctypedef fused real:
     float
     double
 
-# Rows whose input share is computed ahead, and below how many rows per step that pays.
+# Rows whose input share is computed ahead, and below how many rows per step that pays: more where the weights of a
+# step do not fit the cache that the cores share, so that those of the input are read once for several steps.
 cdef Py_ssize_t AHEAD = 96
 cdef Py_ssize_t AHEAD_BELOW = 32
+cdef Py_ssize_t AHEAD_BELOW_LARGE = 65
+cdef Py_ssize_t LARGE = 12 << 20
 # Rows of one chunk of the backward pass, and chunks of one segment.
 cdef Py_ssize_t CHUNK = 128
 cdef Py_ssize_t SEGMENT = 8

@@ -166,16 +166,20 @@ cdef int _pack_transposed(Layer layer, real zero) except -1:
     cdef Shape s = layer.shape
     cdef Packed* p
     cdef Py_ssize_t W = 4 * s.VL
+    cdef void* weight_hh_t
     cdef int d
     for d in range(<int>s.D):
         p = &layer.packed[d]
         if p.weight_hh_t != NULL:
             continue
-        p.weight_ih_t = _buffer(_ceil_div(s.I, W) * s.blocks * W * W, sizeof(real))
+        if p.weight_ih_t == NULL:  # it is there where memory ran out afterwards
+            p.weight_ih_t = _buffer(_ceil_div(s.I, W) * s.blocks * W * W, sizeof(real))
         _transpose_panels(<const real*>p.weight_ih, <real*>p.weight_ih_t, s.blocks * W, s.I, s.VL)
         if s.P:
-            p.weight_hr_t = _buffer(_ceil_div(s.H, W) * s.P * W, sizeof(real))
+            if p.weight_hr_t == NULL:
+                p.weight_hr_t = _buffer(_ceil_div(s.H, W) * s.P * W, sizeof(real))
             _transpose_panels(<const real*>p.weight_hr, <real*>p.weight_hr_t, s.P, s.H, s.VL)
-        p.weight_hh_t = _buffer(_ceil_div(s.R, W) * s.blocks * W * W, sizeof(real))
-        _transpose_panels(<const real*>p.weight_hh, <real*>p.weight_hh_t, s.blocks * W, s.R, s.VL)
+        weight_hh_t = _buffer(_ceil_div(s.R, W) * s.blocks * W * W, sizeof(real))
+        _transpose_panels(<const real*>p.weight_hh, <real*>weight_hh_t, s.blocks * W, s.R, s.VL)
+        p.weight_hh_t = weight_hh_t  # last: it says that all are there
     return 0

@@ -1,6 +1,8 @@
 # Who computes what, and when there is a parallel region. Part of _lstm.pyx.
 
-cdef int region_pid = 0   # the process in which a parallel region has run; its threads do not survive a fork
+# The process that loaded this module. Threads of OpenMP do not survive a fork, and whether somebody has started some
+# before it cannot be known (PyTorch may share the library): a forked child runs alone.
+cdef int region_pid = getpid()
 cdef int region_busy = 0  # a call from another thread has the region: this one runs alone
 
 cdef extern from *:
@@ -20,9 +22,9 @@ cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t ite
     cdef int team
     plan.directions_apart = False
     plan.row_groups = plan.unit_groups = 1
-    plan.ahead = AHEAD if s.B < AHEAD_BELOW and s.N > s.B else 0
-    if plan.ahead:
-        plan.ahead = max(s.B, min(AHEAD, s.N))
+    plan.ahead = 0
+    if s.B < (AHEAD_BELOW_LARGE if weights > LARGE else AHEAD_BELOW) and s.N > s.B:
+        plan.ahead = min(s.N, AHEAD if s.B < AHEAD_BELOW else 4 * s.B)
     if macs_call < CALL_FOR_REGION:
         threads = 1
     team = threads
@@ -53,13 +55,11 @@ cdef Plan _smaller_plan(const Plan* plan, const Shape* s, int threads) noexcept 
 
 cdef bint _enter_region(const Plan* plan) noexcept nogil:
     """Whether this call shall open a parallel region. `_leave_region` ends the call in either case."""
-    global region_pid
     if plan.threads < 2 or omp_in_parallel() or not take(&region_busy):
         return False
-    if region_pid != 0 and region_pid != getpid() or not region_pays(plan.macs > LONG_CALL):
+    if region_pid != getpid() or not region_pays(plan.macs > LONG_CALL):
         give(&region_busy)
         return False
-    region_pid = getpid()
     region_begins()
     return True
 

@@ -95,7 +95,8 @@ class Backend:
     A backend is made once per process, without arguments, when its name is first needed, and may be called from
     several threads at once. All arguments of ``forward`` and ``backward`` beside the first are passed by name.
     Arrays that come in are C-contiguous, of one dtype out of ``capabilities.dtypes``, possibly read-only, and are
-    never written to. Arrays that go out are new, C-contiguous, of the same dtype, and belong to the caller.
+    never written to. Arrays that go out are new, C-contiguous, of the same dtype, and belong to the
+    caller: the workspace shares no memory with them.
     """
 
     api_version: ClassVar[int] = API_VERSION

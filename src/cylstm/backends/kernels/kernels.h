@@ -48,6 +48,7 @@ typedef struct {
     ptrdiff_t grad_output_stride;
     void *grad_c; /* IN/OUT (m, VL): of c after the step -> of c before it */
     void *grad_a; /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
+    ptrdiff_t next; /* from these rows to those of the next tile, which are fetched into the cache */
     void *h; /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
     ptrdiff_t h_stride;
 } GatesBackwardTile;

@@ -121,6 +121,9 @@ static void gates_backward(const GatesBackwardTile *t)
         const real *gates = (const real *)t->gates + r * 4 * VL;
         vec i = load(gates), f = load(gates + VL), g = load(gates + 2 * VL), o = load(gates + 3 * VL);
         vec c_prev = load((const real *)t->c_prev + r * VL);
+        for (ptrdiff_t byte = 0; byte < 4 * VECTOR_BYTES; byte += 64)
+            __builtin_prefetch((const char *)(gates + t->next * 4 * VL) + byte);
+        __builtin_prefetch((const real *)t->c_prev + (r + t->next) * VL);
         vec tanh_c = hyperbolic_tangent(fma_(f, c_prev, i * g));
         vec grad_h = load((const real *)t->grad_h + r * t->grad_h_stride);
         if (t->grad_output)

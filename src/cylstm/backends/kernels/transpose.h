@@ -7,6 +7,17 @@
 
 enum { SQUARE = 16 };
 
+/* GCC has clang's builtin since version 12 only. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE_FLOAT(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#define SHUFFLE_DOUBLE(a, b, i, j) __builtin_shufflevector(a, b, i, j)
+#else
+typedef int int4 __attribute__((vector_size(16)));
+typedef long long long2 __attribute__((vector_size(16)));
+#define SHUFFLE_FLOAT(a, b, i, j, k, l) __builtin_shuffle(a, b, (int4){i, j, k, l})
+#define SHUFFLE_DOUBLE(a, b, i, j) __builtin_shuffle(a, b, (long2){i, j})
+#endif
+
 typedef float float4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef double double2 __attribute__((vector_size(16), aligned(8), may_alias));
 
@@ -14,19 +25,19 @@ static inline void transpose_square_float(const float *a, ptrdiff_t a_stride, fl
 {
     float4 a0 = *(const float4 *)a, a1 = *(const float4 *)(a + a_stride);
     float4 a2 = *(const float4 *)(a + 2 * a_stride), a3 = *(const float4 *)(a + 3 * a_stride);
-    float4 b0 = __builtin_shufflevector(a0, a1, 0, 4, 1, 5), b1 = __builtin_shufflevector(a0, a1, 2, 6, 3, 7);
-    float4 b2 = __builtin_shufflevector(a2, a3, 0, 4, 1, 5), b3 = __builtin_shufflevector(a2, a3, 2, 6, 3, 7);
-    *(float4 *)out = __builtin_shufflevector(b0, b2, 0, 1, 4, 5);
-    *(float4 *)(out + out_stride) = __builtin_shufflevector(b0, b2, 2, 3, 6, 7);
-    *(float4 *)(out + 2 * out_stride) = __builtin_shufflevector(b1, b3, 0, 1, 4, 5);
-    *(float4 *)(out + 3 * out_stride) = __builtin_shufflevector(b1, b3, 2, 3, 6, 7);
+    float4 b0 = SHUFFLE_FLOAT(a0, a1, 0, 4, 1, 5), b1 = SHUFFLE_FLOAT(a0, a1, 2, 6, 3, 7);
+    float4 b2 = SHUFFLE_FLOAT(a2, a3, 0, 4, 1, 5), b3 = SHUFFLE_FLOAT(a2, a3, 2, 6, 3, 7);
+    *(float4 *)out = SHUFFLE_FLOAT(b0, b2, 0, 1, 4, 5);
+    *(float4 *)(out + out_stride) = SHUFFLE_FLOAT(b0, b2, 2, 3, 6, 7);
+    *(float4 *)(out + 2 * out_stride) = SHUFFLE_FLOAT(b1, b3, 0, 1, 4, 5);
+    *(float4 *)(out + 3 * out_stride) = SHUFFLE_FLOAT(b1, b3, 2, 3, 6, 7);
 }
 
 static inline void transpose_square_double(const double *a, ptrdiff_t a_stride, double *out, ptrdiff_t out_stride)
 {
     double2 a0 = *(const double2 *)a, a1 = *(const double2 *)(a + a_stride);
-    *(double2 *)out = __builtin_shufflevector(a0, a1, 0, 2);
-    *(double2 *)(out + out_stride) = __builtin_shufflevector(a0, a1, 1, 3);
+    *(double2 *)out = SHUFFLE_DOUBLE(a0, a1, 0, 2);
+    *(double2 *)(out + out_stride) = SHUFFLE_DOUBLE(a0, a1, 1, 3);
 }
 
 #define DEFINE_TRANSPOSE(real, SIDE) \
