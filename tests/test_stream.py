@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -249,3 +251,33 @@ def test_a_step_into_out_allocates_nothing() -> None:
     for _ in range(5_000):
         stream(x_t, out)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024  # KiB
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("clone", [copy.deepcopy, copy.copy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copy_goes_on_by_itself(clone: Callable[[Any], Any], steps: int, backend: str) -> None:
+    stream = cylstm.LSTM(4, 5, 2, backend=backend).stream(batch_size=3)
+    x = cylstm.randn(6, 3, 4)
+    for x_t in x[:steps]:
+        stream(x_t)
+    before = stream.state
+    other = clone(stream)
+    expected = [stream(x_t) for x_t in x[steps:]]
+    for a, b in zip(other.state, before, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    np.testing.assert_array_equal([other(x_t) for x_t in x[steps:]], expected, strict=True)
+    other.reset()
+    assert np.any(stream.state[0])
+
+
+def test_a_deep_copy_has_a_module_of_its_own() -> None:
+    stream = cylstm.LSTM(4, 5).stream()
+    x_t = cylstm.randn(4)
+    stream(x_t)
+    other = copy.deepcopy(stream)
+    before = other(x_t)
+    stream._lstm.bias_ih_l0 = np.ones(20, np.float32)
+    other.reset()
+    other(x_t)
+    np.testing.assert_array_equal(other(x_t), before)

@@ -68,6 +68,11 @@ class Stream:
     def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Module and state alone, for pickle and copy: the stepper is made anew at the next step."""
+        h, c = self.state
+        return {**self.__dict__, "_plan": None, "_stepper": None, "_h": h, "_c": c}
+
     def __call__(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Take one step.
 
