@@ -154,16 +154,28 @@ def test_clipping_leaves_small_gradients_as_they_are():
     assert [array.tobytes() for given in grads for array in given.values()] == before
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_clipping_of_what_is_not_finite_equals_torch(value):
-    grads = {"a": np.array([1.0, value, -2.0]), "b": np.array([3.0])}
-    theirs = [torch.zeros(3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
+EXTREME = {
+    "nan": [[1.0, np.nan, -2.0], [3.0]],
+    "inf": [[1.0, np.inf, -2.0], [3.0]],
+    "both": [[np.inf, 1.0], [np.nan]],
+    "squares overflow": [[1e30, -1e30], [3.0]],
+    "their sum overflows": [[1.5e19], [-1.5e19]],
+    "squares underflow": [[1e-30, 1e-30]],
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("values", EXTREME.values(), ids=EXTREME)
+def test_clipping_of_extremes_equals_torch(values, dtype):
+    grads = {str(n): np.array(array, dtype) for n, array in enumerate(values)}
+    theirs = [torch.zeros(array.shape, dtype=getattr(torch, dtype)) for array in grads.values()]
     for tensor, array in zip(theirs, grads.values(), strict=True):
         tensor.grad = torch.from_numpy(array.copy())
     norm = optim.clip_grad_norm(grads, 1.0)
-    np.testing.assert_equal(norm, torch.nn.utils.clip_grad_norm_(theirs, 1.0).item())
+    wanted = torch.nn.utils.clip_grad_norm_(theirs, 1.0).item()
+    np.testing.assert_allclose(norm, wanted, rtol=TOLERANCE[dtype])
     for tensor, array in zip(theirs, grads.values(), strict=True):
-        np.testing.assert_array_equal(array, tensor.grad.numpy())
+        np.testing.assert_allclose(array, tensor.grad.numpy(), rtol=10 * TOLERANCE[dtype])
 
 
 def test_clipping_no_gradients():

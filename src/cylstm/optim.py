@@ -369,7 +369,8 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     for array in arrays:
         if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
             raise TypeError("gradients are clipped in place: they must be writable NumPy arrays of floating point")
-    norm = math.hypot(*(float(np.linalg.norm(array.ravel())) for array in arrays))
+    with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
+        norm = float(np.linalg.norm([np.linalg.norm(array.ravel()) for array in arrays]))
     factor = _at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
     if not factor >= 1:  # nan too, as in PyTorch
         with np.errstate(all="ignore"):
