@@ -693,6 +693,14 @@ def test_selection_of_the_backend():
         cylstm.torch.LSTMCell(2, 3, backend=3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_backend_leaves_the_generator_as_it_is(kind: str) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(cylstm.UnknownBackendError, match="nope"):
+        KINDS[kind][1](3, 4, backend="nope")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.skipif("cython" not in names(), reason="not built")
 @pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
 def test_explicit_backend_that_cannot_is_refused():

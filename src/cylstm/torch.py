@@ -67,9 +67,13 @@ class LSTM(nn.LSTM):
     backend: str | Backend | None = None
 
     def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check_backend(self, backend)
         self.backend = backend
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
+        _check_backend(self, self.backend)
+        super().reset_parameters()
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         """Run the LSTM, as ``torch.nn.LSTM`` does.
@@ -140,9 +144,13 @@ class LSTMCell(nn.LSTMCell):
     backend: str | Backend | None = None
 
     def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check_backend(self, backend)
         self.backend = backend
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
+        _check_backend(self, self.backend)
+        super().reset_parameters()
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step, as ``torch.nn.LSTMCell`` does.
