@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from available import names
 
 import cylstm
 from cylstm.cli import main
@@ -309,7 +311,9 @@ def test_errors_are_one_line(
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", ["", "dance", "run", "run m i --chunk 0", "run m i --batch-chunk x"])
+@pytest.mark.parametrize(
+    "arguments", ["", "dance", "run", "run m i --chunk 0", "run m i --batch-chunk x", "bench --seconds nan"]
+)
 def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments.split())
@@ -406,7 +410,54 @@ def test_check_backend(capsys: pytest.CaptureFixture[str], folder: Path, monkeyp
     assert "'fastest'" in fails(capsys, "check-backend", "fastest")
 
 
-@pytest.mark.parametrize("command", [[], ["info"], ["backends"], ["check-backend"], ["run"]])
+SMALL = ["bench", "--seconds", "0", "--batch", "2", "--steps", "3", "--input", "4", "--hidden", "5"]
+
+
+@pytest.fixture
+def _torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_torch_threads")
+@pytest.mark.parametrize("options", [[], ["--training"], ["--layers", "2", "--bidirectional", "--training"]], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+def test_bench_measures_what_agrees(dtype: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--dtype", dtype, "--peer", "torch", "--json", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = report["rows"]
+    assert {row["name"] for row in rows} == {*names(dtype), "torch"}
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    tolerance = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-13, "complex64": 1e-5}[dtype]
+    for row in rows:
+        assert row["error"] <= tolerance
+        assert row["error"] > 0 or (row["name"], dtype) == ("numpy", "float64")
+        assert row["ratio"] == pytest.approx(row["seconds"] / rows[0]["seconds"])
+        flops = row["gflops"] * 1e9 * row["seconds"]
+        products = 2 * 3 * 4 * 5 * (2 * (4 + 5) + 2 * (10 + 5) if "--layers" in options else 4 + 5)
+        per_product = (8 if dtype == "complex64" else 2) * (3 if "--training" in options else 1)
+        assert flops == pytest.approx(products * per_product)
+
+
+def test_bench_prints_a_table(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--backend", backend]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["model    LSTM(4, 5), float32", "input    2 sequences of 3 steps"]
+    header, row = lines[-2:]
+    assert header.split() == ["backend", "ms", "ratio", "GFLOP/s", "error"]
+    assert row.split()[::2][:2] == [backend, "1.00"]
+    assert len(header) == len(row)
+
+
+def test_bench_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "'fastest'" in fails(capsys, *SMALL, "--backend", "numpy", "fastest")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "pip install torch" in fails(capsys, *SMALL, "--peer", "torch")
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["backends"], ["check-backend"], ["run"], ["bench"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main([*command, "--help"])

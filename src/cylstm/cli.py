@@ -52,6 +52,20 @@ examples:
   cylstm convert model.onnx model.npz --prefix /lstm/LSTM
   cylstm convert model.safetensors model.onnx --prefix encoder.lstm.
 """
+_BENCH = """\
+Run one LSTM on several backends in turn, and show the median time of a call beside the error.
+
+The rounds are interleaved, so that what else happens on the machine meets all backends alike. Weights and input are
+random, the same each time. The error is the largest against the numpy backend in double precision; with --training,
+that of a gradient as a share of the largest value in its array. GFLOP/s counts the matrix products.
+"""
+_BENCH_MORE = """\
+examples:
+  cylstm bench --steps 1 --hidden 64
+  cylstm bench --batch 16 --hidden 256 --layers 2 --bidirectional --training --threads 2
+  cylstm bench --backend cython numpy --peer torch --json
+"""
+_DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
 _MAIN_MORE = """\
 environment:
   CYLSTM_BACKEND      the backend: a name, or package.module:Class
@@ -158,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--backend", metavar="NAME", help="the backend; an explicit choice works or is an error")
     run.add_argument(
         "--dtype",
-        choices=["float16", "float32", "float64", "complex64", "complex128"],
+        choices=_DTYPES,
         help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
     )
     run.add_argument(
@@ -183,6 +197,23 @@ def _parser() -> argparse.ArgumentParser:
     inspect = command("inspect", _inspect, "Show what is in a model file.")
     inspect.add_argument("file", metavar="FILE", type=Path, help=_READS)
     inspect.add_argument("--json", action="store_true", help="as JSON")
+
+    bench = command("bench", _bench, "Measure the backends.", description=_BENCH, epilog=_BENCH_MORE)
+    bench.add_argument("--batch", metavar="B", type=_positive, default=1, help="sequences side by side (1)")
+    bench.add_argument("--steps", metavar="T", type=_positive, default=100, help="time steps (100)")
+    bench.add_argument("--input", metavar="I", type=_positive, help="input size; by default the hidden size")
+    bench.add_argument("--hidden", metavar="H", type=_positive, default=128, help="hidden size (128)")
+    bench.add_argument("--layers", metavar="L", type=_positive, default=1, help="layers (1)")
+    bench.add_argument("--bidirectional", action="store_true", help="both directions")
+    bench.add_argument("--dtype", choices=_DTYPES, default="float32", help="of weights and input (float32)")
+    bench.add_argument("--training", action="store_true", help="forward and backward pass")
+    bench.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels, and of PyTorch")
+    bench.add_argument(
+        "--backend", metavar="NAME", nargs="+", help="the backends; by default all that are here and can"
+    )
+    bench.add_argument("--peer", choices=["torch"], help="measure torch.nn.LSTM too")
+    bench.add_argument("--seconds", metavar="S", type=_seconds, default=1.0, help="time for each of them (1)")
+    bench.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -190,6 +221,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    return seconds
 
 
 # Commands -----------------------------------------------------------------------------------------------------------
@@ -294,6 +335,41 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print(f"  {one['prefix'] or '(no prefix)'}  {text}")
     if others := report["other_arrays"]:
         print(f"  and {others} other array{'s' if others > 1 else ''}")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from .bench import benchmark
+
+    sizes = {"input_size": arguments.input or arguments.hidden, "hidden_size": arguments.hidden}
+    report = benchmark(
+        {**sizes, "num_layers": arguments.layers, "bidirectional": arguments.bidirectional},
+        batch_size=arguments.batch,
+        steps=arguments.steps,
+        dtype=arguments.dtype,
+        training=arguments.training,
+        backends=arguments.backend,
+        peer=arguments.peer,
+        threads=arguments.threads,
+        seconds=arguments.seconds,
+    )
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    rows = {
+        "model": f"{report['lstm']}, {report['dtype']}" + ", forward and backward" * report["training"],
+        "input": f"{report['batch_size']:,} sequences of {report['steps']:,} steps",
+        "threads": report["threads"],
+    }
+    _print_table(rows)
+    print()
+    lines = [("backend", "ms", "ratio", "GFLOP/s", "error")]
+    for row in report["rows"]:
+        milliseconds, ratio = f"{1e3 * row['seconds']:.4g}", f"{row['ratio']:.2f}"
+        lines.append((row["name"], milliseconds, ratio, f"{row['gflops']:.4g}", f"{row['error']:.1e}"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for name, *numbers in lines:
+        print("  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]))
     return 0
 
 
