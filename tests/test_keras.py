@@ -222,6 +222,7 @@ def test_the_stacked_listing_of_the_documentation() -> None:
 @pytest.mark.parametrize("name", sorted(ck._INITIALIZERS))
 def test_initialisers_have_keras_distribution(name: str) -> None:
     cylstm.manual_seed(0)
+    keras.utils.set_random_seed(0)  # without a seed, Keras's truncated normal goes beyond two deviations in some runs
     shape = (200, 300)
     ours = np.asarray(ck._initializer(name)(shape, dtype="float32"))
     theirs = np.asarray(keras.initializers.get(name)(shape))

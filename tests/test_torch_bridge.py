@@ -636,6 +636,8 @@ def train_one_of_two(rank: int, folder: str) -> None:
     loss = module(ddp_data()[:, 3 * rank : 3 * rank + 3])[0].square().mean()
     loss.backward()
     torch.save([parameter.grad for parameter in module.parameters()], f"{folder}/{rank}.pt")
+    del module, loss  # a DDP module that outlives the process group hangs now and then when it ends
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
