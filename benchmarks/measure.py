@@ -128,7 +128,7 @@ def _warm(runner: Runner) -> float:
 
 
 def settle(at_most: float = 0.25) -> None:
-    """Wait until no thread of this process spins: pools go on for 10 to 40 ms after their last call, not all visibly."""
+    """Wait until no thread of this process spins: pools go on for 10 to 40 ms, not all visibly."""
     time.sleep(0.05)
     end = time.perf_counter() + at_most
     while time.perf_counter() < end:
