@@ -58,7 +58,7 @@ cdef extern from "kernels/team.h" nogil:
     long long thread_begins(int rank)
     void thread_ends(long long since)
     void region_ends(int threads)
-    bint always_pays
+    bint set_always_pays(bint always)
     bint region_pays(bint long_call)
     void call_ends()
     unsigned long long flush_denormals()

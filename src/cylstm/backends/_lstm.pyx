@@ -33,9 +33,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile,
-    always_pays, barrier_wait, call_ends, cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals,
-    thread_begins, thread_ends, transpose_double, transpose_float,
+    Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_wait, call_ends, cylstm_kernels,
+    flush_denormals, region_begins, region_ends, region_pays, restore_denormals, set_always_pays, thread_begins,
+    thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
@@ -140,10 +140,7 @@ default_threads = omp_get_max_threads()  # less later on is a limit that somebod
 
 def open_regions(bint always):
     """For tests: use the threads that the plan of a call has, whether or not they seem to pay. Returns what was set."""
-    global always_pays
-    before = bool(always_pays)
-    always_pays = always
-    return before
+    return bool(set_always_pays(always))
 
 
 def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=None):

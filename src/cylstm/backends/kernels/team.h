@@ -129,6 +129,13 @@ static inline int region_pays(int long_call)
                            (long_call || now - __atomic_load_n(&call_ended, __ATOMIC_RELAXED) < BREATH));
 }
 
+static inline int set_always_pays(int always)
+{
+    int before = always_pays;
+    always_pays = always;
+    return before;
+}
+
 static inline void call_ends(void) { __atomic_store_n(&call_ended, nanoseconds(), __ATOMIC_RELAXED); }
 
 static inline void region_begins(void)
