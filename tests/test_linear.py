@@ -143,13 +143,20 @@ def test_gradients_that_are_refused():
             pullback(grad)
 
 
-def test_the_pullback_keeps_the_weights_of_its_run():
-    mine, _ = pair()
-    x, grad = tensor(2, 4), tensor(2, 3)
-    _, pullback = mine.vjp(x)
-    before = pullback(grad).input
+def test_the_pullback_refuses_a_change_of_the_weights_as_torch_does():
+    mine, theirs = pair()
+    x, grad = tensor(2, 4).requires_grad_(), tensor(2, 3)
+    (_, pullback), expected = mine.vjp(x), theirs(x)
     mine.weight = mine.weight * 2
-    np.testing.assert_array_equal(pullback(grad).input, before)
+    with torch.no_grad():
+        theirs.weight *= 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        expected.backward(grad)
+    with pytest.raises(RuntimeError, match=r"changed since the forward pass \(version 0 then, 1 now\): run vjp again"):
+        pullback(grad)
+    output, pullback = mine.vjp(x)
+    close(output, theirs(x))
+    pullback(grad)
 
 
 @pytest.mark.parametrize("bias", [True, False, 1, None])

@@ -154,11 +154,7 @@ class LSTMCell(Module):
         )
 
         def pullback(grad_hx: tuple[Any, Any]) -> Gradients:
-            if self._store.snapshot is not snapshot:
-                raise RuntimeError(
-                    f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
-                    f"{self._store.version} now): run vjp again"
-                )
+            self._store.refuse_after_change(snapshot)
             if not isinstance(grad_hx, (tuple, list)) or len(grad_hx) != 2:
                 raise TypeError("grad_hx must be a tuple of two, the gradients of h_1 and c_1, None for zeros")
             grad_h, grad_c = (

@@ -110,12 +110,14 @@ class Linear(Module):
         Raises
         ------
         TypeError, RuntimeError
-            As a call does.
+            As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
-        arrays = self._store.snapshot.arrays
+        snapshot = self._store.snapshot
+        arrays = snapshot.arrays
         x = self._checked(input).copy()
 
         def pullback(grad_output: Any) -> Gradients:
+            self._store.refuse_after_change(snapshot)
             shape = (*x.shape[:-1], self.out_features)
             grad = check_gradient(as_array(grad_output, "grad_output"), "grad_output", shape, x.dtype)
             grad, weight, rows = _working(grad), _working(arrays["weight"]), _working(x).reshape(-1, self.in_features)

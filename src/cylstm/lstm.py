@@ -250,11 +250,7 @@ class LSTM(Module):
         output, h_n, c_n, kept = self._run(plan, layout.batch_sizes.copy(), rows, h_0, c_0, keep)
 
         def pullback(grad_output: Any = None, grad_hx: tuple[Any, Any] | None = None) -> Gradients:
-            if self._store.snapshot is not snapshot:
-                raise RuntimeError(
-                    f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
-                    f"{self._store.version} now): run vjp again"
-                )
+            self._store.refuse_after_change(snapshot)
             grad_rows, grad_h, grad_c = self._enter_gradients(layout, grad_output, grad_hx, plan.dtype, on_gpu)
             return self._backward(plan, layout, kept, grad_rows, grad_h, grad_c)
 

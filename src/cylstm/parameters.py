@@ -158,6 +158,14 @@ class ParameterStore:
                 "call the module after the block"
             )
 
+    def refuse_after_change(self, snapshot: Snapshot) -> None:
+        """Raise where the parameters are no longer those of `snapshot`, with which a forward pass was run."""
+        if self.snapshot is not snapshot:
+            raise RuntimeError(
+                f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
+                f"{self.version} now): run vjp again"
+            )
+
     def _refuse_while_unlocked(self) -> None:
         if self.unlocked_by is not None:
             raise RuntimeError("the parameters are unlocked already: leave the `with ...unlocked()` block first")
