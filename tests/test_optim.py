@@ -178,6 +178,26 @@ def test_clipping_of_extremes_equals_torch(values, dtype):
         np.testing.assert_allclose(array, tensor.grad.numpy(), rtol=10 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("max_norm", [1.0, 300.0])
+@pytest.mark.parametrize("scale", [1e-5, 1e-3, 1.0, 100.0, 300.0, 1000.0])
+@pytest.mark.parametrize("dtype", [*TOLERANCE, "float16"])
+def test_clipping_of_small_and_large_gradients_equals_torch(dtype, scale, max_norm):
+    """Also where the squares of float16 are beyond its range, at one end or the other, and where the norm is."""
+    ours = [cylstm.LSTM(3, 50, dtype=dtype), cylstm.Linear(50, 4, dtype=dtype)]
+    theirs = [module.to_torch() for module in ours]
+    grads = draw(ours, np.random.default_rng(12), scale)
+    give(theirs, grads)
+    norm = optim.clip_grad_norm(grads, max_norm)
+    wanted = torch.nn.utils.clip_grad_norm_(parameters_of(theirs), max_norm).item()
+    tolerance = 2e-3 if dtype == "float16" else 10 * TOLERANCE[dtype]
+    assert np.isinf(wanted) == (dtype == "float16" and scale == 1000)
+    assert norm == pytest.approx(wanted, rel=tolerance)
+    for given, module in zip(grads, theirs, strict=True):
+        for name, parameter in module.named_parameters():
+            smallest = 6e-8 if dtype == "float16" else 0.0  # above zero, of float16
+            np.testing.assert_allclose(given[name], parameter.grad.numpy(), rtol=tolerance, atol=smallest)
+
+
 def test_clipping_no_gradients():
     assert optim.clip_grad_norm([], 1.0) == 0.0
     assert optim.clip_grad_norm({}, 1.0) == 0.0

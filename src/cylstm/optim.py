@@ -355,7 +355,7 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     Returns
     -------
     float
-        The norm that they had: the root of the sum of all squares.
+        The norm that they had: the root of the sum of all squares, rounded to their dtype.
 
     Raises
     ------
@@ -370,13 +370,20 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
         if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
             raise TypeError("gradients are clipped in place: they must be writable NumPy arrays of floating point")
     with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
-        norm = float(np.linalg.norm([np.linalg.norm(array.ravel()) for array in arrays]))
+        norm = float(_norm(np.array([_norm(array) for array in arrays])))
     factor = _at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
     if not factor >= 1:  # nan too, as in PyTorch
         with np.errstate(all="ignore"):
             for array in arrays:
                 array *= factor
     return norm
+
+
+def _norm(array: np.ndarray) -> np.floating:
+    """The root of the sum of squares in the precision of the numbers; of float16 the root alone is rounded."""
+    flat = array.ravel()
+    wide = flat.astype(np.float32) if flat.dtype == np.float16 else flat
+    return np.linalg.norm(wide).astype(flat.real.dtype)
 
 
 def _real_items(array: np.ndarray) -> np.ndarray:
