@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ._arguments import as_array, as_dtype, check_device, check_size
 from .backends import registry
-from .backends.base import Backend, DirectionParameters
+from .backends.base import Backend, DirectionParameters, LayerParameters
 from .gradients import Gradients, check_gradient
 from .layout import contiguous
-from .parameters import Module, Snapshot
+from .plan import ComputedModule
 from .random import uniform
 
 State = tuple[np.ndarray, np.ndarray]
 
 
-class _Plan(NamedTuple):
-    """Who computes one version of the parameters."""
-
-    token: object  # of the registry: another one, and the choice is made again
-    backend: Backend
-    prepared: Any
-    dtype: np.dtype
-
-
-class LSTMCell(Module):
+class LSTMCell(ComputedModule):
     """A long short-term memory cell with the arguments, shapes, names and numbers of ``torch.nn.LSTMCell``.
 
     It takes the same step as `LSTM`, on the same backends; for many steps, `LSTM` and its ``stream`` are faster.
@@ -118,7 +109,7 @@ class LSTMCell(Module):
         plan = self._plan(self._store.snapshot, training=False)
         shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
         batch_sizes = np.array([len(x)])
-        result = plan.backend.forward(plan.prepared, input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
+        result = plan.backend.forward(plan.layers[0], input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
         return result.h_n.reshape(shape), result.c_n.reshape(shape)
 
     forward = __call__
@@ -150,7 +141,7 @@ class LSTMCell(Module):
         x = x.copy()
         h_0, c_0 = (None if state is None else state.copy() for state in (h_0, c_0))
         result = plan.backend.forward(
-            plan.prepared, input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
+            plan.layers[0], input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
         )
 
         def pullback(grad_hx: tuple[Any, Any]) -> Gradients:
@@ -162,7 +153,7 @@ class LSTMCell(Module):
                 for grad, name in zip(grad_hx, ("grad_h_1", "grad_c_1"), strict=True)
             )
             grads = plan.backend.backward(
-                plan.prepared,
+                plan.layers[0],
                 result.workspace,
                 grad_output=None,
                 grad_h_n=_as_state(grad_h),
@@ -174,16 +165,8 @@ class LSTMCell(Module):
 
         return (result.h_n.reshape(shape).copy(), result.c_n.reshape(shape).copy()), pullback
 
-    def _plan(self, snapshot: Snapshot, *, training: bool) -> _Plan:
-        """The backend in force and the parameters as it has prepared them: once per version."""
-        plan = snapshot.derived.get(training)
-        if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
-            self._store.refuse_inside_unlocked()
-            token, dtype = registry.token(), snapshot.arrays["weight_ih"].dtype
-            backend = registry.choose(self.backend, dtype=dtype.name, training=training)
-            prepared = snapshot.derive(backend, lambda: backend.prepare((DirectionParameters(**snapshot.arrays),)))
-            plan = snapshot.derived[training] = _Plan(token, backend, prepared, dtype)
-        return plan
+    def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
+        return [(DirectionParameters(**arrays),)]
 
     def _enter(
         self, input: Any, hx: Any, dtype: np.dtype

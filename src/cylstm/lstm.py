@@ -12,21 +12,11 @@ from .backends import registry
 from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
 from .layout import Layout, layout_of
-from .parameters import Module, Snapshot
+from .plan import ComputedModule, Plan
 from .random import dropout_mask, uniform
 from .stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]
-
-
-class _Plan(NamedTuple):
-    """Who computes one version of the parameters."""
-
-    token: object  # of the registry: another one, and the choice is made again
-    backend: Backend
-    layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
-    dtype: np.dtype
-    cuda: bool  # arrays on a GPU are computed there
 
 
 class _Kept(NamedTuple):
@@ -36,7 +26,7 @@ class _Kept(NamedTuple):
     mask: np.ndarray | None  # (N, D * R), of the dropout on the layer's input
 
 
-class LSTM(Module):
+class LSTM(ComputedModule):
     """A multi-layer long short-term memory network with the arguments, shapes, names and numbers of ``torch.nn.LSTM``.
 
     Parameters
@@ -262,27 +252,7 @@ class LSTM(Module):
 
     # What the passes are made of ------------------------------------------------------------------------------------
 
-    def _plan(self, snapshot: Snapshot, *, training: bool) -> _Plan:
-        """The backend in force and the parameters as it has prepared them: once per version."""
-        plan = snapshot.derived.get(training)
-        if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
-            self._store.refuse_inside_unlocked()
-            token, dtype = registry.token(), next(iter(snapshot.arrays.values())).dtype
-            backend = registry.choose(
-                self.backend,
-                dtype=dtype.name,
-                projection=self.proj_size > 0,
-                training=training,
-                device=self._device,
-            )
-            layers = snapshot.derive(backend, lambda: tuple(map(backend.prepare, self._layers(snapshot.arrays))))
-            plan = snapshot.derived[training] = _Plan(
-                token, backend, layers, dtype, "cuda" in backend.capabilities.devices
-            )
-        return plan
-
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        """The parameters, layer by layer, as backends take them."""
         directions = [
             DirectionParameters(**{name.partition("_l")[0]: arrays[name] for name in names})
             for names in self._all_weights
@@ -341,7 +311,7 @@ class LSTM(Module):
 
     def _run(
         self,
-        plan: _Plan,
+        plan: Plan,
         batch_sizes: np.ndarray,
         rows: np.ndarray,
         h_0: np.ndarray | None,
@@ -404,7 +374,7 @@ class LSTM(Module):
 
     def _backward(
         self,
-        plan: _Plan,
+        plan: Plan,
         layout: Layout,
         kept: list[_Kept],
         grad_rows: np.ndarray | None,

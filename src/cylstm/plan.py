@@ -1,0 +1,52 @@
+"""Who computes one version of the parameters: what LSTM and LSTMCell have in common."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backends import registry
+from .backends.base import Backend, LayerParameters
+from .parameters import Module, Snapshot
+
+
+class Plan(NamedTuple):
+    """Who computes one version of the parameters."""
+
+    token: object  # of the registry: another one, and the choice is made again
+    backend: Backend
+    layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
+    dtype: np.dtype
+    cuda: bool  # arrays on a GPU are computed there
+
+
+class ComputedModule(Module):
+    """A module that a backend computes. A subclass sets ``backend`` and defines ``_layers``."""
+
+    backend: str | Backend | None
+
+    def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
+        """The parameters, layer by layer, as backends take them."""
+        raise NotImplementedError
+
+    def _plan(self, snapshot: Snapshot, *, training: bool) -> Plan:
+        """The backend in force and the parameters as it has prepared them: once per version."""
+        plan = snapshot.derived.get(training)
+        if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
+            self._store.refuse_inside_unlocked()
+            token, layers = registry.token(), self._layers(snapshot.arrays)
+            first = layers[0][0]
+            dtype = first.weight_ih.dtype
+            backend = registry.choose(
+                self.backend,
+                dtype=dtype.name,
+                projection=first.weight_hr is not None,
+                training=training,
+                device=self._device,
+            )
+            prepared = snapshot.derive(backend, lambda: tuple(map(backend.prepare, layers)))
+            plan = snapshot.derived[training] = Plan(
+                token, backend, prepared, dtype, "cuda" in backend.capabilities.devices
+            )
+        return plan
