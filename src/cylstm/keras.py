@@ -11,6 +11,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -1158,18 +1159,14 @@ def _initializer(value: Initializer) -> Callable[..., Any]:
     return _INITIALIZERS[value]
 
 
-def _scaled(scale: float, mode: str, distribution: str) -> Callable[..., np.ndarray]:
+def _scaled(shape: tuple[int, ...], dtype: Any = None, *, scale: float, mode: str, distribution: str) -> np.ndarray:
     """Keras's VarianceScaling for a matrix (fan_in, fan_out)."""
-
-    def draw(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
-        fan_in, fan_out = shape[0], shape[-1]
-        variance = scale / max(1.0, fan_in if mode == "fan_in" else (fan_in + fan_out) / 2)
-        if distribution == "uniform":
-            limit = math.sqrt(3 * variance)
-            return uniform(shape, -limit, limit, dtype)
-        return _truncated(shape, math.sqrt(variance) / 0.87962566103423978, dtype)
-
-    return draw
+    fan_in, fan_out = shape[0], shape[-1]
+    variance = scale / max(1.0, fan_in if mode == "fan_in" else (fan_in + fan_out) / 2)
+    if distribution == "uniform":
+        limit = math.sqrt(3 * variance)
+        return uniform(shape, -limit, limit, dtype)
+    return _truncated(shape, math.sqrt(variance) / 0.87962566103423978, dtype)
 
 
 def _truncated(shape: tuple[int, ...], deviation: float, dtype: Any = None) -> np.ndarray:
@@ -1188,14 +1185,23 @@ def _orthogonal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     return (q if shape[-1] == few else q.T).reshape(shape).astype(as_dtype(dtype))
 
 
+def _random_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    return randn(*shape, dtype=dtype) * as_dtype(dtype).type(0.05)
+
+
+def _random_uniform(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    return uniform(shape, -0.05, 0.05, dtype)
+
+
+#: Functions that pickle finds by name, for layers hold them.
 _INITIALIZERS: dict[str, Callable[..., Any]] = {
     "zeros": np.zeros,
     "ones": np.ones,
     "orthogonal": _orthogonal,
-    "random_normal": lambda shape, dtype=None: randn(*shape, dtype=dtype) * as_dtype(dtype).type(0.05),
-    "random_uniform": lambda shape, dtype=None: uniform(shape, -0.05, 0.05, dtype),
+    "random_normal": _random_normal,
+    "random_uniform": _random_uniform,
     **{
-        f"{name}_{distribution}": _scaled(scale, mode, distribution)
+        f"{name}_{distribution}": partial(_scaled, scale=scale, mode=mode, distribution=distribution)
         for name, scale, mode in (("glorot", 1, "fan_avg"), ("he", 2, "fan_in"), ("lecun", 1, "fan_in"))
         for distribution in ("uniform", "normal")
     },

@@ -81,10 +81,13 @@ class ParameterStore:
     ----------
     arrays : mapping of str to array
         The parameters in PyTorch's order. They are copied.
+    adopt : bool
+        Whether arrays that nobody can write to are taken as they are instead.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.snapshot = Snapshot({name: _locked(array) for name, array in arrays.items()}, version=0)
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False) -> None:
+        take = _adopted if adopt else _locked
+        self.snapshot = Snapshot({name: take(array) for name, array in arrays.items()}, version=0)
         self.unlocked_by: int | None = None  # the thread that is inside `unlocked`
 
     @property
@@ -255,7 +258,8 @@ class Module:
         return {**self.__dict__, "_store": dict(self._store.snapshot.arrays)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _store=ParameterStore(state["_store"]))
+        """Take the arrays as they are where nobody can write to them (read-only memory maps, say), else copies."""
+        self.__dict__.update(state, _store=ParameterStore(state["_store"], adopt=True))
 
     def parameters(self) -> Iterator[np.ndarray]:
         """The parameters in PyTorch's order, as locked arrays."""
@@ -448,6 +452,37 @@ def exclusively(modules: Sequence[Module]) -> Iterator[list[dict[str, np.ndarray
 def _locked(array: np.ndarray) -> np.ndarray:
     """A copy on immutable memory: its WRITEABLE flag cannot be turned on."""
     return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
+
+
+def _adopted(array: np.ndarray) -> np.ndarray:
+    """The array itself where its memory is fit for parameters and nobody can write to it, else a locked copy."""
+    flags = array.flags
+    fit = flags.c_contiguous and flags.aligned and array.dtype.isnative
+    return np.asarray(array) if fit and _is_immutable(array) else _locked(array)
+
+
+def _is_immutable(array: np.ndarray) -> bool:
+    """Whether nobody in this process can write to the memory of an array.
+
+    A flag says little: that of an array which owns its memory can be turned on again, and what is read-only here may
+    be a view of a bytearray that somebody else fills anew. So the owner of the memory must be read-only by its nature:
+    ``bytes``, a memory map opened for reading (a file that changes under a map is beyond this), any other exporter of
+    read-only buffers.
+    """
+    owner: Any = array
+    while True:
+        if isinstance(owner, np.ndarray):
+            if owner.flags.writeable:
+                return False
+            owner = owner.base  # None where it owns its memory, which is no buffer
+            continue
+        try:
+            view = memoryview(owner)
+        except (TypeError, ValueError, BufferError):
+            return False
+        if not view.readonly or view.obj is owner:
+            return view.readonly
+        owner = view.obj
 
 
 def _means_dtype(value: Any) -> bool:
