@@ -48,15 +48,15 @@ test-suite: $(TEST)  ## the whole suite as a user has it, the examples of the do
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# The choice by the environment changes nothing for a test that names the other backend: those have run above.
+# The choice by the environment changes nothing for a test whose parameter is the other backend: those have run above.
 test-numpy: $(TEST)  ## the suite on the numpy backend
-	@$(STEP) "pytest, CYLSTM_BACKEND=numpy" $(CLEAN_ENV) CYLSTM_BACKEND=numpy $(PYTEST) tests -k "not cython"
+	@$(STEP) "pytest, CYLSTM_BACKEND=numpy" $(CLEAN_ENV) CYLSTM_BACKEND=numpy $(PYTEST) tests --only-in-force
 
 test-cython: $(TEST)  ## the suite on the cython backend, once per lower instruction set of this machine
 	@isas=$$($(PY) -c 'from cylstm.backends import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
 	for isa in $$isas; do \
 	    $(STEP) "pytest, CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa" \
-	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests -k "not numpy" || exit; \
+	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) tests --only-in-force || exit; \
 	done
 
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs

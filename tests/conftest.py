@@ -22,6 +22,33 @@ from cylstm.backends import registry
 BACKENDS = [b.name for b in cylstm.available_backends() if b.distribution == "cylstm" and b.status == "available"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--only-in-force",
+        action="store_true",
+        help=f"leave out each test that {registry.VARIABLE} does not concern: its parameter `backend` or `check` is "
+        "another backend",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("only_in_force"):
+        return
+    in_force = os.environ.get(registry.VARIABLE)
+    if in_force not in BACKENDS:
+        raise pytest.UsageError(f"--only-in-force needs {registry.VARIABLE} to be one of {BACKENDS}, got {in_force!r}")
+    config.hook.pytest_deselected(items=[item for item in items if _named_backend(item) not in (None, in_force)])
+    items[:] = [item for item in items if _named_backend(item) in (None, in_force)]
+
+
+def _named_backend(item: pytest.Item) -> str | None:
+    """The built-in backend that a test names by its parameters: it runs on that one whatever is in force."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    named = parameters.get("backend", getattr(parameters.get("check"), "backend", None))
+    name = getattr(named, "name", named)
+    return name if name in BACKENDS else None
+
+
 def pytest_report_header() -> str:
     return f"cylstm: {Path(cylstm.__file__).parent}, backends {', '.join(BACKENDS)}"
 
