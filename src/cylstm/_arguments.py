@@ -7,13 +7,14 @@ TypeError or ValueError.
 from __future__ import annotations
 
 import numbers
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 
 #: The names of the dtypes that parameters may have.
-DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
+DTYPES = ("float16", "float32", "float64", "complex64", "complex128", "bfloat16")
 
 GPU_REMEDY = "for an NVIDIA GPU install the extra cylstm[cuda13] (or cylstm[cuda12]) and choose the backend 'cupy'"
 
@@ -47,7 +48,7 @@ def as_array(value: Any, name: str, cuda: bool = False) -> Any:
         if cuda and device is None and hasattr(value, "__cuda_array_interface__"):
             return _on_gpu(value)
         if hasattr(value, "detach") and hasattr(value, "numpy"):
-            value = value.detach().numpy(force=True)  # force: PyTorch's lazy conjugation and negation are carried out
+            value = _from_tensor(value.detach())
         elif not hasattr(value, "__array__"):
             if device is None:
                 raise TypeError(
@@ -74,14 +75,30 @@ def as_dtype(dtype: Any) -> np.dtype:
     name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else None
     if name is None:
         try:
-            name = np.dtype(dtype).name
+            name = "bfloat16" if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype).name
         except TypeError:
             raise TypeError(
                 f"dtype must be one of {', '.join(DTYPES)}, as a NumPy or PyTorch dtype; got {dtype!r}"
             ) from None
     if name not in DTYPES:
         raise RuntimeError(f"parameters must be floating point or complex: one of {', '.join(DTYPES)}; got {name}")
-    return np.dtype(name)
+    return _bfloat16() if name == "bfloat16" else np.dtype(name)
+
+
+def _bfloat16() -> np.dtype:
+    """The dtype that the package ml_dtypes adds to NumPy; it must be imported once for NumPy to know the name."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise RuntimeError("NumPy has bfloat16 from the package ml_dtypes only: pip install ml_dtypes") from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _from_tensor(tensor: Any) -> np.ndarray:
+    """A tensor of PyTorch, on the CPU and without a graph."""
+    if str(tensor.dtype) == "torch.bfloat16":
+        return _from_tensor(tensor.contiguous().view(dtype=sys.modules["torch"].int16)).view(_bfloat16())
+    return tensor.numpy(force=True)  # force: PyTorch's lazy conjugation and negation are carried out
 
 
 def _on_gpu(value: Any) -> Any:

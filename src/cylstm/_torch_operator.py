@@ -87,6 +87,8 @@ class _Engine(LSTM):
 
 @functools.lru_cache(maxsize=256)
 def _engine(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Engine:
+    if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
+        raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128; got bfloat16")
     backend = None if options.backend is None else _objects.get(options.backend, options.backend)
     return _Engine(input_size, hidden_size, **{**options._asdict(), "backend": backend}, dtype=dtype)
 

@@ -34,7 +34,8 @@ class LSTMCell(ComputedModule):
     device : None, str or torch.device
         The CPU.
     dtype : dtype, optional
-        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+        float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
+        name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
 

@@ -17,7 +17,7 @@ from .random import uniform
 class Linear(Module):
     """``input @ weight.T + bias``, with the arguments, shapes, names and initial weights of ``torch.nn.Linear``.
 
-    Computed by NumPy; float16 in float32, rounded at the end.
+    Computed by NumPy; float16 and bfloat16 in float32, rounded at the end.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ class Linear(Module):
     device : None, str or torch.device
         The CPU.
     dtype : dtype, optional
-        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+        float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
+        name or type.
 
     Raises
     ------
@@ -146,5 +147,5 @@ class Linear(Module):
 
 
 def _working(array: np.ndarray) -> np.ndarray:
-    """The array in the dtype of the arithmetic: float32 for float16, else its own."""
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    """The array in the dtype of the arithmetic: float32 for float16 and bfloat16, else its own."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 else array

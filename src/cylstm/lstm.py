@@ -50,7 +50,8 @@ class LSTM(ComputedModule):
     device : None, str or torch.device
         Where it is computed: the CPU, or ``"cuda"``, ``"cuda:1"``. The parameters are NumPy arrays in any case.
     dtype : dtype, optional
-        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+        float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
+        name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
 

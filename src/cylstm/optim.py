@@ -44,10 +44,10 @@ class Optimizer:
                     f"{type(self).__name__} takes a module or several, as in {type(self).__name__}([lstm, head]), "
                     f"and not their parameters; got {type(module).__name__}"
                 )
-            if module.dtype == np.float16:
+            if module.dtype.itemsize == 2:
                 raise TypeError(
-                    "parameters of dtype float16 are too coarse for small steps: train in float32 (module.float()) "
-                    "and convert afterwards (module.half())"
+                    f"parameters of dtype {module.dtype} are too coarse for small steps: train in float32 "
+                    f"(module.float()) and convert afterwards (module.to({module.dtype.name!r}))"
                 )
         if not self._modules:
             raise ValueError(f"{type(self).__name__} got no modules")
@@ -212,7 +212,7 @@ class SGD(Optimizer):
     Raises
     ------
     TypeError
-        If ``modules`` holds something else, or float16.
+        If ``modules`` holds something else, or float16 or bfloat16.
     ValueError
         If a number is negative, ``modules`` is empty or names one twice, or nesterov has no momentum, or dampening.
 
@@ -273,7 +273,7 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError
-        If ``modules`` holds something else, or float16.
+        If ``modules`` holds something else, or float16 or bfloat16.
     ValueError
         If a number is outside its range, or ``modules`` is empty or names one twice.
     """
@@ -380,9 +380,9 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
 
 
 def _norm(array: np.ndarray) -> np.floating:
-    """The root of the sum of squares in the precision of the numbers; of float16 the root alone is rounded."""
+    """The root of the sum of squares in the precision of the numbers; of 16 bits the root alone is rounded."""
     flat = array.ravel()
-    wide = flat.astype(np.float32) if flat.dtype == np.float16 else flat
+    wide = flat.astype(np.float32) if flat.dtype.itemsize == 2 else flat
     return np.linalg.norm(wide).astype(flat.real.dtype)
 
 

@@ -203,7 +203,8 @@ class Module:
     device : None, str or torch.device
         The CPU.
     dtype : dtype, optional
-        float16, float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype, name or type.
+        float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
+        name or type.
     """
 
     training: bool
@@ -425,6 +426,10 @@ class Module:
         """Convert the parameters to float16."""
         return self.to(dtype=np.float16)
 
+    def bfloat16(self) -> Self:
+        """Convert the parameters to bfloat16, which needs the package ml_dtypes."""
+        return self.to(dtype="bfloat16")
+
     def float(self) -> Self:
         """Convert the parameters to float32."""
         return self.to(dtype=np.float32)
@@ -493,9 +498,9 @@ def _loaded(value: Any, name: str) -> np.ndarray:
     """A value of a state_dict as a numeric array; tensors of any device and of bfloat16 are fine."""
     if hasattr(value, "detach") and hasattr(value, "cpu"):
         value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy; float32 holds every value of it
+        if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy alone; float32 holds every value of it
             value = value.float()
     array = as_array(value, name)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
     return array

@@ -4,7 +4,8 @@ The same seed gives what ``torch.manual_seed`` gives on the CPU: :func:`uniform`
 :func:`dropout_mask` bit for bit, :func:`randn` to 1e-6 (its logarithm, sine and cosine are NumPy's). Conventions
 followed, all of PyTorch 2.13:
 
-- one 32-bit word gives a number of at most 24 bits (float16, float32), two words, the high one first, give 53 bits;
+- one 32-bit word gives a number of at most 24 bits (float32 and the dtypes of 16 bits), two words, the high one first,
+  give 53 bits;
 - ``x * (high - low) + low`` is rounded once, and a result that rounds up to ``high`` becomes ``low``;
 - complex numbers are pairs (real, imaginary) of real draws;
 - fewer than 16 normal numbers come from a Box-Muller pair in float64 whose second value waits for the next call;
@@ -66,6 +67,7 @@ _TORCH_STATE = np.dtype(
 _CHUNK = 1 << 14  # numbers worked on at a time, so that the intermediate arrays stay in the cache
 
 _REAL = {
+    "bfloat16": "bfloat16",
     "float16": "float16",
     "float32": "float32",
     "float64": "float64",
@@ -211,7 +213,7 @@ class Generator:
             if n < 16:
                 return self._few_normals(n).astype(dtype)
             whole = n - n % 16
-            first = self._draw(whole if dtype == "float16" else n, dtype)[:whole]
+            first = self._draw(whole if dtype in ("float16", "bfloat16") else n, dtype)[:whole]
             last = self._draw(16, dtype) if whole < n else None
         x = np.empty(n, dtype)
         x[:whole] = _box_muller(first, dtype)
@@ -331,8 +333,8 @@ def uniform(
     shape : sequence of int
     low, high : float
     dtype : optional
-        float16, float32 (the default), float64, complex64 or complex128. The real and the imaginary part of a
-        complex number are drawn alike, one after the other.
+        bfloat16, float16, float32 (the default), float64, complex64 or complex128. The real and the imaginary part
+        of a complex number are drawn alike, one after the other.
     generator : Generator, optional
 
     Returns
@@ -345,7 +347,8 @@ def uniform(
         If ``low > high``, a bound is not finite in ``dtype``, or the dtype is none of these.
     """
     name, size = as_dtype(dtype).name, _checked_size(shape)
-    largest = float(np.finfo(_REAL[name]).max)
+    # NumPy's finfo does not know bfloat16.
+    largest = 2.0**128 - 2.0**120 if name == "bfloat16" else float(np.finfo(_REAL[name]).max)
     for word, bound in (("low", low), ("high", high)):
         if not -largest <= bound <= largest:
             raise RuntimeError(f"{word} is out of bounds for {_REAL[name]}: expected a finite number, got {bound}")
@@ -401,7 +404,7 @@ def dropout_mask(
     p : float
         From 0 to 1.
     dtype : optional
-        float16, float32 (the default) or float64.
+        bfloat16, float16, float32 (the default) or float64.
     generator : Generator, optional
 
     Raises

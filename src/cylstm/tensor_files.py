@@ -118,10 +118,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
     arrays, position = [], 0
     for name, array in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # so that each is aligned
         little = array.dtype.newbyteorder("<")
-        if little not in _SAFETENSORS_NAMES:
+        of_format = "BF16" if array.dtype.name == "bfloat16" else _SAFETENSORS_NAMES.get(little)
+        if of_format is None:
             raise ValueError(f"safetensors has no dtype for {array.dtype} ({name!r}): save as .npz instead")
         header[name] = {
-            "dtype": _SAFETENSORS_NAMES[little],
+            "dtype": of_format,
             "shape": list(array.shape),
             "data_offsets": [position, position + array.nbytes],
         }
@@ -156,6 +157,8 @@ def write_npz(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[s
     """Write names and arrays as an uncompressed ``.npz``, under a temporary name first (see :func:`replacing`)."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in tensors.items():
+            if array.dtype.name == "bfloat16":
+                raise ValueError(f".npz has no dtype for bfloat16 ({name!r}): save as .safetensors instead")
             # A ZipInfo of our own has a fixed date: the same module gives the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

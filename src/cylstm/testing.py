@@ -8,7 +8,8 @@
     def test_conformance(check):
         check()
 
-Every claim in the backend's ``capabilities`` is tested: each dtype, gradients, projection. Values and gradients are
+Every claim in the backend's ``capabilities`` is tested: each dtype (bfloat16 where the package ml_dtypes is installed,
+which adds it to NumPy), gradients, projection. Values and gradients are
 compared with the numpy backend, the definition, evaluated in float64 or complex128 on the same numbers; gradients also
 with central differences. Symbols and shapes are those of :mod:`cylstm.backends.base`.
 """
@@ -25,6 +26,7 @@ import numpy as np
 
 import cylstm
 
+from ._arguments import as_dtype
 from .backends.base import API_VERSION, Backend, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
 from .backends.numpy_backend import NumpyBackend
 from .backends.registry import load
@@ -39,6 +41,7 @@ class Tolerance(NamedTuple):
 
 #: The one table of tolerances. The numbers that are compared have magnitude 1; a wrong LSTM is off by 0.01 and more.
 TOLERANCES = {
+    "bfloat16": Tolerance(values=8e-2, gradients=1.6e-1),  # eight times float16's, as is its rounding
     "float16": Tolerance(values=1e-2, gradients=2e-2),
     "float32": Tolerance(values=5e-6, gradients=2e-5),
     "float64": Tolerance(values=1e-13, gradients=1e-12),
@@ -46,7 +49,7 @@ TOLERANCES = {
     "complex128": Tolerance(values=1e-13, gradients=1e-12),
 }
 _DIFFERENCES = 1e-6  # tolerance of gradients against central differences in float64 and complex128
-_WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16")
+_WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
 
 
 # Running the checks --------------------------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
     if isinstance(backend, type):
         raise TypeError(f"a backend is a name or an object, got a class: pass an instance of {backend.__name__}")
     subject = load(backend) if isinstance(backend, str) else backend
-    dtypes = [dtype for dtype in _WIDEST_FIRST if dtype in subject.capabilities.dtypes]
+    dtypes = [dtype for dtype in _WIDEST_FIRST if dtype in subject.capabilities.dtypes and _is_here(dtype)]
 
     def check(name: str, function: Callable[..., None], dtype: str | None = None, **arguments: Any) -> Check:
         description = (function.__doc__ or "").partition("\n")[0]
@@ -189,6 +192,15 @@ def parametrize_with_checks(
         "check",
         [pytest.param(c, id=f"{c.backend.name}-{c.id}", marks=[marks[c.id]] if c.id in marks else []) for c in todo],
     )
+
+
+def _is_here(dtype: str) -> bool:
+    """Whether there can be arrays of this dtype."""
+    try:
+        as_dtype(dtype)
+    except RuntimeError:  # bfloat16 without ml_dtypes
+        return False
+    return True
 
 
 def _declared(todo: list[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:

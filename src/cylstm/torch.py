@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import cell, linear
 from . import lstm as _lstm
-from ._arguments import as_dtype
+from ._arguments import as_array, as_dtype
 from ._torch_operator import Arguments, Options, backend_name
 from ._torch_operator import lstm as _operator
 from .backends import registry
@@ -362,7 +362,7 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
         """Takes its parameters from PyTorch's module instead of drawing them: the generator stays as it is."""
 
         def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
-            return {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+            return {name: as_array(tensor.detach().cpu(), name) for name, tensor in tensors.items()}
 
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     copied: Module = Copied(**arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
@@ -390,12 +390,19 @@ def to_torch(module: Module) -> nn.Module:
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
         raise TypeError(f"expected a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
-    state = {name: torch.from_numpy(array.copy()) for name, array in module.named_parameters()}
+    state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     dtype = next(iter(state.values())).dtype
     copied = conversion.theirs(**arguments, bias=_has_bias(module), dtype=dtype, device="meta").to_empty(device="cpu")
     copied.load_state_dict(state)
     return copied.train(module.training)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor with a copy of the array."""
+    if array.dtype.name == "bfloat16":  # torch.from_numpy does not know it
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
 
 
 def _names(module: nn.Module) -> list[str]:

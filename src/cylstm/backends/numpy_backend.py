@@ -34,11 +34,11 @@ class Workspace(NamedTuple):
 
 
 class NumpyBackend(Backend):
-    """Plain NumPy, every dtype. float16 is computed in float32, the states rounded to float16 after each step."""
+    """Plain NumPy, every dtype. Those of 16 bits are computed in float32, the states rounded after each step."""
 
     name: ClassVar[str] = "numpy"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        dtypes=frozenset({"float16", "float32", "float64", "complex64", "complex128"}), training=True
+        dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}), training=True
     )
 
     def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
@@ -176,10 +176,10 @@ def _sigmoid(a: np.ndarray) -> np.ndarray:
 
 
 def _working(a: np.ndarray, copy: bool = False) -> np.ndarray:
-    """The array in the dtype of the arithmetic: float32 for float16, else its own."""
-    return a.astype(np.float32) if a.dtype == np.float16 else a.copy() if copy else a
+    """The array in the dtype of the arithmetic: float32 for float16 and bfloat16, else its own."""
+    return a.astype(np.float32) if a.dtype.itemsize == 2 else a.copy() if copy else a
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Rounded to what an array of this dtype can hold."""
-    return a.astype(dtype).astype(a.dtype) if dtype == np.float16 else a
+    return a.astype(dtype).astype(a.dtype) if dtype.itemsize == 2 else a
