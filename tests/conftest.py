@@ -26,8 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--only-in-force",
         action="store_true",
-        help=f"leave out each test that {registry.VARIABLE} does not concern: its parameter `backend` or `check` is "
-        "another backend",
+        help=f"leave out each test that {registry.VARIABLE} does not concern: its parameter `backend` or `check`, or "
+        "its marker `names_backend`, is another backend",
     )
 
 
@@ -42,7 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _named_backend(item: pytest.Item) -> str | None:
-    """The built-in backend that a test names by its parameters: it runs on that one whatever is in force."""
+    """The built-in backend that a test names: it runs on that one whatever is in force."""
+    if (marker := item.get_closest_marker("names_backend")) is not None:
+        return marker.args[0]
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     named = parameters.get("backend", getattr(parameters.get("check"), "backend", None))
     name = getattr(named, "name", named)
@@ -54,6 +56,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "names_backend(name): the test runs on this backend, whatever is in force")
     if "cython" not in BACKENDS:  # a checkout that was not built: the header above says so once
         config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
 

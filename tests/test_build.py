@@ -15,9 +15,10 @@ pytest.importorskip("Cython", reason="Cython is not installed")
 ROOT = Path(__file__).parents[1]
 COMPILER = shutil.which(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])
 WARNING = "the compiler cannot build OpenMP: cylstm will run on one thread"
-# A run on another backend leaves the tests of this file out.
-on_cython = pytest.mark.parametrize("backend", ["cython"])
-pytestmark = pytest.mark.skipif(COMPILER is None or os.name != "posix", reason="there is no C compiler")
+pytestmark = [
+    pytest.mark.names_backend("cython"),
+    pytest.mark.skipif(COMPILER is None or os.name != "posix", reason="there is no C compiler"),
+]
 
 CHECK = """
 import sys
@@ -62,8 +63,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@on_cython
-def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: Path, backend: str) -> None:
+def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: Path) -> None:
     done = build(sources)
     assert done.returncode == 0, done.stderr
     assert WARNING in done.stderr
@@ -81,8 +81,7 @@ def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: 
     assert shape == "30 16 400"
 
 
-@on_cython
-def test_openmp_can_be_required(sources: Path, backend: str) -> None:
+def test_openmp_can_be_required(sources: Path) -> None:
     done = build(sources, CYLSTM_REQUIRE_OPENMP="1")
     assert done.returncode != 0
     assert f"RuntimeError: {WARNING} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)" in done.stderr

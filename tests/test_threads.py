@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run
 
 import cylstm
 from cylstm import threads
 
 _lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+pytestmark = pytest.mark.names_backend("cython")
 
 
 @pytest.fixture(autouse=True)
@@ -33,15 +36,6 @@ def test_a_wrong_number_is_refused(wrong: object) -> None:
     assert cylstm.get_num_threads() == 3
 
 
-def run(code: str, **environment: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "CYLSTM_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**kept, **environment}, timeout=60, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 SHOW = "import cylstm; print(cylstm.get_num_threads())"
 
 
@@ -54,10 +48,60 @@ def test_environment_variables() -> None:
     )
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_affinity() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + SHOW
-    assert run(code) == "1"
+#: What a program does before OpenMP is there, and after.
+FIRST = {
+    "one processor": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+    "quota of 1.5": "from cylstm import threads; threads._quota_of_group = lambda: 1.5",
+}
+THEN = {
+    "set to 3": "cylstm.set_num_threads(3)",
+    "limited to 2": "import threadpoolctl; limits = threadpoolctl.threadpool_limits(limits=2)",
+}
+COUNT = """
+import os
+{first}
+import numpy as np, cylstm
+from cylstm.backends import _lstm
+{then}
+_lstm.open_regions(True)
+lstm, x = cylstm.LSTM(64, 256, backend="cython"), cylstm.randn(20, 16, 64)
+threads = cylstm.get_num_threads()
+before = len(os.listdir("/proc/self/task"))
+output, _ = lstm(x)
+print(threads, 1 + len(os.listdir("/proc/self/task")) - before)
+cylstm.set_num_threads(1)
+assert np.array_equal(lstm(x)[0], output)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not show the threads of a process")
+@pytest.mark.parametrize(
+    ("given", "environment", "threads", "came"),
+    [
+        ("", "OMP_NUM_THREADS=3", 3, 3),
+        ("", "CYLSTM_NUM_THREADS=3", 3, 3),
+        ("", "CYLSTM_NUM_THREADS=2 OMP_NUM_THREADS=4", 2, 2),
+        ("", "CYLSTM_NUM_THREADS=3 OMP_NUM_THREADS=1", 3, 3),
+        ("set to 3", "CYLSTM_NUM_THREADS=2", 3, 3),
+        ("", "CYLSTM_NUM_THREADS=4 OMP_THREAD_LIMIT=2", 4, 2),  # OpenMP has the last word
+        ("", "CYLSTM_NUM_THREADS=3 OMP_WAIT_POLICY=passive", 3, 3),
+        ("one processor", "", 1, 1),
+        ("one processor", "CYLSTM_NUM_THREADS=2", 2, 2),
+        ("quota of 1.5", "OMP_NUM_THREADS=4", 2, 2),
+        ("quota of 1.5", "CYLSTM_NUM_THREADS=3", 3, 3),
+        ("limited to 2", "OMP_NUM_THREADS=4", 2, 2),
+        ("limited to 2", "CYLSTM_NUM_THREADS=4 OMP_NUM_THREADS=4", 2, 2),
+    ],
+)
+def test_as_many_threads_work_as_are_allowed(given: str, environment: str, threads: int, came: int) -> None:
+    """What is said, and how many threads the process has after a call; the same bits as on one."""
+    if given == "limited to 2":
+        pytest.importorskip("threadpoolctl")
+    if given == "one processor" and not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity")
+    code = COUNT.format(first=FIRST.get(given, ""), then=THEN.get(given, ""))
+    variables = dict(variable.split("=") for variable in environment.split())
+    assert run(code, **variables) == f"{threads} {came}"
 
 
 def test_a_wrong_environment_variable_is_an_error() -> None:
@@ -162,27 +206,53 @@ print(all(np.array_equal(lstm(x)[0], one) for _ in range(20)))
     assert run(code, OMP_WAIT_POLICY=policy, OMP_NUM_THREADS="2") == "True"
 
 
-def test_a_call_releases_the_interpreter() -> None:
-    """Another Python thread goes on while the kernel runs."""
-    lstm = cylstm.LSTM(64, 64, backend="cython")
-    x = cylstm.randn(1, 64).repeat(40_000, axis=0)
-    lstm(x[:1])
-    begins, done = threading.Event(), threading.Event()
+def pullback_of(lstm: cylstm.LSTM, x: np.ndarray) -> Callable[[], object]:
+    output, _, pullback = lstm.vjp(x)
+    return lambda: pullback(output)
+
+
+def step_of(lstm: cylstm.LSTM, x: np.ndarray) -> Callable[[], object]:
+    stream = lstm.stream(batch_size=len(x))
+    return lambda: stream(x)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda: partial(cylstm.LSTM(64, 64, backend="cython"), cylstm.randn(20_000, 64)),
+        lambda: pullback_of(cylstm.LSTM(64, 64, backend="cython"), cylstm.randn(20_000, 64)),
+        lambda: step_of(cylstm.LSTM(256, 256, backend="cython"), cylstm.randn(2_000, 256)),
+    ],
+    ids=["call", "pullback", "step of a stream"],
+)
+def test_the_interpreter_is_released(kernel: Callable[[], Callable[[], object]]) -> None:
+    """Python does not take the lock from a thread here; so this one runs inside a call only if the call gave it away.
+
+    Whether it gets a turn before the call ends is up to the system, so it has many tries.
+    """
+    call = kernel()
+    inside = met = False
 
     def work() -> None:
-        begins.set()
-        lstm(x)
-        done.set()
+        nonlocal inside
+        for _ in range(200):
+            inside = True
+            call()
+            inside = False
+            if met:
+                return
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    begins.wait(60)
-    turns = 0
-    while not done.is_set():
-        turns += 1
-        done.wait(0.0005)
-    worker.join(60)
-    assert turns > 4  # one or two, were the lock kept for the whole call
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e6)
+    try:
+        worker = threading.Thread(target=work)
+        worker.start()
+        while worker.is_alive():
+            met = met or inside
+            time.sleep(0.001)
+    finally:
+        sys.setswitchinterval(interval)
+    assert met
 
 
 @pytest.mark.parametrize("nap", [0, 0.02])

@@ -1,0 +1,17 @@
+"""Python in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run(code: str, **environment: str) -> str:
+    """What a program prints. Of the settings of threads and backends it sees only those that are given here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "CYLSTM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
