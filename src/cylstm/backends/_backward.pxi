@@ -25,7 +25,7 @@ cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t max_rows) noexc
         team = threads // 2
     if s.B >= 6 * team:
         plan.row_groups = team
-    elif macs_step >= STEP_FOR_BARRIER:
+    elif macs_step >= MACS_FOR_BARRIER * barrier_nanoseconds():
         plan.unit_groups = <int>min(team, _ceil_div(s.blocks, 4))
     plan.macs = 2 * macs_call
     plan.threads = team * (2 if plan.directions_apart else 1)  # those without a row or unit share in the products
@@ -264,7 +264,7 @@ cdef void _backward_thread(
     cdef Again again
     cdef real* own
     cdef unsigned long long mode = flush_denormals()
-    cdef long long since = thread_begins(rank) if came > 1 else 0
+    cdef long long since = thread_begins(rank, came) if came > 1 else 0
     if came != asked.threads:
         plan.directions_apart = False
         plan.row_groups = plan.unit_groups = 1

@@ -21,7 +21,8 @@ cdef void _forward_direction(
     real* c_segment,              # OUT (segments, blocks, B, VL), likewise
     Barrier* barriers,            # one per row group
 ) noexcept nogil:
-    cdef GatesTile tile
+    cdef GatesTile pair[2]
+    cdef GatesTile* tile = &pair[0]
     cdef ProductTile product
     cdef Products ahead  # start = x Wᵀ + bias
     cdef int row_group = rank // plan.unit_groups, unit_group = rank % plan.unit_groups
@@ -30,6 +31,8 @@ cdef void _forward_direction(
     cdef Py_ssize_t j1 = s.blocks * (unit_group + 1) // plan.unit_groups
     cdef Py_ssize_t groups = _ceil_div(P, W)
     cdef Py_ssize_t g0 = groups * unit_group // plan.unit_groups, g1 = groups * (unit_group + 1) // plan.unit_groups
+    cdef bint near = (j1 - j0) * (R if plan.ahead else I + R) * W * <Py_ssize_t>sizeof(real) <= FIRST_CACHE
+    cdef bint in_pairs = near and B == 1  # one row is 4 sums, too few to wait for each other
     cdef Py_ssize_t own_tiles = _ceil_div(plan.tiles - row_group, plan.row_groups)
     cdef Py_ssize_t step, t, b, kept, i, j, g, m, n, r, low, high, stop
     cdef Py_ssize_t row = s.N if reverse else 0   # first packed row of the step
@@ -51,6 +54,7 @@ cdef void _forward_direction(
     tile.h_out_stride = s.blocks * VL if P else stride
     tile.c_prev = NULL
     tile.gates = NULL
+    pair[1] = pair[0]
     product.segments, product.a_segment, product.a_k = 1, 0, 1
     if plan.ahead:
         ahead.tile = product
@@ -99,8 +103,10 @@ cdef void _forward_direction(
                            c + (j * B + low) * VL, (high - low) * VL * sizeof(real))
 
         for m in range(j0, j1):
-            # to and fro: what a step has read last is still in the cache when the next step reads it first
-            j = m if step % 2 == 0 else j0 + j1 - 1 - m
+            # to and fro: what a step has read last is still in the cache when the next step reads it first;
+            # in the first level all of it is
+            j = m if near or step % 2 == 0 else j0 + j1 - 1 - m
+            tile = &pair[(m - j0) % 2 if in_pairs else 0]
             tile.lanes = VL if P else min(VL, H - j * VL)
             tile.weight_ih = weight_ih + j * I * W
             tile.weight_hh = weight_hh + j * R * W
@@ -126,7 +132,10 @@ cdef void _forward_direction(
                         tile.c_prev = c_prev + (j * s.N + row + r) * VL
                     if gates != NULL:
                         tile.gates = gates + (j * s.N + row + r) * W
-                    kernels.gates(&tile)
+                    if not in_pairs or (tile == &pair[0] and m + 1 == j1):
+                        kernels.gates(tile)
+                    elif tile == &pair[1]:
+                        kernels.gates_pair(pair)
                     r = stop
 
         if P:  # (5) h = W_hr h
@@ -272,7 +281,7 @@ cdef void _forward_thread(
     cdef int team, d, first = 0, last = <int>s.D
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef unsigned long long mode = flush_denormals()
-    cdef long long since = thread_begins(rank) if came > 1 else 0
+    cdef long long since = thread_begins(rank, came) if came > 1 else 0
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
     team = plan.row_groups * plan.unit_groups

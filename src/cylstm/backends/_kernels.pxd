@@ -44,6 +44,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const char* isa
         Py_ssize_t itemsize, lanes, max_rows
         void (*gates)(const GatesTile*) noexcept nogil
+        void (*gates_pair)(const GatesTile*) noexcept nogil
         void (*gates_backward)(const GatesBackwardTile*) noexcept nogil
         void (*product)(const ProductTile*) noexcept nogil
         void (*activate)(int, Py_ssize_t, const void*, void*) noexcept nogil
@@ -55,7 +56,8 @@ cdef extern from "kernels/team.h" nogil:
         pass
     void barrier_wait(Barrier* barrier, int threads)
     void region_begins()
-    long long thread_begins(int rank)
+    long long thread_begins(int rank, int threads)
+    long long barrier_nanoseconds()
     void thread_ends(long long since)
     void region_ends(int threads)
     bint set_always_pays(bint always)

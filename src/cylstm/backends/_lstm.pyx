@@ -33,9 +33,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_wait, call_ends, cylstm_kernels,
-    flush_denormals, region_begins, region_ends, region_pays, restore_denormals, set_always_pays, thread_begins,
-    thread_ends, transpose_double, transpose_float,
+    Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
+    cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals, set_always_pays,
+    thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
@@ -57,13 +57,15 @@ cdef Py_ssize_t LARGE = 12 << 20
 # Rows of one chunk of the backward pass, and chunks of one segment.
 cdef Py_ssize_t CHUNK = 128
 cdef Py_ssize_t SEGMENT = 8
-# Multiply-adds of a step, and of a call, below which another thread costs more than it brings.
-cdef Py_ssize_t STEP_FOR_BARRIER = 40_000
+# Multiply-adds of a call below which another thread costs more than it brings; and of a step, per nanosecond of a
+# barrier: a core does some 45 of them, half the step is saved, and the exchange of h costs about a barrier more.
 cdef Py_ssize_t CALL_FOR_REGION = 500_000
+cdef Py_ssize_t MACS_FOR_BARRIER = 150
 # Multiply-adds of a call, about a millisecond, that pays even if the other threads have to wake up.
 cdef Py_ssize_t LONG_CALL = 60_000_000
-# Bytes of packed weights that a core is trusted to keep in its own cache.
+# Bytes of packed weights that a core is trusted to keep in its own cache, and in the first level of it.
 cdef Py_ssize_t OWN_CACHE = 1 << 20
+cdef Py_ssize_t FIRST_CACHE = 32 << 10
 
 
 cdef struct Shape:

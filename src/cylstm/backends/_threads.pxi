@@ -15,10 +15,11 @@ cdef extern from *:
 
 
 cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t itemsize) noexcept nogil:
-    """Who computes what, for at most `threads` threads. A function of the shape alone."""
+    """Who computes what, for at most `threads` threads. By the shape, and by what a barrier costs."""
     cdef Plan plan
     cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B, macs_call = 4 * s.H * (s.I + s.R) * s.N * s.D
     cdef Py_ssize_t weights = 4 * s.H * (s.I + s.R) * itemsize
+    cdef Py_ssize_t worthwhile
     cdef int team
     plan.directions_apart = False
     plan.row_groups = plan.unit_groups = 1
@@ -27,15 +28,16 @@ cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t ite
         plan.ahead = min(s.N, AHEAD if s.B < AHEAD_BELOW else 4 * s.B)
     if macs_call < CALL_FOR_REGION:
         threads = 1
+    worthwhile = MACS_FOR_BARRIER * barrier_nanoseconds() if threads > 1 else 0
     team = threads
     if s.D == 2 and threads > 1:
         plan.directions_apart = True
         team = threads // 2
-    if s.B >= 6 * team and (weights <= OWN_CACHE or macs_step < STEP_FOR_BARRIER):
+    if s.B >= 6 * team and (weights <= OWN_CACHE or macs_step < worthwhile):
         plan.row_groups = team
         if team > 1:
             plan.ahead = 0
-    elif macs_step >= STEP_FOR_BARRIER or s.T == 1:
+    elif macs_step >= worthwhile or s.T == 1:
         plan.unit_groups = <int>min(team, s.blocks)
     plan.macs = macs_call
     plan.threads = plan.row_groups * plan.unit_groups * (2 if plan.directions_apart else 1)

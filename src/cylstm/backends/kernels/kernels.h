@@ -72,6 +72,7 @@ typedef struct {
     ptrdiff_t lanes;     /* VL */
     ptrdiff_t max_rows;
     void (*gates)(const GatesTile *);                   /* eq. (1) to (4) */
+    void (*gates_pair)(const GatesTile *);              /* of two blocks, one row each with the same input and h */
     void (*gates_backward)(const GatesBackwardTile *);  /* eq. (6) to (10) */
     void (*product)(const ProductTile *);
     void (*activate)(int tanh, ptrdiff_t n, const void *in, void *out); /* for tests: sigmoid or tanh of n elements */

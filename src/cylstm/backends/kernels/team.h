@@ -111,6 +111,35 @@ static inline void barrier_wait(Barrier *b, int threads)
     __atomic_sub_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
 }
 
+/* What a barrier costs. That depends on where the system has put the threads: on one machine it was 0.09 or 0.35
+ * microseconds, by the hour. So it is measured at the beginning of a region now and then, and believed for a moment only:
+ * where it was slow, short steps stay on one thread and nobody would measure again. Nanoseconds. */
+enum { MEASURE_EVERY = 20000000, BELIEVED_FOR = 50000000, BARRIERS = 4, FAST_BARRIER = 100 };
+static long long barrier_time, barrier_measured;
+static int measuring; /* in this region */
+
+static inline void measure_barrier(int rank, int threads)
+{
+    static Barrier barrier;
+    long long least = LLONG_MAX;
+    for (int k = 0; k < 3; k++) { /* the first wait is for those that come late */
+        long long since = nanoseconds();
+        for (int n = 0; n < BARRIERS; n++)
+            barrier_wait(&barrier, threads);
+        long long took = (nanoseconds() - since) / BARRIERS;
+        least = took < least ? took : least;
+    }
+    if (rank == 0)
+        __atomic_store_n(&barrier_time, least, __ATOMIC_RELAXED);
+}
+
+static inline long long barrier_nanoseconds(void)
+{
+    if (nanoseconds() - __atomic_load_n(&barrier_measured, __ATOMIC_RELAXED) > BELIEVED_FOR)
+        return FAST_BARRIER;
+    return __atomic_load_n(&barrier_time, __ATOMIC_RELAXED);
+}
+
 /* Whether threads pay.
  * - Threads that rested are slow to come, up to a millisecond: a short call opens a region only where calls follow each
  *   other closely.
@@ -143,12 +172,18 @@ static inline void region_begins(void)
     __atomic_store_n(&worked, 0, __ATOMIC_RELAXED);
     region_began = nanoseconds();
     judged = region_began - region_ended < REST;
+    measuring = judged && region_began - barrier_measured > MEASURE_EVERY;
+    if (measuring)
+        __atomic_store_n(&barrier_measured, region_began, __ATOMIC_RELAXED);
 }
 
-static inline long long thread_begins(int rank)
+static inline long long thread_begins(int rank, int threads)
 {
     move_apart(rank);
-    return nanoseconds();
+    long long since = nanoseconds();
+    if (measuring)
+        measure_barrier(rank, threads);
+    return since;
 }
 
 static inline void thread_ends(long long since)

@@ -30,6 +30,29 @@ INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
     store_some(p, v, lanes);
 }
 
+/* eq. (2) to (4) of row r, given its sums */
+INLINE void gates_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
+{
+    real *c_row = (real *)t->c + r * VL;
+    vec c = load(c_row);
+    vec i = sigmoid(sums[0]), f = sigmoid(sums[1]); /* (2) */
+    vec g = hyperbolic_tangent(sums[2]), o = sigmoid(sums[3]);
+    if (t->c_prev)
+        store((real *)t->c_prev + r * VL, c);
+    if (t->gates) {
+        real *gates = (real *)t->gates + r * 4 * VL;
+        store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
+    }
+    c = fma_(f, c, i * g); /* (3) */
+    store(c_row, c);
+    vec h = o * hyperbolic_tangent(c); /* (4) */
+    real *h_row = (real *)t->h_out + r * t->h_out_stride;
+    if (t->lanes == VL)
+        store(h_row, h);
+    else
+        store_some(h_row, h, t->lanes);
+}
+
 INLINE void gates_rows(const int m, const GatesTile *t)
 {
     vec sums[MAX_ROWS][4];
@@ -38,26 +61,32 @@ INLINE void gates_rows(const int m, const GatesTile *t)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih); /* (1) */
     accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh);
-    for (int r = 0; r < m; r++) {
-        real *c_row = (real *)t->c + r * VL;
-        vec c = load(c_row);
-        vec i = sigmoid(sums[r][0]), f = sigmoid(sums[r][1]); /* (2) */
-        vec g = hyperbolic_tangent(sums[r][2]), o = sigmoid(sums[r][3]);
-        if (t->c_prev)
-            store((real *)t->c_prev + r * VL, c);
-        if (t->gates) {
-            real *gates = (real *)t->gates + r * 4 * VL;
-            store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
+    for (int r = 0; r < m; r++)
+        gates_row(t, r, sums[r]);
+}
+
+/* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
+INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const real *panel_0, const real *panel_1)
+{
+    for (ptrdiff_t k = 0; k < K; k++) {
+        vec s = all(a[k]);
+        for (int v = 0; v < 4; v++) {
+            sums[0][v] = fma_(s, load(panel_0 + (4 * k + v) * VL), sums[0][v]);
+            sums[1][v] = fma_(s, load(panel_1 + (4 * k + v) * VL), sums[1][v]);
         }
-        c = fma_(f, c, i * g); /* (3) */
-        store(c_row, c);
-        vec h = o * hyperbolic_tangent(c); /* (4) */
-        real *h_row = (real *)t->h_out + r * t->h_out_stride;
-        if (t->lanes == VL)
-            store(h_row, h);
-        else
-            store_some(h_row, h, t->lanes);
     }
+}
+
+static void gates_pair(const GatesTile *t)
+{
+    vec sums[2][4];
+    for (int b = 0; b < 2; b++)
+        for (int v = 0; v < 4; v++)
+            sums[b][v] = load((const real *)t[b].start + v * VL);
+    accumulate_pair(sums, t->input, t->I, t[0].weight_ih, t[1].weight_ih);
+    accumulate_pair(sums, t->h, t->R, t[0].weight_hh, t[1].weight_hh);
+    for (int b = 0; b < 2; b++)
+        gates_row(&t[b], 0, sums[b]);
 }
 
 INLINE void product_rows(const int m, const ProductTile *t)
@@ -161,5 +190,5 @@ static void activate(int tanh, ptrdiff_t n, const void *in, void *out)
 #endif
 
 const Kernels TABLE;
-const Kernels TABLE = {TEXT(ISA_NAME), sizeof(real), VECTOR_BYTES / sizeof(real), MAX_ROWS, gates, gates_backward,
-                       product, activate};
+const Kernels TABLE = {TEXT(ISA_NAME), sizeof(real), VECTOR_BYTES / sizeof(real), MAX_ROWS, gates, gates_pair,
+                       gates_backward, product, activate};
