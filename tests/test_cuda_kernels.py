@@ -16,8 +16,8 @@ from cuda_host import SMALL, HostLauncher, compiled, needs_compiler
 
 from cylstm import testing
 from cylstm.backends.base import Backend, Capabilities
-from cylstm.backends.cuda.planner import TILES, Tile
-from cylstm.backends.cuda.source import FOLDER, KERNELS, TYPES, definitions, source
+from cylstm.backends.cuda.planner import TILES, TYPES, Tile
+from cylstm.backends.cuda.source import FOLDER, KERNELS, definitions, source
 from cylstm.backends.cuda.steps import MOST_PLANS, Steps
 
 pytestmark = pytest.mark.skipif(
@@ -98,18 +98,19 @@ def test_conformance(check: testing.Check) -> None:
 
 
 @needs_compiler
-def test_each_kernel_in_each_tile_and_dtype() -> None:
+@pytest.mark.parametrize("dtype", TYPES)
+def test_each_kernel_in_each_tile(dtype: str) -> None:
     """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
+    dtype_here(dtype)
     launcher = HostLauncher()
-    for dtype in TYPES:
-        for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
-            case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
-            problem = testing._problem(case, dtype)
-            backend = OnHost()
-            backend.steps = Steps(launcher)
-            expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
-            result = testing._both(backend, problem)
-            testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
+    for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
+        case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
+        problem = testing._problem(case, dtype)
+        backend = OnHost()
+        backend.steps = Steps(launcher)
+        expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
+        result = testing._both(backend, problem)
+        testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
     used = {(name, tile) for name, tile, _ in launcher.launches}
     assert used == {(name, tile) for name in KERNELS for tile in TILES}
 
@@ -151,9 +152,11 @@ def test_plans_are_reused_and_bounded() -> None:
 
 # The header ----------------------------------------------------------------------------------------------------------
 
+EXPORTS_16 = """
+extern "C" float to_float(unsigned short bits) { return widened(STORAGE{bits}); }
+extern "C" unsigned short from_float(float a) { STORAGE to; store(&to, a); return to.bits; }
+"""
 EXPORTS = """
-extern "C" float half_to_float(unsigned short bits) { return widened(Half{bits}); }
-extern "C" unsigned short float_to_half(float a) { Half to; store(&to, a); return to.bits; }
 extern "C" void forward_of_unit(const ARITHMETIC *a, ARITHMETIC c_prev, ARITHMETIC *out) {
     const Gates gates = activated(a);
     const ARITHMETIC c = next_cell(gates, c_prev);
@@ -169,31 +172,41 @@ extern "C" void backward_of_unit(
 """
 
 
-def header(dtype: str) -> ctypes.CDLL:
+def header(dtype: str, exports: str = EXPORTS) -> ctypes.CDLL:
     text = (FOLDER / "lstm.h").read_text("utf-8").replace("#pragma once\n", "")
-    return compiled(text + EXPORTS, definitions(dtype, TILES[0]))
+    return compiled(text + exports, definitions(dtype, TILES[0]))
+
+
+def dtype_here(name: str) -> np.dtype:
+    """A dtype, or the test is skipped: bfloat16 needs ml_dtypes."""
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return np.dtype(name)
 
 
 @needs_compiler
-def test_float16_is_that_of_numpy() -> None:
-    library = header("float16")
-    library.half_to_float.restype, library.float_to_half.restype = ctypes.c_float, ctypes.c_ushort
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_numbers_of_16_bits_are_those_of_numpy(name: str) -> None:
+    """Every one of them, and what is rounded to them: at, between and beside them, too large, too small."""
+    dtype, library = dtype_here(name), header(name, EXPORTS_16)
+    library.to_float.restype, library.from_float.restype = ctypes.c_float, ctypes.c_ushort
     every = np.arange(1 << 16, dtype=np.uint16)
-    values = every.view(np.float16)
-    wide = np.array([library.half_to_float(ctypes.c_ushort(int(bits))) for bits in every], np.float32)
-    np.testing.assert_array_equal(wide, values.astype(np.float32))
+    wide = np.array([library.to_float(ctypes.c_ushort(int(bits))) for bits in every], np.float32)
+    np.testing.assert_array_equal(wide, every.view(dtype).astype(np.float32))
     numbers = wide[np.isfinite(wide)]
-    between = np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2, numbers * np.float32(1.0003), [65519, 65520]])
-    between = np.concatenate([between, np.float32([np.inf, -np.inf, 1e30, -1e30, 1e-30, -0.0])]).astype(np.float32)
     with np.errstate(over="ignore"):
-        expected = between.astype(np.float16).view(np.uint16)
-    got = [library.float_to_half(ctypes.c_float(float(a))) for a in between]
+        between = np.concatenate([numbers, (numbers[1:] / 2 + numbers[:-1] / 2), numbers * np.float32(1.0003)])
+        between = np.concatenate([between, np.float32([65519, 65520, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-30, -0.0])])
+        expected = between.astype(dtype).view(np.uint16)
+    got = [library.from_float(ctypes.c_float(float(a))) for a in between]
     np.testing.assert_array_equal(got, expected)
-    assert np.isnan(np.uint16(library.float_to_half(ctypes.c_float(np.nan))).view(np.float16))
+    assert np.isnan(np.uint16(library.from_float(ctypes.c_float(np.nan))).view(dtype))
 
 
 @needs_compiler
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 8e-3), ("float16", 1e-3), ("float32", 1e-6), ("float64", 1e-14)]
+)
 def test_arithmetic_of_a_unit_is_that_of_the_definition(dtype: str, tolerance: float) -> None:
     """A layer with one unit, one step and no weights: the sums of the gates are the biases."""
     library = header(dtype)

@@ -38,7 +38,7 @@ def test_no_kernel_is_used_unless_asked_for() -> None:
 
 @pytest.mark.parametrize("facts", DEVICES.values(), ids=DEVICES)
 def test_tier(facts: Facts) -> None:
-    for dtype in ("float16", "float32", "float64"):
+    for dtype in ("bfloat16", "float16", "float32", "float64"):
         assert choose_tier("array", dtype=dtype, facts=facts) == "array"
         assert choose_tier("steps", dtype=dtype, facts=facts) == "steps"
         assert choose_tier("steps", dtype=dtype, facts=OLD) == "array"

@@ -1,4 +1,4 @@
-// One step of the LSTM, all directions, forward and backward. One launch is one step; see fused.py for the sequence.
+// One step of the LSTM, all directions, forward and backward. One launch is one step; see steps.py for the sequence.
 //
 // Every kernel is a product of the step's rows with a matrix, followed by arithmetic on each element of the product.
 // A block computes ROWS rows x 32 units. Its threads are (32 units, SLICES): thread (u, s) adds up the s-th part of the
@@ -54,8 +54,13 @@ INLINE ARITHMETIC added(const ARITHMETIC *parts, int row, int column) {
 #define EACH_ROW_OF_BLOCK(row, b, rows)                                                                               \
     for (int row = threadIdx.y, b = blockIdx.x * ROWS + row; row < ROWS && b < rows; row += SLICES, b += SLICES)
 
-// The sequence that a row of the block is for; beyond the last one, that one, and its sums are not used.
-INLINE int sequence(int row, int rows) { return min(int(blockIdx.x) * ROWS + row, rows - 1); }
+// The vectors that a block multiplies: for each of its rows the one of its sequence. Beyond the last sequence that of the
+// last is taken, and its sums are not used.
+template <class Left, class OfSequence>
+INLINE void find(const Left *left[ROWS], int rows, OfSequence vector) {
+#pragma unroll
+    for (int row = 0; row < ROWS; row++) left[row] = vector(min(int(blockIdx.x) * ROWS + row, rows - 1));
+}
 
 // (1)-(4) of step number `step` in the order of the walk. Without projection h goes to `output`, with it the h before
 // the projection goes to `unprojected`, for `project`.
@@ -75,12 +80,9 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) forward(
     const Step at = steps[step * D + d];
     if (int(blockIdx.x) * ROWS >= at.rows) return;  // the whole block: the other direction has more rows
     const STORAGE *left[ROWS];
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {
-        const int b = sequence(row, at.rows);
-        left[row] = b < at.carried ? output + ((long long)(at.before + b) * D + d) * R
-                                   : h_0 + ((long long)d * B + b) * R;
-    }
+    find(left, at.rows, [=](int b) {
+        return b < at.carried ? output + ((long long)(at.before + b) * D + d) * R : h_0 + ((long long)d * B + b) * R;
+    });
     multiply<4>(left, matrix + (long long)d * R * H * 4, R, H, parts);
     __syncthreads();
     const int unit = blockIdx.y * UNITS + threadIdx.x;
@@ -113,8 +115,7 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) project(
     const Step at = steps[step * D + d];
     if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) left[row] = unprojected + ((long long)d * B + sequence(row, at.rows)) * H;
+    find(left, at.rows, [=](int b) { return unprojected + ((long long)d * B + b) * H; });
     multiply<1>(left, matrix + (long long)d * H * P, H, P, parts);
     __syncthreads();
     const int p = blockIdx.y * UNITS + threadIdx.x;
@@ -150,11 +151,9 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward(
     const Step at = steps[step * D + d];
     if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {  // rows that begin here add up numbers that are not used
-        const int b = min(sequence(row, at.rows), max(at.carried - 1, 0));
-        left[row] = gates + ((long long)(at.before + b) * D + d) * 4 * H;
-    }
+    find(left, at.rows, [=](int b) {  // sequences that begin here add up numbers that are not used
+        return gates + ((long long)(at.before + min(b, max(at.carried - 1, 0))) * D + d) * 4 * H;
+    });
     if (int(blockIdx.x) * ROWS < at.carried) multiply<1>(left, matrix + (long long)d * 4 * H * R, 4 * H, R, parts);
     __syncthreads();
     const int unit = blockIdx.y * UNITS + threadIdx.x;
@@ -186,9 +185,7 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward_projected(
     const Step at = steps[step * D + d];
     if (int(blockIdx.x) * ROWS >= at.rows) return;
     const ARITHMETIC *left[ROWS];
-#pragma unroll
-    for (int row = 0; row < ROWS; row++)
-        left[row] = dh + ((long long)(at.first + sequence(row, at.rows)) * D + d) * P;
+    find(left, at.rows, [=](int b) { return dh + ((long long)(at.first + b) * D + d) * P; });
     multiply<1>(left, matrix + (long long)d * P * H, P, H, parts);
     __syncthreads();
     const int unit = blockIdx.y * UNITS + threadIdx.x;

@@ -1,8 +1,8 @@
 // The LSTM of one row and one unit, and where a row finds the state before it. Plain C++, for a GPU and for a CPU.
 //
 // Symbols are those of cylstm/backends/base.py, equation numbers those of docs/equations.md. Defined by the compiler's
-// options: STORAGE, the type of states and weights (float, double or Half); ARITHMETIC, the type computed in (float or
-// double).
+// options: STORAGE, the type of states and weights (float, double, Half or Bfloat); ARITHMETIC, the type computed in
+// (float or double).
 #pragma once
 
 #ifdef __CUDACC__
@@ -16,8 +16,11 @@ using std::exp;
 using std::tanh;
 #endif
 
-// float16 in memory; it is computed in float. No header of CUDA is needed for it.
+// float16 and bfloat16 in memory; they are computed in float. No header of CUDA is needed for them.
 struct Half {
+    unsigned short bits;
+};
+struct Bfloat {  // the upper half of a float
     unsigned short bits;
 };
 
@@ -27,6 +30,8 @@ INLINE void store(float *to, float a) { *to = a; }
 INLINE void store(double *to, double a) { *to = a; }
 
 #ifdef __CUDACC__
+INLINE unsigned bits_of(float a) { return __float_as_uint(a); }
+INLINE float float_of(unsigned bits) { return __uint_as_float(bits); }
 INLINE float widened(Half a) {
     float wide;
     asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(a.bits));
@@ -34,6 +39,16 @@ INLINE float widened(Half a) {
 }
 INLINE void store(Half *to, float a) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to->bits) : "f"(a)); }
 #else
+INLINE unsigned bits_of(float a) {
+    unsigned bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    return bits;
+}
+INLINE float float_of(unsigned bits) {
+    float a;
+    std::memcpy(&a, &bits, sizeof a);
+    return a;
+}
 INLINE float widened(Half a) {
     const int exponent = a.bits >> 10 & 31, fraction = a.bits & 1023;
     const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
@@ -59,6 +74,13 @@ INLINE void store(Half *to, float a) {  // to the nearest, ties to even, as std:
     to->bits = sign | bits;
 }
 #endif
+
+INLINE float widened(Bfloat a) { return float_of(unsigned(a.bits) << 16); }
+INLINE void store(Bfloat *to, float a) {  // to the nearest, ties to even: what is cut off carries into what stays
+    const unsigned bits = bits_of(a), sign = bits >> 31, size = bits & 0x7fffffff;
+    const unsigned rounded = size > 0x7f800000 ? 0x7fc00000 : size + 0x7fff + (size >> 16 & 1);  // nan, or a number
+    to->bits = (unsigned short)(sign << 15 | rounded >> 16);
+}
 
 // What reading it from memory gives back.
 INLINE ARITHMETIC rounded(ARITHMETIC a) {

@@ -23,6 +23,14 @@ TIERS = ("array", "steps")
 DEFAULT = "array"
 VARIABLE = "CYLSTM_CUPY_TIER"
 
+#: The dtypes of the tier ``steps``: C++ types of what is stored (states, recurrent weights) and of what is computed in.
+TYPES = {
+    "bfloat16": ("Bfloat", "float"),
+    "float16": ("Half", "float"),
+    "float32": ("float", "float"),
+    "float64": ("double", "double"),
+}
+
 UNITS = 32  # that a block computes: the width of a warp. As in lstm.cu
 
 
@@ -72,7 +80,7 @@ def highest_tier(value: str | None) -> str:
 
 def choose_tier(allowed: str, *, dtype: str, facts: Facts) -> str:
     """The best tier up to `allowed` that can compute this dtype on this device."""
-    can = dtype in ("float16", "float32", "float64") and facts.runs_steps
+    can = dtype in TYPES and facts.runs_steps
     return "steps" if can and TIERS.index(allowed) >= TIERS.index("steps") else "array"
 
 

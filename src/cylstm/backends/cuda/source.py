@@ -5,10 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from .planner import Tile
-
-#: dtype: types of what is stored (states, recurrent weights) and of what is computed in.
-TYPES = {"float16": ("Half", "float"), "float32": ("float", "float"), "float64": ("double", "double")}
+from .planner import TYPES, Tile
 
 #: The kernels in lstm.cu.
 KERNELS = ("forward", "project", "backward", "backward_projected")

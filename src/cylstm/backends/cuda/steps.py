@@ -1,8 +1,8 @@
 """A layer as a sequence of launches, one per step. Written for an array library and a launcher: CuPy's on a GPU.
 
 Symbols and shapes are those of `cylstm.backends.base`. Of arrays with rows, the directions lie side by side in each
-row: gates are (N, D, 4, H), so that one product gives the input's share of both directions. float16 is stored and
-float32 computed; states and outputs are rounded after each step.
+row: gates are (N, D, 4, H), so that one product gives the input's share of both directions. float16 and bfloat16 are
+stored and float32 computed; states and outputs are rounded after each step.
 """
 
 from __future__ import annotations
@@ -116,7 +116,12 @@ class Prepared(NamedTuple):
 
     @property
     def arithmetic(self) -> np.dtype:
-        return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
+        return _arithmetic(self.dtype)
+
+
+def _arithmetic(dtype: np.dtype) -> np.dtype:
+    """The dtype computed in: float32 for float16 and bfloat16, else the same."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 class Workspace(NamedTuple):
@@ -236,7 +241,7 @@ class Steps:
         first = layer_parameters[0]
         dtype, D, (H4, I) = first.weight_ih.dtype, len(layer_parameters), first.weight_ih.shape
         H, R, P = H4 // 4, first.weight_hh.shape[1], 0 if first.weight_hr is None else first.weight_hr.shape[0]
-        arithmetic = np.float32 if dtype == np.float16 else dtype
+        arithmetic = _arithmetic(dtype)
         bias = weight_hr = None
         if first.bias_ih is not None:
             bias = xp.concatenate(
