@@ -3,18 +3,29 @@
 The first of these that is there: ``set_num_threads``, ``CYLSTM_NUM_THREADS``, what OpenMP allows (the processors this
 process may run on, ``OMP_NUM_THREADS``), never more than the CPU quota of the control group. A limit that threadpoolctl
 puts on OpenMP holds in every case.
+
+Workers divide the processors among them, so what would be multiplied is not: a process that ``multiprocessing`` started
+takes one thread where nothing is set, a forked process one in every case (threads do not survive a fork), and of the
+Python threads of a process two at a time have threads of OpenMP behind them (OpenMP makes them anew for each Python
+thread that asks, and keeps them as long as that one lives).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import operator
 import os
+import sys
+import threading
+import weakref
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 VARIABLE = "CYLSTM_NUM_THREADS"
 MOST = 4096  # far above what helps; OpenMP ends the process where the system refuses it a thread
+TEAMS = 2  # the main thread's, and that of one that works for it
 
 
 def set_num_threads(n: int) -> None:
@@ -41,24 +52,79 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads that the next call of a CPU kernel may use; 1 where there is no compiled backend."""
-    global _count
-    try:
-        from .backends import _lstm  # only the compiled backend has threads
-    except ImportError:
-        return 1
+    """The number of threads that the next call of a CPU kernel from this Python thread may use.
 
+    It is 1 where there is no compiled backend, in a forked process, and for a Python thread when two others that live
+    have been given more.
+    """
+    global _count
+    if _forked or (_lstm is None and not _load()):
+        return 1
     allowed = _lstm.max_threads()
     if _count is None:
         _count = _from_environment()
     if _count == 0:
-        return min(allowed, _quota())
-    return min(_count, allowed) if allowed < _lstm.default_threads else _count
+        count = 1 if _is_worker() else min(allowed, _quota())
+    else:
+        count = min(_count, allowed) if allowed < _lstm.default_threads else _count
+    return count if count == 1 or _has_team() else 1
 
 
+_lstm: Any = None  # the compiled module, which alone has threads
 _count: int | None = None  # None: the environment was not asked yet; 0: nothing was set
 _quota_threads: int | None = None
 _NO_QUOTA = 1 << 20
+_forked = False
+_worker: bool | None = None
+
+
+def _load() -> bool:
+    """Load the compiled module, where there is one."""
+    global _lstm
+    with contextlib.suppress(ImportError):
+        _lstm = importlib.import_module(".backends._lstm", __package__)
+    return _lstm is not None
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _is_worker() -> bool:
+    """Whether this process is one of several, and nobody has told OpenMP how many threads are its share."""
+    global _worker
+    if _worker is None:
+        process = sys.modules.get("multiprocessing.process")  # loaded in every process that it started
+        _worker = process is not None and process.parent_process() is not None and "OMP_NUM_THREADS" not in os.environ
+    return _worker
+
+
+class _Team:
+    """Given to a Python thread, and gone with it."""
+
+
+_local = threading.local()
+_teams: weakref.WeakSet[_Team] = weakref.WeakSet()
+_teams_lock = threading.Lock()
+
+
+def _has_team() -> bool:
+    """Whether this Python thread has threads of OpenMP, or may have them."""
+    if hasattr(_local, "team"):
+        return True
+    if len(_teams) >= TEAMS:
+        return False
+    with _teams_lock:
+        if len(_teams) >= TEAMS:
+            return False
+        _local.team = _Team()
+        _teams.add(_local.team)
+    return True
 
 
 def _from_environment() -> int:
