@@ -62,6 +62,7 @@ cdef extern from "kernels/team.h" nogil:
     void region_ends(int threads)
     bint set_always_pays(bint always)
     bint region_pays(bint long_call)
+    bint may_open()
     void call_ends()
     unsigned long long flush_denormals()
     void restore_denormals(unsigned long long mode)

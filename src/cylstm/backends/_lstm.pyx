@@ -34,8 +34,8 @@ from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
     Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
-    cylstm_kernels, flush_denormals, region_begins, region_ends, region_pays, restore_denormals, set_always_pays,
-    thread_begins, thread_ends, transpose_double, transpose_float,
+    cylstm_kernels, flush_denormals, may_open, region_begins, region_ends, region_pays, restore_denormals,
+    set_always_pays, thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,

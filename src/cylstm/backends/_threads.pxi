@@ -59,7 +59,7 @@ cdef bint _enter_region(const Plan* plan) noexcept nogil:
     """Whether this call shall open a parallel region. `_leave_region` ends the call in either case."""
     if plan.threads < 2 or omp_in_parallel() or not take(&region_busy):
         return False
-    if region_pid != getpid() or not region_pays(plan.macs > LONG_CALL):
+    if region_pid != getpid() or not region_pays(plan.macs > LONG_CALL) or not may_open():
         give(&region_busy)
         return False
     region_begins()

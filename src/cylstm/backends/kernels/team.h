@@ -3,6 +3,7 @@
 #define CYLSTM_TEAM_H
 
 #include <limits.h>
+#include <pthread.h>
 #include <time.h>
 #if defined(__linux__)
 #ifndef _GNU_SOURCE
@@ -163,6 +164,35 @@ static inline int set_always_pays(int always)
     int before = always_pays;
     always_pays = always;
     return before;
+}
+
+/* OpenMP keeps the threads of a region, asleep, for as long as the thread lives that opened it. So that a program of many
+ * threads does not collect them, only so many threads may open regions; the place of one that ends is free again. */
+enum { OPENERS = 4 };
+static int openers;
+static pthread_key_t opener_key;
+static pthread_once_t opener_once = PTHREAD_ONCE_INIT;
+static __thread int is_opener;
+
+static void opener_ends(void *unused)
+{
+    (void)unused;
+    __atomic_sub_fetch(&openers, 1, __ATOMIC_RELAXED);
+}
+
+static void make_opener_key(void) { pthread_key_create(&opener_key, opener_ends); }
+
+static inline int may_open(void)
+{
+    if (is_opener)
+        return 1;
+    if (__atomic_load_n(&openers, __ATOMIC_RELAXED) >= OPENERS)
+        return 0;
+    pthread_once(&opener_once, make_opener_key);
+    if (pthread_setspecific(opener_key, &openers)) /* anything but NULL: opener_ends is called */
+        return 0;
+    __atomic_add_fetch(&openers, 1, __ATOMIC_RELAXED);
+    return is_opener = 1;
 }
 
 static inline void call_ends(void) { __atomic_store_n(&call_ended, nanoseconds(), __ATOMIC_RELAXED); }
