@@ -101,7 +101,8 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
         "  head.  Linear(in_features=2, out_features=1, bias=True), 3 parameters, float32",
     ]
     assert shown("m.weights.h5") == [
-        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 288 parameters, float32"
+        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 288 parameters, float32",
+        "  dense.  another layer, 9 parameters",
     ]
     assert shown("m.onnx") == ["  lstm.  LSTM(3, 4), 144 parameters, float64"]
     refused, others = shown("m.npz")

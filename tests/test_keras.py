@@ -21,6 +21,7 @@ from keras import layers as kl
 
 import cylstm
 from cylstm import keras as ck
+from cylstm.keras.initializers import INITIALIZERS, initializer
 
 TOLERANCE = 1e-6
 # Keras hands its variables to NumPy so.
@@ -219,12 +220,12 @@ def test_the_stacked_listing_of_the_documentation() -> None:
 # Initialisers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(ck._INITIALIZERS))
+@pytest.mark.parametrize("name", sorted(INITIALIZERS))
 def test_initialisers_have_keras_distribution(name: str) -> None:
     cylstm.manual_seed(0)
     keras.utils.set_random_seed(0)  # without a seed, Keras's truncated normal goes beyond two deviations in some runs
     shape = (200, 300)
-    ours = np.asarray(ck._initializer(name)(shape, dtype="float32"))
+    ours = np.asarray(initializer(name)(shape, dtype="float32"))
     theirs = np.asarray(keras.initializers.get(name)(shape))
     assert ours.dtype == np.float32
     assert abs(ours.mean() - theirs.mean()) < 4 * (theirs.std() + 1e-9) / 200
@@ -403,6 +404,53 @@ def test_other_layers_are_no_error(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lstm.weight_ih_l0.T, model.get_layer("decoder").get_weights()[0])
     with pytest.raises(ValueError, match=r"Functional.*cylstm\.load"):
         ck.load_model(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("extension", [".keras", ".weights.h5"])
+def test_other_layers_are_named(extension: str, tmp_path: Path) -> None:
+    keras.utils.clear_session()
+    path = tmp_path / f"m{extension}"
+    model = keras.Sequential([kl.Input((6, 3)), kl.GRU(4, name="reader"), kl.Dense(2, name="head")])
+    (model.save if extension == ".keras" else model.save_weights)(path)
+    kinds = ["GRU", "Dense"] if extension == ".keras" else ["another layer"] * 2
+    with pytest.raises(ValueError, match="no LSTM") as error:
+        cylstm.load(path)
+    for name, kind, number in zip(["reader", "head"], kinds, [108, 10], strict=True):
+        assert f"{kind}, {number} parameters, under the prefix '{name}.'" in str(error.value)
+
+
+@pytest.mark.parametrize("extension", [".keras", ".weights.h5"])
+def test_bfloat16_becomes_float32_exactly(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{extension}"
+    # PyTorch has no QR decomposition of bfloat16, which Keras's default for the recurrent kernel asks for.
+    layer = kl.LSTM(4, dtype="bfloat16", recurrent_initializer="glorot_uniform")
+    model = keras.Sequential([kl.Input((6, 3)), layer])
+    (model.save if extension == ".keras" else model.save_weights)(path)
+    lstm = cylstm.load(path)
+    assert lstm.dtype == np.float32
+    wanted = [weight.value.detach().float().numpy() for weight in layer.weights]
+    for got, array in zip((lstm.weight_ih_l0.T, lstm.weight_hh_l0.T, lstm.bias_ih_l0), wanted, strict=True):
+        np.testing.assert_array_equal(got, array)
+    again = ck.Sequential([ck.Input((6, 3)), ck.LSTM(4)])
+    again.load_weights(path)
+    np.testing.assert_array_equal(again.get_weights()[0], wanted[0])
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_quantised_layers_are_refused_by_name(tmp_path: Path) -> None:
+    model = keras.Sequential([kl.Input((6, 3)), kl.LSTM(4), kl.Dense(2, name="head")])
+    model.quantize("int8")
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="'head' has a QuantizedDTypePolicy"):
+        ck.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(cylstm.load(tmp_path / "m.keras").weight_ih_l0.T, model.layers[0].get_weights()[0])
+
+
+def test_layers_say_what_they_are() -> None:
+    model = ck.Sequential([ck.Input((6, 3)), ck.LSTM(4)])
+    assert repr(model) == "<Sequential name=sequential, built=True>"
+    assert repr(model.layers) == "[<LSTM name=lstm, built=True>]"
+    assert repr(ck.Input((6, 3))) == "<Input name=input_layer, shape=(None, 6, 3)>"
 
 
 def test_nested_and_subclassed_models(tmp_path: Path) -> None:

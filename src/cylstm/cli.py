@@ -240,8 +240,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from .system import system_info
 
     info = system_info()
-    if arguments.json:
-        print(json.dumps(info, indent=2))
+    if _json(arguments, info):
         return 0
     rows = {row["name"]: ": ".join(filter(None, (row["status"], row["reason"]))) for row in info["backends"]}
     for title, section in {**info, "backends": rows, "environment": info["environment"] or {"": "nothing set"}}.items():
@@ -293,8 +292,7 @@ def _run(arguments: argparse.Namespace) -> int:
             batch_chunk=arguments.batch_chunk,
             progress=arguments.progress,
         )
-    if arguments.json:
-        print(json.dumps(report, indent=2))
+    if _json(arguments, report):
         return 0
     backend = report["backend"]
     kept = ", ".join(f"{name} {tuple(shape)}" for name, shape in report["results"].items())
@@ -323,13 +321,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from .convert import inspect_file
 
     report = inspect_file(arguments.file)
-    if arguments.json:
-        print(json.dumps(report, indent=2))
+    if _json(arguments, report):
         return 0
     print(f"{report['file']}: {report['bytes']:,} bytes")
     for one in report["modules"]:
         if "refused" in one:
             text = f"refused: {one['refused']}"
+        elif "other" in one:
+            text = one["other"]
         else:
             text = f"{one['module']}, {one['parameters']:,} parameters, {one['dtype']}"
         print(f"  {one['prefix'] or '(no prefix)'}  {text}")
@@ -353,8 +352,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         seconds=arguments.seconds,
     )
-    if arguments.json:
-        print(json.dumps(report, indent=2))
+    if _json(arguments, report):
         return 0
     rows = {
         "model": f"{report['lstm']}, {report['dtype']}" + ", forward and backward" * report["training"],
@@ -374,6 +372,13 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 # Help for all of them -----------------------------------------------------------------------------------------------
+
+
+def _json(arguments: argparse.Namespace, report: Mapping[str, Any]) -> bool:
+    """Print the report as JSON if that is asked for, and say whether it was."""
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    return bool(arguments.json)
 
 
 def _print_table(rows: Mapping[str, Any], indent: str = "") -> None:

@@ -53,5 +53,6 @@ def inspect_file(path: Path) -> dict[str, Any]:
             except ValueError as error:
                 one |= {"refused": str(error)}
     modules += [{"prefix": prefix, "refused": reason} for prefix, reason in contents.refused.items()]
+    modules += [{"prefix": prefix, "other": what} for prefix, what in contents.others.items()]
     others = len(contents.tensors) - used
     return {"file": str(path), "bytes": path.stat().st_size, "modules": modules, "other_arrays": others}

@@ -236,6 +236,7 @@ def _choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list
             return kind, found_prefix, names
     there = [f"{kind} {_at(p)}" for kind in _NAMES for p in found[kind]]
     there += [f"an RNN or GRU, not an LSTM, {_at(p)}" for p in found["other"]]
+    there += [f"{what}, {_at(p)}" for p, what in contents.others.items()]
     if not there:
         there = [f"{name} {tensor.shape}" for name, tensor in contents.tensors.items()]
     where = f" under the prefix {prefix!r}" if prefix else ""

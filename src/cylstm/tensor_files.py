@@ -79,6 +79,7 @@ class Contents(NamedTuple):
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     refused: Mapping[str, str] = MappingProxyType({})  # prefix of an LSTM that cylstm does not compute → why
+    others: Mapping[str, str] = MappingProxyType({})  # prefix of another layer → what it is, where the file says it
 
 
 def read_safetensors(path: Path) -> Contents:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import mmap
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .tensor_files import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
+from ..tensor_files import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
 
 #: Nested groups, and nested layers of a configuration.
 MAX_DEPTH = 50
@@ -124,6 +125,13 @@ def write_weights(
             file.attrs[METADATA] = json.dumps(dict(metadata))
 
 
+def weights_path(path: str | os.PathLike[str]) -> Path:
+    """The path, if Keras would take it for a file of weights."""
+    if not str(path).lower().endswith(".weights.h5"):
+        raise ValueError(f"expected a path that ends in .weights.h5, got {str(path)!r}")
+    return Path(path)
+
+
 def snake_case(name: str) -> str:
     """Keras's name of a group or layer for the name of a class."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", name).lower()
@@ -219,12 +227,16 @@ def _groups(h5py: Any, file: Any, limit: int) -> Iterator[_Group]:
                 continue
             if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
                 raise ValueError(f"{path}/{name} is not an array in this file")
-            if item.dtype.kind not in "biuf":  # text and the like: no weights
+            bfloat16 = item.dtype == "V2" and _attribute(item, "dtype") == "bfloat16"
+            if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
                 continue
             total += item.size * item.dtype.itemsize
             if total > limit:
                 raise ValueError(f"the arrays have more than {limit} bytes")
-            arrays[name.partition(":")[0]] = item[()]
+            array = item[()]
+            if bfloat16:  # the upper half of a float32
+                array = (array.view("<u2").astype("<u4") << 16).view("<f4")
+            arrays[name.partition(":")[0]] = array
         yield _Group(path, _attribute(group, "name"), arrays)
 
 

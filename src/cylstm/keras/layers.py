@@ -1,0 +1,672 @@
+"""Keras's layers, computed by :class:`cylstm.LSTM` and :class:`cylstm.Linear`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .._arguments import as_array, as_dtype
+from ..linear import Linear
+from ..lstm import LSTM as Module
+from ..packed import pack_padded_sequence, pad_packed_sequence
+from .formats import BACKWARD, CELL, FORWARD, OWN, snake_case
+from .initializers import Initializer, initializer
+
+Shape = tuple[int | None, ...]
+
+#: Options of Keras's layers that are not computed here, and the values that ask for nothing.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "dropout": (0, 0.0),
+    "recurrent_dropout": (0, 0.0),
+    "unroll": (False,),
+    "use_cudnn": ("auto", False),
+    "seed": (None,),
+    "weights": (None,),
+    "trainable": (True,),
+    "lora_rank": (None,),
+    "quantization_config": (None,),
+    "activity_regularizer": (None,),
+    **{f"{of}_{kind}": (None,) for of in ("kernel", "recurrent", "bias") for kind in ("regularizer", "constraint")},
+}
+
+
+class Variable(NamedTuple):
+    """One array of weights."""
+
+    name: str
+    path: str
+    value: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.value.shape
+
+    def numpy(self) -> np.ndarray:
+        """The array, which cannot be written to."""
+        return self.value
+
+
+class Input:
+    """The shape of a model's input, without the batch; the first entry of a `Sequential`.
+
+    Parameters
+    ----------
+    shape : tuple of int or None
+        (T, I); None where any size will do.
+    batch_size : int, optional
+    name : str, optional
+    """
+
+    def __init__(self, shape: Sequence[int | None], batch_size: int | None = None, name: str | None = None) -> None:
+        self.batch_shape: Shape = (batch_size, *shape)
+        self.name = name or "input_layer"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, shape={self.batch_shape}>"
+
+
+class Layer:
+    """What all layers have in common.
+
+    Attributes
+    ----------
+    name : str
+        By default the class's in lower case; a `Sequential` numbers its layers.
+    built : bool
+        Whether the weights are there: since the first call, or since the model knows its input's shape.
+    """
+
+    #: Arguments that a configuration in a file may have.
+    _arguments: ClassVar[tuple[str, ...]] = ("name",)
+
+    def __init__(self, *, name: str | None = None, dtype: Any = None, input_shape: Any = None, **options: Any) -> None:
+        for option, value in options.items():
+            if option not in _NOTHING:
+                raise TypeError(f"{type(self).__name__} has no option {option!r}")
+            if not any(value is nothing or value == nothing for nothing in _NOTHING[option]):
+                raise ValueError(f"{option}={value!r} is not computed by cylstm: leave it out, or use Keras")
+        self.name = name or snake_case(type(self).__name__)
+        self._named = name is not None
+        self._input_shape = input_shape
+        self.dtype = as_dtype(dtype)
+        self.built = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+    def build(self, input_shape: Shape) -> None:
+        """Draw the weights for input of this shape, batch included."""
+        self.built = True
+
+    def output_shape(self, input_shape: Shape) -> Any:
+        """The shape of what a call returns for input of this shape, both with the batch."""
+        return input_shape
+
+    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+        """The mask for the next layer."""
+        return mask
+
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The weights as they lie in Keras's files."""
+        return {}
+
+    @property
+    def weights(self) -> list[Variable]:
+        """The weights with their names in Keras."""
+        return []
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the weights, in Keras's layout and order."""
+        return [variable.value.copy() for variable in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replace the weights.
+
+        Raises
+        ------
+        ValueError
+            If the layer has no weights yet, or their number or shapes differ. Nothing is replaced then.
+        """
+        checked_weights(self, weights, [])
+
+    def count_params(self) -> int:
+        """The number of weights."""
+        return sum(variable.value.size for variable in self.weights)
+
+    def __call__(self, x: Any, *, mask: Any = None) -> Any:
+        """Apply the layer, and build it before where it is not."""
+        raise NotImplementedError
+
+    def _enter(self, x: Any, ndim: int | None = None) -> np.ndarray:
+        """The input in the layer's dtype; the layer is built."""
+        x = as_array(x, "x").astype(self.dtype, copy=False)
+        if ndim is not None and x.ndim != ndim:
+            raise ValueError(f"{self.name} takes {ndim} dimensions, (batch, steps, features); got the shape {x.shape}")
+        if not self.built:
+            self.build(x.shape)
+        return x
+
+
+class Recurrent(Layer):
+    """What `LSTM` and `Bidirectional` have in common."""
+
+    return_sequences: bool
+    return_state: bool
+
+    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
+        """The same mask, where there is an output per step."""
+        return mask if self.return_sequences else None
+
+    def reset_state(self) -> None:
+        """Let the next call begin at zero."""
+        raise NotImplementedError
+
+
+class LSTM(Recurrent):
+    """Keras's LSTM layer, computed by :class:`cylstm.LSTM`.
+
+    Parameters
+    ----------
+    units : int
+        H, the size of the state.
+    activation, recurrent_activation : str
+        ``"tanh"`` and ``"sigmoid"``: nothing else is computed.
+    use_bias : bool
+    kernel_initializer, recurrent_initializer, bias_initializer : str or callable
+        A name of Keras's, or ``f(shape, dtype=...)``.
+    unit_forget_bias : bool
+        Whether the bias of the forget gate begins at one.
+    return_sequences : bool
+        Whether the output of every step is returned, (B, T, H), or that of the last, (B, H).
+    return_state : bool
+        Whether h and c, (B, H) each, are returned too.
+    go_backwards : bool
+        Whether the sequence is read from its end. The output is in the order in which it was computed.
+    stateful : bool
+        Whether the states of the last call are those with which the next begins, until `reset_state`.
+    zero_output_for_mask : bool
+        Whether the output is zero at masked steps, instead of that of the step before.
+    name : str, optional
+    dtype : dtype, optional
+        Of the weights; input is converted to it.
+    input_shape : tuple, optional
+        (T, I), for the first layer of a `Sequential`.
+    **options
+        Keras's other options, with the value that asks for nothing; other values are refused by name.
+
+    Attributes
+    ----------
+    lstm : cylstm.LSTM
+        What computes, with ``batch_first=True``; there once the layer is built.
+
+    Examples
+    --------
+    >>> import cylstm.keras
+    >>> cylstm.keras.LSTM(7)(cylstm.randn(2, 17, 10)).shape
+    (2, 7)
+    """
+
+    _arguments = (
+        "name",
+        "units",
+        "activation",
+        "recurrent_activation",
+        "use_bias",
+        "return_sequences",
+        "return_state",
+        "go_backwards",
+        "stateful",
+        "zero_output_for_mask",
+    )
+
+    def __init__(
+        self,
+        units: int,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        unit_forget_bias: bool = True,
+        *,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        zero_output_for_mask: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        input_shape: Sequence[int | None] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
+        for option, value, computed in (
+            ("activation", activation, "tanh"),
+            ("recurrent_activation", recurrent_activation, "sigmoid"),
+        ):
+            if value != computed:
+                raise ValueError(f"{option}={value!r} is not computed by cylstm, only {computed!r}")
+        self.units = positive(units)
+        self.use_bias, self.unit_forget_bias = use_bias, unit_forget_bias
+        self._initializers = [initializer(one) for one in (kernel_initializer, recurrent_initializer)]
+        self._bias_initializer = initializer(bias_initializer)
+        self.return_sequences, self.return_state = return_sequences, return_state
+        self.go_backwards, self.stateful = go_backwards, stateful
+        self.zero_output_for_mask = zero_output_for_mask
+        self.states: tuple[np.ndarray, np.ndarray] | None = None
+
+    def build(self, input_shape: Shape) -> None:
+        """Draw the weights for input (B, T, I)."""
+        if len(input_shape) != 3 or input_shape[-1] is None:
+            raise ValueError(f"{self.name} takes input of the shape (batch, steps, features), got {input_shape}")
+        I, H = int(input_shape[-1]), self.units
+        kernels = [
+            np.asarray(make((size, 4 * H), dtype=self.dtype))
+            for make, size in zip(self._initializers, (I, H), strict=True)
+        ]
+        if self.use_bias:
+            bias = np.array(self._bias_initializer((4 * H,), dtype=self.dtype))
+            if self.unit_forget_bias:
+                bias[H : 2 * H] = 1
+            kernels.append(bias)
+        self.lstm = Module(I, H, bias=self.use_bias, batch_first=True, dtype=self.dtype)
+        self.built = True
+        self.set_weights(kernels)
+
+    @property
+    def weights(self) -> list[Variable]:
+        """kernel (I, 4H), recurrent_kernel (H, 4H) and bias (4H,)."""
+        if not self.built:
+            return []
+        arrays = {"kernel": self.lstm.weight_ih_l0.T, "recurrent_kernel": self.lstm.weight_hh_l0.T}
+        if self.use_bias:
+            arrays["bias"] = self.lstm.bias_ih_l0  # that of weight_hh is zero
+        return [Variable(name, f"{self.name}/lstm_cell/{name}", array) for name, array in arrays.items()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replace kernel, recurrent_kernel and bias."""
+        kernel, recurrent_kernel, *bias = checked_weights(self, weights, [one.value for one in self.weights])
+        parameters = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent_kernel.T}
+        if bias:
+            parameters |= {"bias_ih_l0": bias[0], "bias_hh_l0": np.zeros_like(bias[0])}
+        self.lstm.load_state_dict(parameters)
+
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The weights as they lie in Keras's files."""
+        return {CELL: self.get_weights()}
+
+    def reset_state(self) -> None:
+        """Let the next call begin at zero."""
+        self.states = None
+
+    def output_shape(self, input_shape: Shape) -> Any:
+        """(B, T, H) or (B, H); with return_state a list of it and the shapes of h and c."""
+        B, T, _ = input_shape
+        shape = (B, T, self.units) if self.return_sequences else (B, self.units)
+        return [shape, (B, self.units), (B, self.units)] if self.return_state else shape
+
+    def __call__(self, x: Any, initial_state: Sequence[Any] | None = None, mask: Any = None) -> Any:
+        """Run the layer.
+
+        Parameters
+        ----------
+        x : array (B, T, I)
+        initial_state : sequence of two arrays, optional
+            h and c, (B, H) each.
+        mask : array of bool (B, T), optional
+            False where a step is to be skipped: ends of ragged sequences, or holes.
+
+        Returns
+        -------
+        numpy.ndarray, or a tuple of it and h and c
+            See ``return_sequences`` and ``return_state``.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            If shapes do not fit.
+        """
+        x = self._enter(x, ndim=3)
+        mask = _checked_mask(mask, x)
+        state = initial_state
+        if state is None and self.stateful and self.states is not None:
+            state = self.states
+            if len(state[0]) != len(x):
+                raise ValueError(f"{self.name} has the states of {len(state[0])} sequences: call reset_state()")
+        hx = None
+        if state is not None:
+            if len(state) != 2:
+                raise ValueError(f"{self.name} takes two initial states, h and c, got {len(state)}")
+            h_0, c_0 = (as_array(one, "initial_state").astype(self.dtype, copy=False)[np.newaxis] for one in state)
+            hx = h_0, c_0
+        if self.go_backwards:
+            x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
+        output, h, c = self._run(x, hx, mask)
+        if self.stateful:
+            self.states = h, c
+        result = output if self.return_sequences else output[:, -1]
+        return (result, h, c) if self.return_state else result
+
+    def _run(self, x: np.ndarray, hx: Any, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if mask is None:
+            output, (h, c) = self.lstm(x, hx)
+            return output, h[0], c[0]
+        # A masked step changes no state: what is computed is the sequence of the other steps.
+        lengths = mask.sum(axis=1)
+        steps = np.argsort(~mask, axis=1, kind="stable")[..., np.newaxis]
+        packed = pack_padded_sequence(
+            np.take_along_axis(x, steps, axis=1), np.maximum(lengths, 1), batch_first=True, enforce_sorted=False
+        )
+        rows, (h, c) = self.lstm(packed, hx)
+        computed, _ = pad_packed_sequence(rows, batch_first=True, total_length=x.shape[1])
+        h, c = h[0], c[0]
+        for state, n in ((h, 0), (c, 1)):
+            state[lengths == 0] = 0 if hx is None else hx[n][0][lengths == 0]
+        latest = np.cumsum(mask, axis=1)[..., np.newaxis] - 1
+        output = np.take_along_axis(computed, np.maximum(latest, 0), axis=1)
+        hidden = ~mask[..., np.newaxis] if self.zero_output_for_mask else latest < 0
+        return np.where(hidden, output.dtype.type(0), output), h, c
+
+
+class Bidirectional(Recurrent):
+    """Two LSTM layers, one of which reads the sequence from its end.
+
+    Parameters
+    ----------
+    layer : LSTM
+        The layer for one direction; it is not changed.
+    merge_mode : {"concat", "sum", "mul", "ave"} or None
+        How the outputs become one; with None both are returned.
+    backward_layer : LSTM, optional
+        The layer for the other direction, with the other ``go_backwards``; by default one like ``layer``.
+    name, input_shape, **options
+        As for `LSTM`.
+    """
+
+    _arguments = ("name", "merge_mode")
+    _MERGE: ClassVar[dict[str | None, Callable[[np.ndarray, np.ndarray], Any]]] = {
+        "concat": lambda forward, backward: np.concatenate([forward, backward], axis=-1),
+        "sum": lambda forward, backward: forward + backward,
+        "mul": lambda forward, backward: forward * backward,
+        "ave": lambda forward, backward: (forward + backward) / 2,
+        None: lambda forward, backward: (forward, backward),
+    }
+
+    def __init__(
+        self,
+        layer: LSTM,
+        merge_mode: str | None = "concat",
+        *,
+        backward_layer: LSTM | None = None,
+        name: str | None = None,
+        input_shape: Sequence[int | None] | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(layer, LSTM) or not isinstance(backward_layer, LSTM | None):
+            raise TypeError(f"expected a cylstm.keras.LSTM, got {type(backward_layer or layer).__name__}")
+        super().__init__(name=name, dtype=layer.dtype, input_shape=input_shape or layer._input_shape, **options)
+        if merge_mode not in self._MERGE:
+            raise ValueError(f"expected merge_mode to be 'concat', 'sum', 'mul', 'ave' or None, got {merge_mode!r}")
+        self.merge_mode = merge_mode
+        self.forward_layer, self.backward_layer = copy.copy(layer), copy.copy(backward_layer or layer)
+        if backward_layer is None:
+            self.backward_layer.go_backwards = True
+        for option in ("return_sequences", "return_state", "stateful", "dtype"):
+            if getattr(self.forward_layer, option) != getattr(self.backward_layer, option):
+                raise ValueError(f"expected two layers with the same {option}")
+        if self.forward_layer.go_backwards == self.backward_layer.go_backwards:
+            raise ValueError("expected two layers of which one has go_backwards=True")
+        for direction, one in (("forward", self.forward_layer), ("backward", self.backward_layer)):
+            one.name, one.built = f"{direction}_{layer.name}", False
+            one.zero_output_for_mask = one.return_sequences
+        self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
+
+    @property
+    def _layers(self) -> tuple[LSTM, LSTM]:
+        return self.forward_layer, self.backward_layer
+
+    def build(self, input_shape: Shape) -> None:
+        """Draw the weights for input (B, T, I)."""
+        for layer in self._layers:
+            layer.build(input_shape)
+        self.built = True
+
+    @property
+    def weights(self) -> list[Variable]:
+        """Those of the forward layer, then those of the backward layer."""
+        return [
+            variable._replace(path=f"{self.name}/{variable.path}")
+            for layer in self._layers
+            for variable in layer.weights
+        ]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replace the weights of both layers."""
+        arrays = checked_weights(self, weights, [one.value for one in self.weights])
+        first = len(self.forward_layer.weights)
+        self.forward_layer.set_weights(arrays[:first])
+        self.backward_layer.set_weights(arrays[first:])
+
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The weights as they lie in Keras's files."""
+        return {FORWARD: self.forward_layer.get_weights(), BACKWARD: self.backward_layer.get_weights()}
+
+    def reset_state(self) -> None:
+        """Let the next call begin at zero."""
+        for layer in self._layers:
+            layer.reset_state()
+
+    def output_shape(self, input_shape: Shape) -> Any:
+        """As that of the LSTM, with the features of both for "concat"."""
+        forward, backward = (layer.output_shape(input_shape) for layer in self._layers)
+        states: list[Shape] = []
+        if self.return_state:
+            (forward, *states), (backward, *more) = forward, backward
+            states += more
+        if self.merge_mode is None:
+            return [forward, backward, *states]
+        if self.merge_mode == "concat":
+            forward = (*forward[:-1], forward[-1] + backward[-1])
+        return [forward, *states] if states else forward
+
+    def __call__(self, x: Any, initial_state: Sequence[Any] | None = None, mask: Any = None) -> Any:
+        """Run both layers.
+
+        Parameters
+        ----------
+        x : array (B, T, I)
+        initial_state : sequence of four arrays, optional
+            h and c of the forward layer, then of the backward layer.
+        mask : array of bool (B, T), optional
+            False where a step is to be skipped.
+
+        Returns
+        -------
+        numpy.ndarray or tuple
+            The merged output, or both; with ``return_state`` also h, c, h, c.
+        """
+        x = self._enter(x, ndim=3)
+        if initial_state is not None and len(initial_state) != 4:
+            raise ValueError(f"{self.name} takes four initial states, h and c of each layer; got {len(initial_state)}")
+        first, second = (None, None) if initial_state is None else (initial_state[:2], initial_state[2:])
+        forward, backward = self.forward_layer(x, first, mask), self.backward_layer(x, second, mask)
+        states: tuple[np.ndarray, ...] = ()
+        if self.return_state:
+            (forward, *one), (backward, *other) = forward, backward
+            states = (*one, *other)
+        if self.return_sequences:
+            backward = backward[:, ::-1]
+        merged = self._MERGE[self.merge_mode](forward, backward)
+        if self.merge_mode is None:
+            return (*merged, *states)
+        return (merged, *states) if states else merged
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+class Dense(Layer):
+    """Keras's Dense layer, computed by :class:`cylstm.Linear` and an activation.
+
+    Parameters
+    ----------
+    units : int
+    activation : {None, "linear", "softmax", "sigmoid", "relu", "tanh"}
+    use_bias : bool
+    kernel_initializer, bias_initializer, name, dtype, input_shape, **options
+        As for `LSTM`.
+    """
+
+    _arguments = ("name", "units", "activation", "use_bias")
+    _ACTIVATIONS: ClassVar[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
+        None: lambda x: x,
+        "linear": lambda x: x,
+        "softmax": _softmax,
+        "sigmoid": lambda x: (np.tanh(x / 2) + 1) / 2,
+        "relu": lambda x: np.maximum(x, 0),
+        "tanh": np.tanh,
+    }
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        input_shape: Sequence[int | None] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
+        if not isinstance(activation, str | None) or activation not in self._ACTIVATIONS:
+            known = ", ".join(map(repr, self._ACTIVATIONS))
+            raise ValueError(f"activation={activation!r} is not computed by cylstm, only {known}")
+        self.units, self.activation, self.use_bias = positive(units), activation, use_bias
+        self._initializers = [initializer(kernel_initializer), initializer(bias_initializer)]
+
+    def build(self, input_shape: Shape) -> None:
+        """Draw the weights for input (..., features)."""
+        if input_shape[-1] is None:
+            raise ValueError(f"{self.name} needs to know the number of features, got the shape {input_shape}")
+        features = int(input_shape[-1])
+        self.linear = Linear(features, self.units, bias=self.use_bias, dtype=self.dtype)
+        self.built = True
+        shapes = [(features, self.units), (self.units,)][: 2 if self.use_bias else 1]
+        arrays = [make(shape, dtype=self.dtype) for make, shape in zip(self._initializers, shapes, strict=False)]
+        self.set_weights(arrays)
+
+    @property
+    def weights(self) -> list[Variable]:
+        """kernel (features, units) and bias (units,)."""
+        if not self.built:
+            return []
+        arrays = self.linear.state_dict()
+        names = {"kernel": arrays["weight"].T} | ({"bias": arrays["bias"]} if self.use_bias else {})
+        return [Variable(name, f"{self.name}/{name}", array) for name, array in names.items()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replace kernel and bias."""
+        kernel, *bias = checked_weights(self, weights, [one.value for one in self.weights])
+        self.linear.load_state_dict({"weight": kernel.T} | ({"bias": bias[0]} if bias else {}))
+
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The weights as they lie in Keras's files."""
+        return {OWN: self.get_weights()}
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """(..., units)."""
+        return (*input_shape[:-1], self.units)
+
+    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
+        """Apply the layer to the last dimension, (..., features) → (..., units). A mask changes nothing."""
+        x = self._enter(x)
+        return self._ACTIVATIONS[self.activation](self.linear(x))
+
+
+class Masking(Layer):
+    """Mask the steps (B, T) at which all features have one value.
+
+    Parameters
+    ----------
+    mask_value : float
+    name, input_shape
+        As for `LSTM`.
+    """
+
+    _arguments = ("name", "mask_value")
+
+    def __init__(self, mask_value: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.mask_value = mask_value
+
+    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """True where a feature differs from the value."""
+        return (x != self.mask_value).any(axis=-1)
+
+    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
+        """The input, with zeros at masked steps."""
+        x = self._enter(x)
+        return np.where(self.compute_mask(x, None)[..., np.newaxis], x, x.dtype.type(0))
+
+
+class Dropout(Layer):
+    """Nothing, as always in inference; there for the models that have it.
+
+    Parameters
+    ----------
+    rate : float
+    name, input_shape
+        As for `LSTM`.
+    """
+
+    _arguments = ("name", "rate")
+
+    def __init__(self, rate: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.rate = rate
+
+    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
+        """The input."""
+        return self._enter(x)
+
+
+# Arguments ----------------------------------------------------------------------------------------------------------
+
+
+def positive(value: Any, name: str = "units") -> int:
+    """The value as an int, which it must be."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"expected {name} to be an int, got {value!r}")
+    if value <= 0:
+        raise ValueError(f"expected {name} to be positive, got {value}")
+    return int(value)
+
+
+def _checked_mask(mask: Any, x: np.ndarray) -> np.ndarray | None:
+    if mask is None:
+        return None
+    mask = as_array(mask, "mask")
+    if mask.shape != x.shape[:2] or mask.dtype != bool:
+        raise ValueError(f"expected a mask of bool and shape {x.shape[:2]}, got {mask.dtype} and {mask.shape}")
+    return mask
+
+
+def checked_weights(layer: Any, weights: Sequence[Any], old: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The weights as arrays, if they have the shapes of the old ones."""
+    if not layer.built:
+        raise ValueError(f"{layer.name} has no weights yet: call it, or build(input_shape), first")
+    arrays = [np.asarray(one) if isinstance(one, list | float) else as_array(one, "weights") for one in weights]
+    wanted, got = [array.shape for array in old], [array.shape for array in arrays]
+    if got != wanted:
+        raise ValueError(f"{layer.name} has weights of the shapes {wanted}, got {got}")
+    return arrays
