@@ -56,6 +56,13 @@ def table(output: str) -> dict[str, str]:
     return dict(re.findall(r"^(\S+(?: \S+)*)  +(.+)$", output, re.MULTILINE))
 
 
+def names_in_docs(one: str) -> set[str]:
+    """The names in that block of the documentation's output which has this one."""
+    page = (EXAMPLES.parent / "docs" / "scale-out.md").read_text("utf-8")
+    blocks = [table(block).keys() for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL)]
+    return next(set(names) for names in blocks if one in names)
+
+
 def script(folder: Path, code: str) -> Path:
     path = folder / "script.py"
     path.write_text(code, "utf-8")
@@ -291,6 +298,7 @@ def test_batch_scoring() -> None:
     assert rows["same bits"] == "yes: 50 sequences scored alone, 0 of them differ"
     grown = [int(megabytes) for megabytes in re.findall(r"(\d+) MB", rows["of it for scoring"])]
     assert len(grown) == 3
+    assert rows.keys() == names_in_docs("of it for scoring")
     assert max(grown) < 30
 
 
@@ -300,6 +308,7 @@ def test_serve() -> None:
     assert len(re.findall(r"\d+\.\d", rows["latency"])) == 4
     assert rows["wrong size"].startswith("400: input.shape[-1] must be equal to input_size: expected 16, got 17")
     assert rows["no array"].startswith("400: the body must be an array as numpy.save writes it")
+    assert rows.keys() == names_in_docs("on SIGTERM")
     assert rows["on SIGTERM"] == "the request on its way was answered, then it ended"
 
 
@@ -340,6 +349,7 @@ def test_serve_answers_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="the two processes meet on a loopback interface")
 def test_train_ddp() -> None:
     rows = table(run(EXAMPLES / "train_ddp.py", "--epochs", "8"))
+    assert rows.keys() == names_in_docs("first gradients")
     assert rows["same bits in all"] == "yes"
     assert rows["threads of cylstm"] == "1, 1 in the processes"
     for name in ("first gradients", "weights"):

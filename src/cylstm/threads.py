@@ -31,10 +31,12 @@ TEAMS = 2  # the main thread's, and that of one that works for it
 def set_num_threads(n: int) -> None:
     """Set the number of threads of the CPU kernels, for this process.
 
+    Results do not depend on it. Where fewer can run, in a forked process say, `get_num_threads` tells so.
+
     Parameters
     ----------
     n : int
-        From 1 to 4096. Results do not depend on it.
+        From 1 to 4096.
 
     Raises
     ------
