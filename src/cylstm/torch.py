@@ -35,7 +35,22 @@ __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class LSTM(nn.LSTM):
+class _OnBackend:
+    """What the drop-ins add to PyTorch's classes beside ``forward``."""
+
+    backend: str | Backend | None = None
+
+    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
+        self.backend = backend
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
+        _check_backend(self, self.backend)
+        super().reset_parameters()  # type: ignore[misc]  # of the class that comes next
+
+
+class LSTM(_OnBackend, nn.LSTM):
     """``torch.nn.LSTM`` on a backend of cylstm.
 
     Parameters
@@ -63,17 +78,6 @@ class LSTM(nn.LSTM):
     >>> lstm.weight_ih_l0.grad.shape
     torch.Size([80, 10])
     """
-
-    backend: str | Backend | None = None
-
-    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
-        self.backend = backend
-        super().__init__(*args, **kwargs)
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
-        _check_backend(self, self.backend)
-        super().reset_parameters()
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         """Run the LSTM, as ``torch.nn.LSTM`` does.
@@ -125,7 +129,7 @@ class LSTM(nn.LSTM):
         return output, tuple(state)
 
 
-class LSTMCell(nn.LSTMCell):
+class LSTMCell(_OnBackend, nn.LSTMCell):
     """``torch.nn.LSTMCell`` on a backend of cylstm.
 
     Parameters
@@ -140,17 +144,6 @@ class LSTMCell(nn.LSTMCell):
     TypeError, ValueError, RuntimeError
         As ``torch.nn.LSTMCell`` does for the same arguments; for the backend, as `cylstm.LSTM` does.
     """
-
-    backend: str | Backend | None = None
-
-    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
-        self.backend = backend
-        super().__init__(*args, **kwargs)
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
-        _check_backend(self, self.backend)
-        super().reset_parameters()
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step, as ``torch.nn.LSTMCell`` does.
