@@ -30,8 +30,8 @@ INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
     store_some(p, v, lanes);
 }
 
-/* eq. (2) to (4) of row r, given its sums */
-INLINE void gates_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
+/* eq. (2) and (3) of row r; sums[0] becomes c, sums[3] becomes o */
+INLINE void cell_row(const GatesTile *t, ptrdiff_t r, vec sums[4])
 {
     real *c_row = (real *)t->c + r * VL;
     vec c = load(c_row);
@@ -43,9 +43,15 @@ INLINE void gates_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
         real *gates = (real *)t->gates + r * 4 * VL;
         store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
     }
-    c = fma_(f, c, i * g); /* (3) */
-    store(c_row, c);
-    vec h = o * hyperbolic_tangent(c); /* (4) */
+    sums[0] = fma_(f, c, i * g); /* (3) */
+    sums[3] = o;
+    store(c_row, sums[0]);
+}
+
+/* eq. (4) of row r, after all of (3): a tanh that waits for its c has the other rows to overlap with */
+INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
+{
+    vec h = sums[3] * hyperbolic_tangent(sums[0]);
     real *h_row = (real *)t->h_out + r * t->h_out_stride;
     if (t->lanes == VL)
         store(h_row, h);
@@ -62,7 +68,9 @@ INLINE void gates_rows(const int m, const GatesTile *t)
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih); /* (1) */
     accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh);
     for (int r = 0; r < m; r++)
-        gates_row(t, r, sums[r]);
+        cell_row(t, r, sums[r]);
+    for (int r = 0; r < m; r++)
+        hidden_row(t, r, sums[r]);
 }
 
 /* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
@@ -86,7 +94,9 @@ static void gates_pair(const GatesTile *t)
     accumulate_pair(sums, t->input, t->I, t[0].weight_ih, t[1].weight_ih);
     accumulate_pair(sums, t->h, t->R, t[0].weight_hh, t[1].weight_hh);
     for (int b = 0; b < 2; b++)
-        gates_row(&t[b], 0, sums[b]);
+        cell_row(&t[b], 0, sums[b]);
+    for (int b = 0; b < 2; b++)
+        hidden_row(&t[b], 0, sums[b]);
 }
 
 INLINE void product_rows(const int m, const ProductTile *t)
