@@ -15,11 +15,19 @@ from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
 FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
+#: Warnings that Keras and PyTorch's ONNX exporter give about themselves, where a page runs them.
+WARNINGS = {
+    "coming-from.md": [
+        "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
+        "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
+    ]
+}
 BIN = str(Path(sys.executable).parent)
 
 
@@ -57,3 +65,9 @@ docstrings = Sybil(
     parsers=[DocTestParser(FLAGS)], patterns=["src/cylstm/*.py"], setup=enter_folder, teardown=leave_folder
 )
 pytest_collect_file = (pages + docstrings).pytest()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for warning in WARNINGS.get(item.path.name, []):
+            item.add_marker(pytest.mark.filterwarnings(warning))
