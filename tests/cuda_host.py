@@ -1,4 +1,4 @@
-"""A launcher for the kernels of the cupy backend that runs them on the CPU, and the header as a library."""
+"""The CPU in the place of GPUs: runs the kernels of the cupy backend, and has arrays that NumPy cannot read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from device_array import DeviceArray, Library, here, on_device
 
 from cylstm.backends.cuda.planner import UNITS, Facts, Tile
 from cylstm.backends.cuda.source import KERNELS, definitions, source
+from cylstm.backends.cupy_backend import CupyBackend
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot run on the CPU here")
+
+AVAILABLE, WHY_NOT = CupyBackend.is_available()
+needs_gpu = pytest.mark.skipif(not AVAILABLE, reason=f"no GPU: {WHY_NOT}")
+without_gpu = pytest.mark.skipif(AVAILABLE, reason="there is a GPU")
 
 #: A small device: with it, small problems get all tiles.
 SMALL = Facts(compute_capability=(9, 0), multiprocessors=2, shared_memory=48 * 1024)
@@ -56,14 +63,28 @@ def kernels(dtype: str, tile: Tile) -> ctypes.CDLL:
     return compiled("\n".join([shim, text, *launches]), definitions(dtype, tile))
 
 
-class HostLauncher:
-    """Stands for a GPU with these facts."""
+class OutOfMemory(Exception):
+    """As CuPy has one of its own."""
 
-    xp = np
 
-    def __init__(self, facts: Facts = SMALL) -> None:
+class HostDevice:
+    """Stands for a GPU with these facts; see `cylstm.backends.cuda.steps.Device`."""
+
+    xp = Library()
+    out_of_memory = OutOfMemory
+
+    def __init__(self, number: int = 0, facts: Facts = SMALL) -> None:
+        self.number = number
+        self.name = "CPU as GPU"
         self.facts = facts
         self.launches: list[tuple[str, Tile, tuple[int, int, int]]] = []
+        self.waits = 0
+
+    def current(self) -> AbstractContextManager[None]:
+        return on_device(self.number)
+
+    def synchronize(self) -> None:
+        self.waits += 1
 
     def stream(self) -> Hashable:
         return 0
@@ -77,11 +98,47 @@ class HostLauncher:
 
         def launch(grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
             self.launches.append((name, tile, grid))
-            values = [a if isinstance(a, np.generic) else np.intp(0 if a is None else a.ctypes.data) for a in arguments]
-            cells = [np.array(value) for value in values]  # as cuLaunchKernel wants it: pointers to the arguments
+            cells = [np.array(_value(a)) for a in arguments]  # as cuLaunchKernel wants it: pointers to the arguments
             pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
             sizes = (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells))
             status = function((ctypes.c_int * 3)(*grid), block, pointers, sizes, len(cells))
             assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
 
         return launch
+
+
+def _value(argument: Any) -> np.generic:
+    """An argument of a kernel: a scalar as it is, an array as its address."""
+    if isinstance(argument, DeviceArray):
+        assert argument.device.id == here.device
+        assert argument.flags.c_contiguous
+        return np.intp(argument._array.ctypes.data)
+    assert argument is None or isinstance(argument, np.generic)
+    return np.intp(0) if argument is None else argument
+
+
+class HostSystem:
+    """Stands for a machine with GPUs; see `cylstm.backends.cuda.steps.System`."""
+
+    def __init__(self, count: int = 1, facts: Facts = SMALL) -> None:
+        self.devices = [HostDevice(number, facts) for number in range(count)]
+
+    def count(self) -> int:
+        return len(self.devices)
+
+    def current(self) -> int:
+        return here.device
+
+    def device(self, number: int) -> HostDevice:
+        return self.devices[number]
+
+
+class HostBackend(CupyBackend):
+    """The cupy backend itself, on the CPU in the place of GPUs."""
+
+    def __init__(self, device: int | None = None, *, tier: str = "array", system: HostSystem | None = None) -> None:
+        super().__init__(device, tier=tier, system=system or HostSystem())
+
+    @classmethod
+    def is_available(cls) -> tuple[bool, str]:
+        return True, ""

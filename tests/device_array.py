@@ -1,20 +1,43 @@
 """Arrays of another memory than NumPy's, without a GPU: as CuPy's, they follow NumPy's protocols and nothing else.
 
 What computes with them never passes through the host unnoticed: NumPy cannot read them, and they cannot be mixed with
-NumPy's arrays, as CuPy's cannot. `get` and `to_device` are the transfers.
+NumPy's arrays, as CuPy's cannot. `get` and `to_device` are the transfers, and they are counted. There are several
+devices; an array belongs to the one that was current when it was made, and computes only where that one is current.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from cylstm.backends.base import Backend, Capabilities, DirectionParameters, LayerGradients, LayerOutput
-from cylstm.backends.numpy_backend import NumpyBackend
-
 CUDA = 2  # DLPack's number of the device type
+
+
+class Here(threading.local):
+    """The current device of this thread, and how often it has moved arrays."""
+
+    device = 0
+    to_host = 0
+    to_device = 0
+
+
+here = Here()
+
+
+@contextmanager
+def on_device(number: int) -> Iterator[None]:
+    """Makes a device the current one."""
+    before, here.device = here.device, number
+    try:
+        yield
+    finally:
+        here.device = before
 
 
 class DeviceArray(NDArrayOperatorsMixin):
@@ -22,9 +45,11 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __init__(self, array: np.ndarray) -> None:
         assert type(array) is np.ndarray
-        self._array = array
+        self._array = allocated(array)
+        self.device = SimpleNamespace(id=here.device)
 
     def get(self) -> np.ndarray:
+        here.to_host += 1
         return self._array.copy()
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -34,7 +59,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         return wrapped(getattr(ufunc, method)(*map(_unwrapped, inputs), **_unwrapped(kwargs)))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if function in (np.asarray, np.array):  # the one way in
+        if function is np.asarray:  # the one way in
             return to_device(*args, **kwargs)
         return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
 
@@ -48,18 +73,29 @@ class DeviceArray(NDArrayOperatorsMixin):
         return len(self._array)
 
     def __getitem__(self, key: Any) -> Any:
-        return wrapped(self._array[_indices(key)])
+        return wrapped(_unwrapped(self)[_indices(key)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._array[_indices(key)] = _unwrapped(value)
+        _unwrapped(self)[_indices(key)] = _unwrapped(value)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("T", "astype", "conj", "copy", "dtype", "ndim", "reshape", "shape", "size", "sum", "transpose"):
-            raise AttributeError(name)
-        attribute = getattr(self._array, name)
-        if not callable(attribute) or name in ("dtype",):
+        if name in ("T", "reshape", "transpose"):  # views stay where they are, whichever device is current
+            with on_device(self.device.id):
+                return self._attribute(name)
+        if name in ("astype", "conj", "copy", "dtype", "ndim", "shape", "size", "sum"):
+            return self._attribute(name)
+        raise AttributeError(name)
+
+    def _attribute(self, name: str) -> Any:
+        attribute, device = getattr(self._array, name), here.device
+        if not callable(attribute) or name == "dtype":
             return wrapped(attribute)
-        return lambda *args, **kwargs: wrapped(attribute(*args, **kwargs))
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            with on_device(device):
+                return wrapped(attribute(*args, **kwargs))
+
+        return method
 
     @property
     def flags(self) -> Any:
@@ -69,8 +105,17 @@ class DeviceArray(NDArrayOperatorsMixin):
         return Flags
 
 
-def to_device(array: np.ndarray) -> DeviceArray:
-    return DeviceArray(array.copy())
+def allocated(array: np.ndarray) -> np.ndarray:
+    """The memory of a new array: here a test can let it run out."""
+    return array
+
+
+def to_device(array: Any, dtype: Any = None, like: Any = None) -> DeviceArray:
+    """On the current device: an array of NumPy copied, one that is there itself."""
+    if isinstance(array, DeviceArray):
+        return array if dtype in (None, array.dtype) else array.astype(dtype)
+    here.to_device += 1
+    return DeviceArray(np.array(array, dtype))
 
 
 def wrapped(value: Any) -> Any:
@@ -86,7 +131,10 @@ def _unwrapped(value: Any) -> Any:
         return {name: _unwrapped(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
         raise TypeError("a NumPy array cannot be mixed with arrays of a device")
-    return value._array if isinstance(value, DeviceArray) else value
+    if isinstance(value, DeviceArray):
+        assert value.device.id == here.device, f"of cuda:{value.device.id}, and cuda:{here.device} is the current one"
+        return value._array
+    return value
 
 
 def _indices(key: Any) -> Any:  # those may be NumPy's
@@ -95,38 +143,11 @@ def _indices(key: Any) -> Any:  # those may be NumPy's
     return key._array if isinstance(key, DeviceArray) else key
 
 
-class ElsewhereBackend(Backend):
-    """The array loop on arrays of a device: moves what is NumPy's there and back, as the cupy backend does."""
+class Library:
+    """NumPy's functions for arrays of a device, as the module ``cupy`` has them."""
 
-    name = "elsewhere"
-    capabilities = Capabilities(NumpyBackend.capabilities.dtypes, training=True, devices=("cpu", "cuda"))
-    loop = NumpyBackend()
+    asarray = staticmethod(to_device)
 
-    def prepare(self, layer_parameters):
-        return self.loop.prepare(
-            tuple(DirectionParameters(*(None if p is None else to_device(p) for p in d)) for d in layer_parameters)
-        )
-
-    def forward(self, prepared, *, input, batch_sizes, h_0, c_0, keep="nothing"):
-        here = isinstance(input, np.ndarray)
-        result = self.loop.forward(
-            prepared, input=_in(input), batch_sizes=batch_sizes, h_0=_in(h_0), c_0=_in(c_0), keep=keep
-        )
-        workspace = None if keep == "nothing" else (here, result.workspace)
-        return LayerOutput(*(_out(a, here) for a in result[:3]), workspace)
-
-    def backward(self, prepared, workspace, *, grad_output, grad_h_n, grad_c_n):
-        here, kept = workspace
-        grads = self.loop.backward(
-            prepared, kept, grad_output=_in(grad_output), grad_h_n=_in(grad_h_n), grad_c_n=_in(grad_c_n)
-        )
-        parameters = tuple(DirectionParameters(*(_out(p, here) for p in d)) for d in grads.parameters)
-        return LayerGradients(*(_out(a, here) for a in grads[:3]), parameters)
-
-
-def _in(array: Any) -> Any:
-    return to_device(array) if isinstance(array, np.ndarray) else array
-
-
-def _out(array: Any, to_host: bool) -> Any:
-    return array.get() if to_host and array is not None else array
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+        return lambda *args, **kwargs: wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))

@@ -12,13 +12,12 @@ import re
 
 import numpy as np
 import pytest
-from cuda_host import SMALL, HostLauncher, compiled, needs_compiler
+from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler
 
 from cylstm import testing
-from cylstm.backends.base import Backend, Capabilities
 from cylstm.backends.cuda.planner import TILES, TYPES, Tile
 from cylstm.backends.cuda.source import FOLDER, KERNELS, definitions, source
-from cylstm.backends.cuda.steps import MOST_PLANS, Steps
+from cylstm.backends.cuda.steps import MOST_PLANS
 
 pytestmark = pytest.mark.skipif(
     "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
@@ -68,31 +67,8 @@ def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> N
 # Run on the CPU ------------------------------------------------------------------------------------------------------
 
 
-class OnHost(Backend):
-    """The tier `steps`, its kernels run on the CPU."""
-
-    name = "steps-on-host"
-    capabilities = Capabilities(dtypes=frozenset(TYPES), training=True)
-
-    def __init__(self) -> None:
-        self.launcher = HostLauncher()
-        self.steps = Steps(self.launcher)
-
-    def prepare(self, layer_parameters):
-        return self.steps.prepare(layer_parameters)
-
-    def forward(self, prepared, **arguments):
-        return self.steps.forward(prepared, **{"keep": "nothing", **arguments})
-
-    def backward(self, prepared, workspace, **arguments):
-        return self.steps.backward(prepared, workspace, **arguments)
-
-
-ON_HOST = OnHost()
-
-
 @needs_compiler
-@pytest.mark.parametrize("check", list(testing.checks(ON_HOST)), ids=lambda check: check.id)
+@pytest.mark.parametrize("check", list(testing.checks(HostBackend(tier="steps"))), ids=lambda check: check.id)
 def test_conformance(check: testing.Check) -> None:
     check()
 
@@ -102,29 +78,27 @@ def test_conformance(check: testing.Check) -> None:
 def test_each_kernel_in_each_tile(dtype: str) -> None:
     """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
     dtype_here(dtype)
-    launcher = HostLauncher()
+    system = HostSystem()
     for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
         case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
         problem = testing._problem(case, dtype)
-        backend = OnHost()
-        backend.steps = Steps(launcher)
         expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
-        result = testing._both(backend, problem)
+        result = testing._both(HostBackend(tier="steps", system=system), problem)
         testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
-    used = {(name, tile) for name, tile, _ in launcher.launches}
+    used = {(name, tile) for name, tile, _ in system.device(0).launches}
     assert used == {(name, tile) for name in KERNELS for tile in TILES}
 
 
 @needs_compiler
 def test_no_work_for_padding() -> None:
     """Blocks are launched for the rows of a step, not for those of the longest one."""
-    backend = OnHost()
+    system = HostSystem()
     case = testing.Case(T=4, B=37, I=3, H=5)
     problem = testing._problem(case, "float32")
     sizes = np.array([37, 20, 5, 1])
     problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
-    testing._forward(backend, problem)
-    assert [(tile.rows, grid) for _, tile, grid in backend.launcher.launches] == [
+    testing._forward(HostBackend(tier="steps", system=system), problem)
+    assert [(tile.rows, grid) for _, tile, grid in system.device(0).launches] == [
         (16, (3, 1, 1)),
         (16, (2, 1, 1)),
         (16, (1, 1, 1)),
@@ -135,19 +109,19 @@ def test_no_work_for_padding() -> None:
 @needs_compiler
 def test_the_same_bits_each_time() -> None:
     problem = testing._problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
-    first, second = testing._both(OnHost(), problem), testing._both(OnHost(), problem)
+    first, second = testing._both(HostBackend(tier="steps"), problem), testing._both(HostBackend(tier="steps"), problem)
     assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
 
 
 @needs_compiler
 def test_plans_are_reused_and_bounded() -> None:
-    backend = OnHost()
+    backend = HostBackend(tier="steps")
     problem = testing._problem(testing.Case(T=2, B=2), "float32")
     prepared = backend.prepare(problem.parameters)
     for T in (*range(1, MOST_PLANS + 3), MOST_PLANS + 2):
         longer = testing._problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
         testing._forward(backend, longer, prepared)
-    assert len(prepared.plans) == MOST_PLANS
+    assert len(prepared.forms["steps"].parameters.plans) == MOST_PLANS
 
 
 # The header ----------------------------------------------------------------------------------------------------------

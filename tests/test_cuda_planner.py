@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_host import HostBackend, HostSystem, needs_compiler, without_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cylstm
 from cylstm.backends.cuda import planner
-from cylstm.backends.cuda.planner import TILES, Facts, Tile, choose_tier, choose_tile, grid, highest_tier
+from cylstm.backends.cuda.measured import MOST_ROWS, Row, Shape, Table, measure, write
+from cylstm.backends.cuda.planner import (
+    TIERS,
+    TILES,
+    Facts,
+    Tile,
+    choose_tier,
+    choose_tile,
+    grid,
+    policy,
+    possible_tiers,
+)
 from cylstm.backends.cuda.steps import Plans, last_rows, previous_rows, walk
+from cylstm.backends.cuda.tune import main, shapes_of
 
 DEVICES = {
     "T4": Facts((7, 5), 40, 48 * 1024),
@@ -29,20 +45,129 @@ def batch_sizes_of(lengths: list[int]) -> np.ndarray:
 # Tiers and tiles -----------------------------------------------------------------------------------------------------
 
 
+def tier(allowed: str | Table, shape: Shape, device: str = "H100") -> str:
+    facts = OLD if device == "old" else DEVICES[device]
+    possible = possible_tiers(allowed, dtype=shape.dtype, device=device, facts=facts)
+    return choose_tier(allowed, possible, shape)
+
+
 def test_no_kernel_is_used_unless_asked_for() -> None:
-    assert highest_tier(None) == highest_tier("") == planner.DEFAULT == "array"
-    assert highest_tier("steps") == "steps"
-    with pytest.raises(ValueError, match="CYLSTM_CUPY_TIER must be one of array, steps, got 'persistent'"):
-        highest_tier("persistent")
+    assert policy(None) == policy("") == planner.DEFAULT == "array"
+    assert policy("steps") == "steps"
+    with pytest.raises(
+        ValueError, match=r"CYLSTM_CUPY_TIER must be one of array, steps, or the path.*got 'persistent'"
+    ):
+        policy("persistent")
 
 
-@pytest.mark.parametrize("facts", DEVICES.values(), ids=DEVICES)
-def test_tier(facts: Facts) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_tier(device: str) -> None:
     for dtype in ("bfloat16", "float16", "float32", "float64"):
-        assert choose_tier("array", dtype=dtype, facts=facts) == "array"
-        assert choose_tier("steps", dtype=dtype, facts=facts) == "steps"
-        assert choose_tier("steps", dtype=dtype, facts=OLD) == "array"
-    assert choose_tier("steps", dtype="complex64", facts=facts) == "array"
+        shape = Shape(dtype, 128, 16, False)
+        assert tier("array", shape, device) == "array"
+        assert tier("steps", shape, device) == "steps"
+        assert tier("steps", shape, "old") == "array"
+    assert tier("steps", Shape("complex64", 128, 16, False), device) == "array"
+
+
+# What was measured ---------------------------------------------------------------------------------------------------
+
+
+def table() -> Table:
+    """By a clock that says: `steps` is three times as fast, but not with B = 256; gradients as fast."""
+
+    def seconds(tier: str, shape: Shape) -> float:
+        return 1.0 if tier == "array" else 3.0 if shape.batch_size == 256 else 1 / 3
+
+    shapes = [Shape("float32", H, B, training) for H in (128, 512) for B in (1, 16, 256) for training in (False, True)]
+    return Table("H100", measure(shapes, TIERS, seconds))
+
+
+def test_the_fastest_tier_that_was_measured_is_chosen() -> None:
+    measured = table()
+    assert tier(measured, Shape("float32", 128, 16, False)) == "steps"
+    assert tier(measured, Shape("float32", 128, 256, True)) == "array"
+    assert tier(measured, Shape("float32", 140, 12, True)) == "steps"  # near
+    assert tier(measured, Shape("float32", 140, 200, True)) == "array"
+
+
+def test_what_was_not_measured_stays_with_the_default() -> None:
+    measured = table()
+    assert tier(measured, Shape("float32", 128, 16, False), "A100") == "array"  # another device
+    assert tier(measured, Shape("float64", 128, 16, False)) == "array"
+    assert tier(measured, Shape("float32", 2048, 16, False)) == "array"  # too far
+    assert tier(measured, Shape("float32", 128, 0, False)) == "array"
+    assert possible_tiers(measured, dtype="float64", device="H100", facts=DEVICES["H100"]) == ("array",)
+    assert possible_tiers(measured, dtype="float32", device="H100", facts=OLD) == ("array",)
+
+
+def test_table_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiers.json"
+    write(path, table())
+    assert policy(str(path)) == table()
+    assert len(path.read_text("utf-8").splitlines()) == 14  # a row a line
+
+
+WRONG = {
+    "no file": None,
+    "no JSON": "{",
+    "not an object": "[]",
+    "other format": '{"format": "other", "device": "H100", "rows": []}',
+    "no rows": '{"format": "cylstm tiers 1", "device": "H100"}',
+    "negative time": '[["float32", 128, 16, true, {"array": -1.0}]]',
+    "time of nothing": '[["float32", 128, 16, true, {}]]',
+    "not a number": '[["float32", 128, 16, true, {"array": "1"}]]',
+    "unknown tier": '[["float32", 128, 16, true, {"persistent": 1.0}]]',
+    "no size": '[["float32", 0, 16, true, {"array": 1.0}]]',
+    "number for a flag": '[["float32", 128, 16, 1, {"array": 1.0}]]',
+    "too many rows": json.dumps([["float32", 128, 16, True, {"array": 1.0}]] * (MOST_ROWS + 1)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_table_is_refused(what: str, tmp_path: Path) -> None:
+    text, path = WRONG[what], tmp_path / "tiers.json"
+    if text is not None:
+        if text.startswith("[["):
+            rows = [dict(zip((*Shape._fields, "seconds"), row, strict=True)) for row in json.loads(text)]
+            text = json.dumps({"format": "cylstm tiers 1", "device": "H100", "rows": rows})
+        path.write_text(text, "utf-8")
+    with pytest.raises(
+        ValueError, match=r"tiers.json' is no table of measured tiers .*: write one by python -m cylstm"
+    ):
+        policy(str(path))
+
+
+@needs_compiler
+def test_the_backend_goes_by_the_table(tmp_path: Path) -> None:
+    """Both tiers are ready, and each call takes the one that was the fastest for its batch."""
+    system = HostSystem()
+    rows = [
+        Row(Shape("float32", 5, B, training), {"array": 1.0, "steps": 0.5 * B}) for B in (1, 8) for training in (0, 1)
+    ]
+    rows = [row._replace(shape=row.shape._replace(training=bool(row.shape.training))) for row in rows]
+    write(tmp_path / "tiers.json", Table(system.device(0).name, tuple(rows)))
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=str(tmp_path / "tiers.json"), system=system))
+    reference = cylstm.LSTM(4, 5, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    for B, launches in ((8, 0), (1, 3), (7, 0), (1, 3)):
+        system.device(0).launches.clear()
+        x = cylstm.randn(3, B, 4)
+        np.testing.assert_allclose(lstm(x)[0], reference(x)[0], rtol=1e-5, atol=1e-6)
+        assert len(system.device(0).launches) == launches
+        output, _, pullback = lstm.vjp(x)
+        pullback(output)
+        assert len(system.device(0).launches) == 3 * launches
+
+
+def test_the_variable_names_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(planner.VARIABLE, "persistent")
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=""))
+    with pytest.raises(ValueError, match="CYLSTM_CUPY_TIER must be one of"):
+        lstm(cylstm.randn(3, 4))
+    for value in ("", "array"):
+        monkeypatch.setenv(planner.VARIABLE, value)
+        lstm(cylstm.randn(3, 4))
 
 
 @pytest.mark.parametrize("facts", DEVICES.values(), ids=DEVICES)
@@ -149,3 +274,36 @@ def test_plans_from_several_threads() -> None:
         thread.join()
     assert not wrong
     assert len(plans) <= 3
+
+
+# python -m cylstm.backends.cuda.tune ---------------------------------------------------------------------------------
+
+
+def test_shapes_to_measure() -> None:
+    assert shapes_of(["float32"], [8, 9], [1], [True]) == [Shape("float32", 8, 1, True), Shape("float32", 9, 1, True)]
+    for sizes in ([], [0], range(1, MOST_ROWS + 2)):
+        with pytest.raises(ValueError, match="expected 1 to 1000 combinations of positive sizes"):
+            shapes_of(["float32"], list(sizes), [1], [True])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiers.txt"], "a path that ends in .json"),
+        (["tiers.json", "--batch-sizes", "0"], "positive sizes"),
+        pytest.param(["tiers.json"], "nothing can be measured here: ", marks=without_gpu),
+    ],
+)
+def test_tune_refuses(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,7 @@
-"""The cupy backend as far as it can be tested without a GPU: the array loop, and what it says where it cannot run.
+"""The cupy backend without a GPU: on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's.
 
-The array loop runs on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's. With a GPU at hand,
-the conformance kit runs on the backend itself.
+The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cuda/system.py`` runs. With a GPU at hand,
+the same tests run on it too.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_array import DeviceArray, ElsewhereBackend, to_device
+from cuda_host import WHY_NOT, HostBackend, HostSystem, OutOfMemory, needs_compiler, needs_gpu, without_gpu
+from device_array import DeviceArray, here, on_device, to_device
 
 import cylstm
 from cylstm import testing
-from cylstm.backends import cupy_backend, registry
+from cylstm.backends import registry
 from cylstm.backends.cupy_backend import CupyBackend
 
 PATH = "cylstm.backends.cupy_backend:CupyBackend"
-AVAILABLE, WHY_NOT = CupyBackend.is_available()
-needs_gpu = pytest.mark.skipif(not AVAILABLE, reason=f"no GPU: {WHY_NOT}")
-without_gpu = pytest.mark.skipif(AVAILABLE, reason="there is a GPU")
 
 
 def named(check: testing.Check) -> str:
     return check.id
 
 
-@pytest.mark.parametrize("check", list(testing.checks(ElsewhereBackend())), ids=named)
+@pytest.mark.parametrize("check", list(testing.checks(HostBackend())), ids=named)
 def test_array_loop_computes_where_its_arrays_lie(check: testing.Check) -> None:
     check()
 
@@ -45,13 +43,14 @@ def test_device_arrays_are_as_strict_as_those_of_cupy() -> None:
     with pytest.raises(TypeError, match="cannot be mixed"):
         array + np.ones(3)
     assert isinstance(np.zeros(3, like=array), DeviceArray)
+    with on_device(1), pytest.raises(AssertionError, match="of cuda:0, and cuda:1 is the current one"):
+        array + 1
 
 
 @needs_gpu
 @pytest.mark.parametrize("tier", ["array", "steps"])
-def test_conformance(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cupy_backend.VARIABLE, tier)
-    testing.check_backend(CupyBackend())
+def test_conformance(tier: str) -> None:
+    testing.check_backend(CupyBackend(tier=tier))
 
 
 # Arrays of a device through LSTM -------------------------------------------------------------------------------------
@@ -104,16 +103,26 @@ FORMS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], Any], tuple[int, .
 }
 
 
-@pytest.mark.parametrize("place", ["protocols", pytest.param("cupy", marks=needs_gpu)])
+def at(place: str, tier: str) -> tuple[CupyBackend, Callable[[np.ndarray], Any]]:
+    """The backend at a place, and what moves arrays there."""
+    if place == "CPU as GPU":
+        return HostBackend(tier=tier), to_device
+    import cupy
+
+    return CupyBackend(tier=tier), cupy.asarray
+
+
+PLACES = pytest.mark.parametrize("place", ["CPU as GPU", pytest.param("GPU", marks=needs_gpu)])
+TIERS = pytest.mark.parametrize("tier", ["array", pytest.param("steps", marks=needs_compiler)])
+
+
+@PLACES
+@TIERS
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("with_state", [False, True])
-def test_what_comes_from_the_device_goes_back_there(form: str, with_state: bool, place: str) -> None:
+def test_what_comes_from_the_device_goes_back_there(form: str, with_state: bool, tier: str, place: str) -> None:
     """With the numbers that the numpy backend gives on the host, and no array on the host in between."""
-    backend, move = (ElsewhereBackend(), to_device)
-    if place == "cupy":
-        import cupy
-
-        backend, move = CupyBackend(), cupy.asarray
+    backend, move = at(place, tier)
     options, form_of, batch = FORMS[form]
     cylstm.manual_seed(0)
     host = cylstm.LSTM(4, 5, num_layers=2, bidirectional=True, backend="numpy", **options)
@@ -125,16 +134,37 @@ def test_what_comes_from_the_device_goes_back_there(form: str, with_state: bool,
     results = []
     for module, enter, leave in ((host, np.copy, lambda a: a), (device, move, on_host)):
         cylstm.manual_seed(1)
-        output, state = module(moved(x, enter), moved(hx, enter))
-        output_again, _, pullback = module.vjp(moved(x, enter), moved(hx, enter))
+        x_there, hx_there = moved(x, enter), moved(hx, enter)
+        transfers = here.to_host
+        output, state = module(x_there, hx_there)
+        output_again, _, pullback = module.vjp(x_there, hx_there)
         grads = pullback(output_again, state)
+        assert here.to_host == transfers
         results.append(leave((output, state, output_again, grads.input, grads.hx, grads.parameters)))
     expected, got = results
     assert_close(got, expected)
 
 
+@TIERS
+def test_nothing_is_moved_nor_waited_for_in_a_call_with_arrays_of_the_device(tier: str) -> None:
+    system = HostSystem()
+    lstm = cylstm.LSTM(4, 5, num_layers=2, backend=HostBackend(tier=tier, system=system))
+    x = to_device(cylstm.randn(5, 3, 4))
+
+    def run() -> None:
+        output, state = lstm(x)
+        _, _, pullback = lstm.vjp(x, state)
+        pullback(output, state)
+
+    run()  # parameters go up, plans are made
+    before = (here.to_host, here.to_device, system.device(0).waits)
+    run()
+    assert (here.to_host, here.to_device, system.device(0).waits) == before
+    assert system.device(0).waits == 2  # one per layer: parameters have arrived before any stream uses them
+
+
 def test_what_comes_from_the_host_goes_back_there() -> None:
-    host, device = cylstm.LSTM(4, 5, backend="numpy"), cylstm.LSTM(4, 5, backend=ElsewhereBackend())
+    host, device = cylstm.LSTM(4, 5, backend="numpy"), cylstm.LSTM(4, 5, backend=HostBackend())
     device.load_state_dict(host.state_dict())
     x = cylstm.randn(5, 3, 4)
     np.testing.assert_equal(device(x), host(x))
@@ -142,7 +172,7 @@ def test_what_comes_from_the_host_goes_back_there() -> None:
 
 
 def test_parameters_go_up_once_per_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, prepared = ElsewhereBackend(), []
+    backend, prepared = HostBackend(), []
     prepare = backend.prepare
     monkeypatch.setattr(backend, "prepare", lambda p: prepared.append(1) or prepare(p))
     lstm, x = cylstm.LSTM(4, 5, num_layers=2, backend=backend), to_device(cylstm.randn(5, 3, 4))
@@ -155,7 +185,7 @@ def test_parameters_go_up_once_per_version(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_arrays_of_host_and_device_are_not_mixed() -> None:
-    lstm, x = cylstm.LSTM(4, 5, backend=ElsewhereBackend()), cylstm.randn(5, 3, 4)
+    lstm, x = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.randn(5, 3, 4)
     hx = (cylstm.randn(1, 3, 5), cylstm.randn(1, 3, 5))
     with pytest.raises(RuntimeError, match=r"h_0 must lie where the input does, on the GPU: use cupy.asarray\(h_0\)"):
         lstm(to_device(x), hx)
@@ -178,30 +208,79 @@ def test_arrays_of_host_and_device_are_not_mixed() -> None:
 # device= -------------------------------------------------------------------------------------------------------------
 
 
-class OnDevice(ElsewhereBackend):
-    """Remembers what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def on(self, device: str) -> ElsewhereBackend:
-        self.asked.append(device)
-        return self
-
-
-def test_the_device_reaches_the_backend() -> None:
-    backend = OnDevice()
-    lstm, x = cylstm.LSTM(4, 5, device="cuda:1", backend=backend), cylstm.randn(5, 3, 4)
-    expected = lstm(x)[0]
-    assert set(backend.asked) == {"cuda:1"}
+@TIERS
+def test_the_device_computes_whichever_is_current(tier: str) -> None:
+    """Arrays of NumPy go there and come back; those of the device belong to it."""
+    system = HostSystem(count=3)
+    backend, x = HostBackend(tier=tier, system=system), cylstm.randn(5, 3, 4)
+    expected_lstm = cylstm.LSTM(4, 5, num_layers=2, backend="numpy")
+    expected = expected_lstm(x)[0]
+    lstm = cylstm.LSTM(4, 5, num_layers=2, device="cuda:1", backend=backend)
+    lstm.load_state_dict(expected_lstm.state_dict())
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert [device.waits for device in system.devices] == [0, 2, 0]
+    assert here.device == 0
+    with on_device(1):
+        output, _, pullback = lstm.vjp(to_device(x))
+        grads = pullback(output)
+        assert {array.device.id for array in (output, grads.input, *grads.parameters.values())} == {1}
     assert lstm.to("cuda:2") is lstm
-    backend.asked.clear()
-    np.testing.assert_array_equal(lstm(x)[0], expected)
-    assert set(backend.asked) == {"cuda:2"}
-    backend.asked.clear()
-    lstm.to("cpu")
-    np.testing.assert_array_equal(lstm(x)[0], expected)
-    assert not backend.asked
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert [device.waits for device in system.devices] == [0, 2, 2]
+    lstm.to("cuda")  # the current one
+    with on_device(2):
+        np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        RuntimeError, match="there is no device 'cuda:3': expected 'cuda', or 'cuda:N' with N less than 3"
+    ):
+        lstm.to("cuda:3")
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_arrays_of_another_device_are_refused() -> None:
+    lstm = cylstm.LSTM(4, 5, device="cuda:1", backend=HostBackend(system=HostSystem(count=2)))
+    x = cylstm.randn(5, 3, 4)
+    with pytest.raises(RuntimeError, match="input lies on cuda:0 and the parameters on cuda:1: copy it there, or make"):
+        lstm(to_device(x))
+    with on_device(1):
+        elsewhere = to_device(x)
+    with pytest.raises(RuntimeError, match=r"current device is cuda:0: call inside `with cupy.cuda.Device\(1\):`"):
+        lstm(elsewhere)
+
+
+@TIERS
+def test_lack_of_memory_changes_nothing(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever memory runs out: the next call works as if nothing had been."""
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=tier, system=HostSystem()))
+    reference = cylstm.LSTM(4, 5, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    x = cylstm.randn(5, 3, 4)
+    expected, before = reference(x), lstm.state_dict()
+
+    def run() -> Any:
+        output, state, pullback = lstm.vjp(x)
+        pullback(output)
+        return output, state
+
+    made, fails_at = 0, 0
+
+    def allocated(array: np.ndarray) -> np.ndarray:
+        nonlocal made
+        made += 1
+        if made == fails_at:
+            raise OutOfMemory("Out of memory allocating 1 byte")
+        return array
+
+    monkeypatch.setattr("device_array.allocated", allocated)
+    run()
+    for number in range(1, made + 1):
+        lstm.bias_ih_l0 = lstm.bias_ih_l0 + 0  # parameters go up again
+        made, fails_at = 0, number
+        with pytest.raises(MemoryError, match=r"device cuda:0 has not enough memory \(Out of.*free_all_blocks"):
+            run()
+        assert_close(run(), expected)
+    assert fails_at > 10
+    assert all(np.array_equal(array, before[name]) for name, array in lstm.state_dict().items())
 
 
 def test_a_device_that_cannot_be_used_is_refused_and_nothing_changes(new_registry: None) -> None:

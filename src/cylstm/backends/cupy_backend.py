@@ -3,8 +3,8 @@
 NumPy in gives NumPy out, with the transfers inside. CuPy in gives CuPy out, in the current stream, with no transfer
 and no synchronisation. What runs where, and what has been run on a GPU at all: ``docs/gpu.md``.
 
-``CYLSTM_CUPY_TIER`` (``array``, ``steps``) allows tiers, see `cylstm.backends.cuda.planner`; it is read when a layer is
-prepared.
+``CYLSTM_CUPY_TIER`` (``array``, ``steps``, or the path of a table that was measured) chooses tiers, see
+`cylstm.backends.cuda.planner`; it is read when a layer is prepared.
 """
 
 from __future__ import annotations
@@ -12,30 +12,46 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
-from .cuda.planner import choose_tier, highest_tier
-from .cuda.steps import Steps
+from .cuda.measured import Shape, Table
+from .cuda.planner import VARIABLE, choose_tier, policy, possible_tiers
+from .cuda.steps import Device, Steps, System
 from .numpy_backend import NumpyBackend
 
-VARIABLE = "CYLSTM_CUPY_TIER"
 INSTALL = "install the extra cylstm[cuda13] or, for a driver of CUDA 12, cylstm[cuda12]"
 
 
-class Prepared(NamedTuple):
-    """The parameters of a layer on a device, and who computes with them there."""
+class Form(NamedTuple):
+    """The parameters of a layer as a tier wants them."""
 
-    device: int
     tier: Steps | NumpyBackend
-    parameters: Any  # as the tier prepared them
+    parameters: Any
+
+
+class Prepared(NamedTuple):
+    """The parameters of a layer on a device."""
+
+    device: Device
+    dtype: str
+    hidden_size: int
+    policy: str | Table
+    forms: dict[str, Form]  # by the name of the tier: of all tiers that a call may take
+
+    def form(self, batch_size: int, training: bool) -> Form:
+        """The tier for a call."""
+        shape = Shape(self.dtype, self.hidden_size, batch_size, training)
+        return self.forms[choose_tier(self.policy, tuple(self.forms), shape)]
 
 
 class Workspace(NamedTuple):
     """What forward keeps: on the device, whatever came in."""
 
+    form: Form
     of_tier: Any
     to_host: bool
 
@@ -47,6 +63,10 @@ class CupyBackend(Backend):
     ----------
     device : int, optional
         The number of the device that computes; None for the one that is current when parameters are prepared.
+    tier : str, optional
+        What ``CYLSTM_CUPY_TIER`` can be; None to read it.
+    system : System, optional
+        Where devices come from; None for CuPy.
     """
 
     name: ClassVar[str] = "cupy"
@@ -69,8 +89,10 @@ class CupyBackend(Backend):
             )
         return True, ""
 
-    def __init__(self, device: int | None = None) -> None:
+    def __init__(self, device: int | None = None, *, tier: str | None = None, system: System | None = None) -> None:
         self._device = device
+        self._tier = tier
+        self._system = system
         self._pid = os.getpid()
         self._steps: dict[int, Steps] = {}  # by device
         self._on: dict[int, CupyBackend] = {}
@@ -83,30 +105,33 @@ class CupyBackend(Backend):
         RuntimeError
             If there is no such device.
         """
-        import cupy
-
         _, colon, number = device.partition(":")
         if not colon:
             return self
-        count = cupy.cuda.runtime.getDeviceCount()
+        count = self._devices().count()
         if not number.isdecimal() or int(number) >= count:
             raise RuntimeError(f"there is no device {device!r}: expected 'cuda', or 'cuda:N' with N less than {count}")
-        return self._on.setdefault(int(number), CupyBackend(int(number)))
+        of_device = CupyBackend(int(number), tier=self._tier, system=self._system)
+        return self._on.setdefault(int(number), of_device)
 
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
-        self._refuse_forked()
-        import cupy
-
-        device = cupy.cuda.Device().id if self._device is None else self._device
+        devices = self._devices()
+        device = devices.device(devices.current() if self._device is None else self._device)
+        dtype, hidden_size = layer_parameters[0].weight_ih.dtype.name, layer_parameters[0].weight_ih.shape[0] // 4
+        allowed = policy(self._tier or os.environ.get(VARIABLE, "").strip())
+        tiers: dict[str, Steps | NumpyBackend] = {"array": _ARRAY}
         with _current(device):
+            tiers["steps"] = self._steps.setdefault(device.number, Steps(device))
             uploaded = tuple(
-                DirectionParameters(*(None if p is None else cupy.asarray(p) for p in direction))
+                DirectionParameters(*(None if p is None else device.xp.asarray(p) for p in direction))
                 for direction in layer_parameters
             )
-            tier = self._tier(device, uploaded[0].weight_ih.dtype.name)
-            parameters = tier.prepare(uploaded)
-            cupy.cuda.get_current_stream().synchronize()  # once: calls may come in any stream
-        return Prepared(device, tier, parameters)
+            forms = {
+                name: Form(tiers[name], tiers[name].prepare(uploaded))
+                for name in possible_tiers(allowed, dtype=dtype, device=device.name, facts=device.facts)
+            }
+            device.synchronize()  # once: calls may come in any stream
+        return Prepared(device, dtype, hidden_size, allowed, forms)
 
     def forward(
         self,
@@ -119,14 +144,14 @@ class CupyBackend(Backend):
         keep: Keep = "nothing",
     ) -> LayerOutput:
         to_host = isinstance(input, np.ndarray)
-        self._refuse_forked()
-        with _current(prepared.device):
-            given = {"input": input, "h_0": h_0, "c_0": c_0}
-            on_device = {name: _entered(array, name, prepared.device) for name, array in given.items()}
-            output, h_n, c_n, kept = prepared.tier.forward(
-                prepared.parameters, batch_sizes=batch_sizes, keep=keep, **on_device
+        given = {"input": input, "h_0": h_0, "c_0": c_0}
+        self._check_places(prepared.device, given)
+        form = prepared.form(int(batch_sizes[0]), keep != "nothing")
+        with _current(prepared.device) as device:
+            output, h_n, c_n, kept = form.tier.forward(
+                form.parameters, batch_sizes=batch_sizes, keep=keep, **_entered(given, device)
             )
-            workspace = None if keep == "nothing" else Workspace(kept, to_host)
+            workspace = None if keep == "nothing" else Workspace(form, kept, to_host)
             return LayerOutput(_left(output, to_host), _left(h_n, to_host), _left(c_n, to_host), workspace)
 
     def backward(
@@ -138,12 +163,11 @@ class CupyBackend(Backend):
         grad_h_n: Any | None,
         grad_c_n: Any | None,
     ) -> LayerGradients:
-        self._refuse_forked()
-        with _current(prepared.device):
-            given = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
-            on_device = {name: _entered(array, name, prepared.device) for name, array in given.items()}
-            dx, dh_0, dc_0, parameters = prepared.tier.backward(prepared.parameters, workspace.of_tier, **on_device)
-            to_host = workspace.to_host
+        form, kept, to_host = workspace
+        given = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
+        self._check_places(prepared.device, given)
+        with _current(prepared.device) as device:
+            dx, dh_0, dc_0, parameters = form.tier.backward(form.parameters, kept, **_entered(given, device))
             return LayerGradients(
                 _left(dx, to_host),
                 _left(dh_0, to_host),
@@ -151,56 +175,61 @@ class CupyBackend(Backend):
                 tuple(DirectionParameters(*(_left(p, to_host) for p in direction)) for direction in parameters),
             )
 
-    def _tier(self, device: int, dtype: str) -> Steps | NumpyBackend:
-        """Who computes with this dtype on this device, which is the current one."""
-        allowed = highest_tier(os.environ.get(VARIABLE, "").strip())
-        if allowed == "array":
-            return _ARRAY
-        from .cuda.launcher import CupyLauncher
-
-        if device not in self._steps:
-            self._steps[device] = Steps(CupyLauncher())
-        steps = self._steps[device]
-        return steps if choose_tier(allowed, dtype=dtype, facts=steps.launcher.facts) == "steps" else _ARRAY
-
-    def _refuse_forked(self) -> None:
+    def _devices(self) -> System:
+        """Where devices come from: not in a forked process."""
         if os.getpid() != self._pid:
             raise RuntimeError(
                 f"CUDA cannot be used in a process forked (pid {os.getpid()}) from one that has used it (pid "
                 f"{self._pid}): start processes by multiprocessing's method 'spawn' or 'forkserver', or choose another "
                 "backend in the child"
             )
+        return self._system or _cupy_system()
+
+    def _check_places(self, device: Device, arrays: dict[str, Any]) -> None:
+        """Arrays of a GPU lie on the device of the parameters, and it is the current one, as CuPy demands too."""
+        current = self._devices().current()
+        for name, array in arrays.items():
+            if array is None or isinstance(array, np.ndarray):
+                continue
+            if array.device.id != device.number:
+                raise RuntimeError(
+                    f"{name} lies on cuda:{array.device.id} and the parameters on cuda:{device.number}: copy it there, "
+                    f"or make the LSTM with device='cuda:{array.device.id}'"
+                )
+            if current != device.number:
+                raise RuntimeError(
+                    f"{name} lies on cuda:{device.number}, and the current device is cuda:{current}: call inside "
+                    f"`with cupy.cuda.Device({device.number}):`, as for CuPy's own functions"
+                )
 
 
 #: The array loop. It computes where its arrays lie.
 _ARRAY = NumpyBackend()
 
 
-@contextmanager
-def _current(device: int) -> Iterator[None]:
-    """Makes the device the current one; a lack of memory becomes an error that says what to do."""
-    import cupy
+@cache
+def _cupy_system() -> System:
+    from .cuda.system import CupySystem
 
+    return CupySystem()
+
+
+@contextmanager
+def _current(device: Device) -> Iterator[Device]:
+    """Makes the device the current one; a lack of memory becomes an error that says what to do."""
     try:
-        with cupy.cuda.Device(device):
-            yield
-    except cupy.cuda.memory.OutOfMemoryError as error:
+        with device.current():
+            yield device
+    except device.out_of_memory as error:
         raise MemoryError(
-            f"device cuda:{device} has not enough memory ({error}). Nothing has changed. Use smaller batches or vjp's "
-            "recompute=True, or free what CuPy keeps by cupy.get_default_memory_pool().free_all_blocks()"
+            f"device cuda:{device.number} has not enough memory ({error}). Nothing has changed. Use smaller batches or "
+            "vjp's recompute=True, or free what CuPy keeps by cupy.get_default_memory_pool().free_all_blocks()"
         ) from error
 
 
-def _entered(array: Any, name: str, device: int) -> Any:
-    """The array on the device."""
-    import cupy
-
-    if isinstance(array, cupy.ndarray) and array.device.id != device:
-        raise RuntimeError(
-            f"{name} lies on cuda:{array.device.id} and the parameters on cuda:{device}: copy it there, or make the "
-            f"LSTM with device='cuda:{array.device.id}'"
-        )
-    return None if array is None else cupy.asarray(array)
+def _entered(arrays: dict[str, Any], device: Device) -> dict[str, Any]:
+    """The arrays on the device."""
+    return {name: None if array is None else device.xp.asarray(array) for name, array in arrays.items()}
 
 
 def _left(array: Any, to_host: bool) -> Any:

@@ -6,8 +6,10 @@ A map of this folder::
     lstm.cu      one step of all directions, forward and backward
     source.py    the text of the kernels, and the compiler's options for a dtype and a tile
     planner.py   which tier and which tile, from facts about device and problem
+    measured.py  a table of which tier was the fastest, in a JSON file
     steps.py     a layer as a sequence of launches, forward and backward
-    launcher.py  compiles, launches and records through CuPy; the only file here that imports it
+    system.py    the GPUs: compiles, launches and records through CuPy
+    tune.py      python -m cylstm.backends.cuda.tune: checks and measures the tiers on a GPU, writes the table
 
-Everything but the launcher works without a GPU: the tests run the kernels on the CPU, block by block.
+Everything but system.py and tune.py works without a GPU: the tests run the kernels on the CPU, block by block.
 """

@@ -11,12 +11,15 @@ Tiers, slowest first:
 A third one, a kernel that keeps the recurrent weights in registers and shared memory for the whole sequence, belongs
 here once there is a GPU to measure it on: it is chosen where 4 H R weights fit into the device.
 
-A tier whose kernels have never run on a device is not used unless ``CYLSTM_CUPY_TIER`` allows it.
+A tier whose kernels have never run on a device is not used unless ``CYLSTM_CUPY_TIER`` allows it, or names a table of
+what was measured on this device.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from .measured import Shape, Table, read
 
 TIERS = ("array", "steps")
 #: The highest tier used unless the variable allows more. The kernels of the others have not run on a device yet.
@@ -63,25 +66,41 @@ class Tile(NamedTuple):
 TILES = (Tile(rows=1, slices=8), Tile(rows=4, slices=8), Tile(rows=16, slices=2))
 
 
-def highest_tier(value: str | None) -> str:
-    """The highest tier allowed by a value of ``CYLSTM_CUPY_TIER``; None or "" stands for the default.
+def policy(value: str | None) -> str | Table:
+    """What a value of ``CYLSTM_CUPY_TIER`` says: the highest tier allowed, or a table; None or "" is the default.
 
     Raises
     ------
     ValueError
-        If there is no such tier.
+        If it is neither a tier nor the path of a table, ending in ``.json``.
     """
     if not value:
         return DEFAULT
+    if value.endswith(".json"):
+        return read(value, TIERS)
     if value not in TIERS:
-        raise ValueError(f"{VARIABLE} must be one of {', '.join(TIERS)}, got {value!r}: correct it, or unset it")
+        raise ValueError(
+            f"{VARIABLE} must be one of {', '.join(TIERS)}, or the path of a .json file that "
+            f"cylstm.backends.cuda.tune wrote; got {value!r}: correct it, or unset it"
+        )
     return value
 
 
-def choose_tier(allowed: str, *, dtype: str, facts: Facts) -> str:
-    """The best tier up to `allowed` that can compute this dtype on this device."""
-    can = dtype in TYPES and facts.runs_steps
-    return "steps" if can and TIERS.index(allowed) >= TIERS.index("steps") else "array"
+def possible_tiers(allowed: str | Table, *, dtype: str, device: str, facts: Facts) -> tuple[str, ...]:
+    """The tiers that a layer of this dtype may be computed by on this device; the default is there always."""
+    if dtype not in TYPES or not facts.runs_steps:
+        return (DEFAULT,)
+    if isinstance(allowed, str):
+        return (allowed,)
+    measured = {row.fastest for row in allowed.rows if row.shape.dtype == dtype and allowed.device == device}
+    return tuple(sorted({DEFAULT, *measured}))
+
+
+def choose_tier(allowed: str | Table, possible: tuple[str, ...], shape: Shape) -> str:
+    """The tier for a call of this shape, out of those that are possible."""
+    if len(possible) == 1 or isinstance(allowed, str):
+        return possible[0]
+    return allowed.fastest(shape) or DEFAULT
 
 
 def choose_tile(*, B: int, units: int, D: int, itemsize: int, facts: Facts) -> Tile:

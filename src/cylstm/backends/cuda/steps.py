@@ -1,4 +1,4 @@
-"""A layer as a sequence of launches, one per step. Written for an array library and a launcher: CuPy's on a GPU.
+"""A layer as a sequence of launches, one per step. Written for a `Device`: CuPy's on a GPU, the CPU in the tests.
 
 Symbols and shapes are those of `cylstm.backends.base`. Of arrays with rows, the directions lie side by side in each
 row: gates are (N, D, 4, H), so that one product gives the input's share of both directions. float16 and bfloat16 are
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,11 +23,20 @@ from .planner import Facts, Tile, choose_tile, grid
 MOST_PLANS = 8
 
 
-class Launcher(Protocol):
-    """What the steps need of a device."""
+class Device(Protocol):
+    """What the cupy backend needs of a GPU; `number` and `current` apart it is called where it is the current one."""
 
-    xp: Any  # the array library: CuPy, or NumPy in the tests
+    number: int
+    name: str
+    xp: Any  # the array library: CuPy, or in the tests one that follows it
     facts: Facts
+    out_of_memory: type[Exception]
+
+    def current(self) -> AbstractContextManager[Any]:
+        """A context in which it is the current one."""
+
+    def synchronize(self) -> None:
+        """Wait for the current stream of this thread."""
 
     def stream(self) -> Hashable:
         """What stands for the current stream of this thread."""
@@ -36,6 +46,19 @@ class Launcher(Protocol):
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """A function that does again, in the current stream, what the launches of `launch_all` do."""
+
+
+class System(Protocol):
+    """The GPUs of a machine."""
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def current(self) -> int:
+        """The number of the current one."""
+
+    def device(self, number: int) -> Device:
+        """One of them, the same object each time."""
 
 
 # The table of steps --------------------------------------------------------------------------------------------------
@@ -137,8 +160,8 @@ class Workspace(NamedTuple):
 class _ForwardPlan:
     """The arrays of a forward pass of one shape, and its launches."""
 
-    def __init__(self, launcher: Launcher, p: Prepared, batch_sizes: np.ndarray, keeping: bool) -> None:
-        xp, D, H, R, B, N = launcher.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
+    def __init__(self, device: Device, p: Prepared, batch_sizes: np.ndarray, keeping: bool) -> None:
+        xp, D, H, R, B, N = device.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
         self.gates = xp.empty((N, D * 4 * H), p.arithmetic)
         self.h_0 = xp.empty((D, B, R), p.dtype)
         self.c = xp.empty((D, B, H), p.dtype)
@@ -151,12 +174,12 @@ class _ForwardPlan:
         self.ends = xp.asarray(np.stack(ends))  # (D, B): the rows that h_n is in
         previous = [previous_rows(batch_sizes, reverse=d == 1) for d in range(D)]
         self.previous = xp.asarray(np.stack(previous)) if keeping else None  # (D, N)
-        self.run = _recorded(launcher, self._launches(launcher, p, table), B)
+        self.run = _recorded(device, self._launches(device, p, table), B)
 
-    def _launches(self, launcher: Launcher, p: Prepared, table: np.ndarray) -> Callable[[], None]:
+    def _launches(self, device: Device, p: Prepared, table: np.ndarray) -> Callable[[], None]:
         H, R, B, N = p.H, p.R, self.h_0.shape[1], len(self.gates)
-        kernel = _kernel(launcher, p, B, H, "forward")
-        project = _kernel(launcher, p, B, p.P, "project") if p.P else None
+        kernel = _kernel(device, p, B, H, "forward")
+        project = _kernel(device, p, B, p.P, "project") if p.P else None
         sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
 
         def launch_all() -> None:
@@ -180,10 +203,8 @@ class _ForwardPlan:
 class _BackwardPlan:
     """The same for a backward pass."""
 
-    def __init__(
-        self, launcher: Launcher, p: Prepared, batch_sizes: np.ndarray, grad_output: bool, grad_h_n: bool
-    ) -> None:
-        xp, D, H, R, B, N = launcher.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
+    def __init__(self, device: Device, p: Prepared, batch_sizes: np.ndarray, grad_output: bool, grad_h_n: bool) -> None:
+        xp, D, H, R, B, N = device.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
         self.gates = xp.empty((N, D, 4, H), p.arithmetic)  # they become the gradients of their sums
         self.c_prev = xp.empty((D, N, H), p.dtype)
         self.grad_output = xp.empty((N, D * R), p.dtype) if grad_output else None
@@ -194,12 +215,12 @@ class _BackwardPlan:
         self.steps = xp.asarray(table)
         ends = [np.arange(B), last_rows(batch_sizes)][:D]
         self.ends = xp.asarray(np.stack(ends))  # (D, B): the rows that h_0 goes into
-        self.run = _recorded(launcher, self._launches(launcher, p, table), B)
+        self.run = _recorded(device, self._launches(device, p, table), B)
 
-    def _launches(self, launcher: Launcher, p: Prepared, table: np.ndarray) -> Callable[[], None]:
+    def _launches(self, device: Device, p: Prepared, table: np.ndarray) -> Callable[[], None]:
         H, R, B, N = p.H, p.R, self.dc.shape[1], len(self.gates)
-        kernel = _kernel(launcher, p, B, R, "backward")
-        projected = _kernel(launcher, p, B, H, "backward_projected") if p.P else None
+        kernel = _kernel(device, p, B, R, "backward")
+        projected = _kernel(device, p, B, H, "backward_projected") if p.P else None
         sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
 
         def launch_all() -> None:
@@ -215,15 +236,15 @@ class _BackwardPlan:
         return launch_all
 
 
-def _kernel(launcher: Launcher, p: Prepared, B: int, units: int, name: str) -> Callable[[int, Sequence[Any]], None]:
+def _kernel(device: Device, p: Prepared, B: int, units: int, name: str) -> Callable[[int, Sequence[Any]], None]:
     """A kernel that computes so many units, to be called with the number of rows of a step and the arguments."""
-    tile = choose_tile(B=B, units=units, D=p.D, itemsize=p.arithmetic.itemsize, facts=launcher.facts)
-    launch = launcher.kernel(name, p.dtype.name, tile)
+    tile = choose_tile(B=B, units=units, D=p.D, itemsize=p.arithmetic.itemsize, facts=device.facts)
+    launch = device.kernel(name, p.dtype.name, tile)
     return lambda rows, arguments: launch(grid(rows=rows, units=units, D=p.D, tile=tile), arguments)
 
 
-def _recorded(launcher: Launcher, launch_all: Callable[[], None], B: int) -> Callable[[], None]:
-    return launcher.recorded(launch_all) if B else lambda: None
+def _recorded(device: Device, launch_all: Callable[[], None], B: int) -> Callable[[], None]:
+    return device.recorded(launch_all) if B else lambda: None
 
 
 # The passes ----------------------------------------------------------------------------------------------------------
@@ -232,12 +253,12 @@ def _recorded(launcher: Launcher, launch_all: Callable[[], None], B: int) -> Cal
 class Steps:
     """One launch per step."""
 
-    def __init__(self, launcher: Launcher) -> None:
-        self.launcher = launcher
+    def __init__(self, device: Device) -> None:
+        self.device = device
 
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
-        """Of arrays of the launcher's library; the result shares nothing with them."""
-        xp = self.launcher.xp
+        """Of arrays of the device's library; the result shares nothing with them."""
+        xp = self.device.xp
         first = layer_parameters[0]
         dtype, D, (H4, I) = first.weight_ih.dtype, len(layer_parameters), first.weight_ih.shape
         H, R, P = H4 // 4, first.weight_hh.shape[1], 0 if first.weight_hr is None else first.weight_hr.shape[0]
@@ -267,19 +288,19 @@ class Steps:
 
     def _plan(self, p: Prepared, kind: type, batch_sizes: np.ndarray, *options: bool) -> Any:
         """A plan belongs to one thread and one stream, so nobody else uses its arrays before the stream has."""
-        key = (kind, self.launcher.stream(), threading.get_ident(), batch_sizes.tobytes(), options)
-        return p.plans.get(key, lambda: kind(self.launcher, p, batch_sizes, *options))
+        key = (kind, self.device.stream(), threading.get_ident(), batch_sizes.tobytes(), options)
+        return p.plans.get(key, lambda: kind(self.device, p, batch_sizes, *options))
 
     def _input_product(self, p: Prepared, x: Any, out: Any) -> None:
         """The input's share of the sums of all gates, with the biases, (N, D * 4 H)."""
-        self.launcher.xp.matmul(x.astype(p.arithmetic, copy=False), p.weight_ih.T, out=out)
+        self.device.xp.matmul(x.astype(p.arithmetic, copy=False), p.weight_ih.T, out=out)
         if p.bias is not None:
             out += p.bias
 
     def forward(
         self, prepared: Prepared, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep
     ) -> LayerOutput:
-        xp, p = self.launcher.xp, prepared
+        xp, p = self.device.xp, prepared
         N, D, H, R = len(input), p.D, p.H, p.R
         plan = self._plan(p, _ForwardPlan, batch_sizes, keep != "nothing")
         self._input_product(p, input, plan.gates)
@@ -296,7 +317,7 @@ class Steps:
 
     def _gates_again(self, p: Prepared, workspace: Workspace) -> Any:
         """The activated gates (N, D, 4, H), by products over all rows at once, for all states are known."""
-        xp, N = self.launcher.xp, len(workspace.input)
+        xp, N = self.device.xp, len(workspace.input)
         sums = xp.empty((N, p.D * 4 * p.H), p.arithmetic)
         self._input_product(p, workspace.input, sums)
         gates = sums.reshape(N, p.D, 4, p.H)
@@ -310,7 +331,7 @@ class Steps:
     def backward(
         self, prepared: Prepared, workspace: Workspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any
     ) -> LayerGradients:
-        xp, p = self.launcher.xp, prepared
+        xp, p = self.device.xp, prepared
         N, D, H = len(workspace.input), p.D, p.H
         plan = self._plan(p, _BackwardPlan, workspace.batch_sizes, grad_output is not None, grad_h_n is not None)
         plan.gates[...] = self._gates_again(p, workspace) if workspace.gates is None else workspace.gates
@@ -344,4 +365,4 @@ class Steps:
         """h before the projection, (D, N, H)."""
         i, f, g, o = plan.gates.transpose(2, 1, 0, 3)
         c = (f * plan.c_prev.astype(p.arithmetic) + i * g).astype(p.dtype).astype(p.arithmetic)
-        return o * self.launcher.xp.tanh(c)
+        return o * self.device.xp.tanh(c)

@@ -1,8 +1,9 @@
-"""Compiles, launches and records through CuPy. No line of this file has run on a GPU yet."""
+"""The GPUs as CuPy has them: compiles, launches, records. No line of this file has run on a GPU yet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -12,19 +13,42 @@ from .planner import UNITS, Facts, Tile
 from .source import KERNELS, definitions, source
 
 
-class CupyLauncher:
-    """The launcher of one device, which must be the current one when its methods are called."""
-
-    xp = cupy
+class CupySystem:
+    """All GPUs of this machine; see `cylstm.backends.cuda.steps.System`."""
 
     def __init__(self) -> None:
-        attributes = cupy.cuda.Device().attributes
+        self.device = lru_cache(maxsize=None)(CupyDevice)
+
+    def count(self) -> int:
+        return cupy.cuda.runtime.getDeviceCount()
+
+    def current(self) -> int:
+        return cupy.cuda.Device().id
+
+
+class CupyDevice:
+    """One GPU; see `cylstm.backends.cuda.steps.Device`."""
+
+    xp = cupy
+    out_of_memory = cupy.cuda.memory.OutOfMemoryError
+
+    def __init__(self, number: int) -> None:
+        device = cupy.cuda.Device(number)
+        attributes = device.attributes
+        self.number = number
+        self.name: str = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
         self.facts = Facts(
             compute_capability=(attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]),
             multiprocessors=attributes["MultiProcessorCount"],
             shared_memory=attributes["MaxSharedMemoryPerBlock"],
         )
         self._kernels = lru_cache(maxsize=None)(self._compiled)
+
+    def current(self) -> AbstractContextManager[Any]:
+        return cupy.cuda.Device(self.number)
+
+    def synchronize(self) -> None:
+        cupy.cuda.get_current_stream().synchronize()
 
     def stream(self) -> Hashable:
         return cupy.cuda.get_current_stream().ptr
