@@ -180,7 +180,7 @@ def measure(port: int, *, clients: int, requests: int) -> bool:
     lstm = make_model()
     sequences = cylstm.randn(32, 100, FEATURES)
     bodies = [as_npy(sequence) for sequence in sequences]
-    expected = score(lstm, sequences)
+    expected = [score(lstm, sequence) for sequence in sequences]
 
     def ask(n: int) -> tuple[float, bool]:
         begin = time.perf_counter()

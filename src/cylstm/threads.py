@@ -102,7 +102,8 @@ def _is_worker() -> bool:
     global _worker
     if _worker is None:
         process = sys.modules.get("multiprocessing.process")  # loaded in every process that it started
-        _worker = process is not None and process.parent_process() is not None and "OMP_NUM_THREADS" not in os.environ
+        told = os.environ.get("OMP_NUM_THREADS", "").strip()
+        _worker = not told and process is not None and process.parent_process() is not None
     return _worker
 
 
