@@ -25,6 +25,7 @@ FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
 WARNINGS = {
     "coming-from.md": [
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
+        "ignore:Do not pass an `input_shape`:UserWarning",
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
     ]
 }
