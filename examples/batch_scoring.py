@@ -133,7 +133,7 @@ def main() -> int:
                 n_workers=arguments.workers,
                 threads_per_worker=1,
                 memory_limit=arguments.memory_limit,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
             ) as cluster,
             Client(cluster) as client,
         ):
