@@ -267,14 +267,15 @@ if __name__ == "__main__":
     lstm.bias_ih_l0 = lstm.bias_ih_l0 + 1
     assert score(lstm).name != name  # another version is another task
     expected = last(x, lstm)
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    page = "127.0.0.1:0"  # any free port of the loopback interface
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=page) as cluster, Client(cluster) as client:
         print("cluster", *client.run(cylstm.get_num_threads).values())
         assert np.array_equal(score(lstm).compute(), expected)
         assert np.array_equal(score(dask.delayed(lstm)).compute(), expected)
         everywhere = client.scatter(lstm, broadcast=True)
         assert np.array_equal(score(everywhere).compute(), expected)
         assert client.submit(repr, everywhere).result(120) == repr(lstm)
-    with Client(processes=False, n_workers=1, threads_per_worker=4, dashboard_address="127.0.0.1:0") as client:
+    with Client(processes=False, n_workers=1, threads_per_worker=4, dashboard_address=page) as client:
         assert np.array_equal(score(lstm).compute(), expected)
         print("threads", *client.run(cylstm.get_num_threads).values())
 """
