@@ -7,8 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import DTYPES, GPU_REMEDY, as_array, as_dtype, check_device, check_lstm_arguments, check_place
-from .backends import registry
+from ._arguments import DTYPES, as_array, check_lstm_arguments, check_place
 from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
 from .gradients import Gradients, check_gradient
 from .layout import Layout, layout_of
@@ -69,7 +68,6 @@ class LSTM(ComputedModule):
     ((7, 2, 20), (1, 2, 20), (1, 2, 20))
     """
 
-    _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     _fixed: ClassVar[frozenset[str]] = frozenset(
         {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "backend"}
     )
@@ -113,26 +111,8 @@ class LSTM(ComputedModule):
             for layer in range(num_layers)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: self._directions]
         ]
-        device, dtype = check_device(device, self._devices), as_dtype(dtype)
-        # An explicit choice works or raises, here rather than at the first call, and before anything is drawn.
-        if device != "cpu":
-            self._check_device(device, dtype)
-        elif backend is not None:
-            registry.choose(backend, dtype=dtype.name, projection=proj_size > 0)
+        device, dtype = self._checked_choice(device, dtype)
         super().__init__(device=device, dtype=dtype)
-
-    def _check_device(self, device: str, dtype: np.dtype) -> None:
-        try:
-            registry.choose(self.backend, dtype=dtype.name, projection=self.proj_size > 0, device=device)
-        except registry.BackendError as error:
-            raise RuntimeError(
-                f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
-            ) from error
-
-    def _move(self, device: str) -> None:
-        if device != "cpu":
-            self._check_device(device, self.dtype)
-        super()._move(device)
 
     def _fields(self) -> list[str]:
         """The parameters of one direction of one layer, in PyTorch's order."""
@@ -333,12 +313,13 @@ class LSTM(ComputedModule):
                 mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
                 mask = np.asarray(mask, like=rows)
                 rows = rows * mask
+            part = slice(layer * self._directions, (layer + 1) * self._directions)
             result = plan.backend.forward(
                 prepared,
                 input=rows,
                 batch_sizes=batch_sizes,
-                h_0=self._of_layer(h_0, layer),
-                c_0=self._of_layer(c_0, layer),
+                h_0=None if h_0 is None else h_0[part],
+                c_0=None if c_0 is None else c_0[part],
                 keep=keep,
             )
             rows = result.output
@@ -385,12 +366,13 @@ class LSTM(ComputedModule):
         """All layers, last first."""
         results: list[LayerGradients] = []
         for layer in reversed(range(len(kept))):
+            part = slice(layer * self._directions, (layer + 1) * self._directions)
             grads = plan.backend.backward(
                 plan.layers[layer],
                 kept[layer].workspace,
                 grad_output=grad_rows,
-                grad_h_n=self._of_layer(grad_h_n, layer),
-                grad_c_n=self._of_layer(grad_c_n, layer),
+                grad_h_n=None if grad_h_n is None else grad_h_n[part],
+                grad_c_n=None if grad_c_n is None else grad_c_n[part],
             )
             mask = kept[layer].mask
             grad_rows = grads.input if mask is None else grads.input * mask
@@ -405,10 +387,6 @@ class LSTM(ComputedModule):
         return Gradients(
             layout.from_rows(results[0].input), (layout.from_state(h_0), layout.from_state(c_0)), parameters
         )
-
-    def _of_layer(self, states: np.ndarray | None, layer: int) -> np.ndarray | None:
-        """The part (D, B, ...) of states (L * D, B, ...) that belongs to a layer."""
-        return None if states is None else states[layer * self._directions : (layer + 1) * self._directions]
 
 
 def _copied(states: np.ndarray | None) -> np.ndarray | None:

@@ -92,7 +92,7 @@ class CythonBackend(Backend):
         c_0: np.ndarray | None,
         keep: Keep = "nothing",
     ) -> LayerOutput:
-        D, H, R, B, N = prepared.D, prepared.H, prepared.R, batch_sizes[0], len(input)
+        D, H, R, B, N = prepared.D, prepared.H, prepared.R, batch_sizes.item(0), len(input)
         dtype = input.dtype
         output = np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
