@@ -232,6 +232,12 @@ def test_several_lstms_are_listed(tmp_path: Path) -> None:
         cylstm.load(path, "lstm")
 
 
+def test_a_prefix_is_text(tmp_path: Path) -> None:
+    cylstm.save(cylstm.LSTM(3, 4), tmp_path / "m.npz")
+    with pytest.raises(TypeError, match="prefix to be a str, got None of type NoneType"):
+        cylstm.load(tmp_path / "m.npz", None)
+
+
 def test_no_lstm_says_what_is_there(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", kernel=np.zeros((3, 8)), recurrent_kernel=np.zeros((2, 8)))
     with pytest.raises(ValueError, match=r"holds no LSTM.*kernel \(3, 8\), recurrent_kernel \(2, 8\)"):

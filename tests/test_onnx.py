@@ -169,6 +169,13 @@ def test_a_relative_is_refused_by_name() -> None:
         cylstm.onnx.load(model)
 
 
+def test_another_operator_of_the_name_is_none() -> None:
+    model = node_model()
+    model.graph.node[0].domain = "my.operators"
+    with pytest.raises(ValueError, match=r"no LSTM node; it holds 1 my\.operators\.LSTM"):
+        cylstm.onnx.load(model)
+
+
 @pytest.mark.parametrize("case", ["reverse", "states", "lengths"])
 def test_a_plain_lstm_cannot_be_these(case: str, tmp_path: Path) -> None:
     model = {
@@ -198,6 +205,8 @@ def test_wrong_arguments() -> None:
     lstm = cylstm.onnx.load(node_model())
     with pytest.raises(ValueError, match="three dimensions"):
         lstm(random(5, 3))
+    with pytest.raises(TypeError, match=r"integers, got float64: use \.astype"):
+        lstm(random(5, 2, 3), sequence_lens=np.array([5.0, 2.5]))
     with pytest.raises(ValueError, match="sequence_lens"):
         lstm(random(5, 2, 3), np.array([5, 5, 5]))
     with pytest.raises(RuntimeError, match="input_size"):

@@ -18,6 +18,8 @@ MAX_EXPANDED, MAX_EXPANSION = 64 << 20, 100
 #: Graphs, subgraphs and calls of functions in one model.
 MAX_SCOPES = 2_000
 
+#: The names of the domain of ONNX's own operators.
+ONNX = ("", "ai.onnx")
 _MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast"}
 
 
@@ -144,7 +146,7 @@ class Scope:
         return node.op_type in _MOVING | {"Expand", "Slice", "Tile"} and scope.is_zero(node.input[0])
 
     def _evaluate(self, node: Any) -> None:
-        evaluate = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        evaluate = _OPERATORS.get(node.op_type) if node.domain in ONNX else None
         if evaluate is None:
             raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
         attributes = self.attributes_of(node)

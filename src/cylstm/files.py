@@ -138,9 +138,12 @@ def load(
     ImportError
         If the package that reads the format is not installed.
     TypeError
-        If ``batch_first``, ``dropout`` or ``backend`` is given and the module found does not have it.
+        If ``prefix`` is no str, or ``batch_first``, ``dropout`` or ``backend`` is given and the module found does not
+        have it.
     """
     path = Path(path)
+    if not isinstance(prefix, str):
+        raise TypeError(f"expected prefix to be a str, got {prefix!r} of type {type(prefix).__name__}")
     return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
 
 

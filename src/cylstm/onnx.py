@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arguments import as_array
-from ._onnx_graph import Scope, Unknown, scopes
+from ._onnx_graph import ONNX, Scope, Unknown, scopes
 from .backends.base import Backend
 from .files import as_tensors, make_lstm
 from .lstm import LSTM as Module
@@ -105,7 +105,8 @@ class LSTM:
         Raises
         ------
         TypeError
-            If the model computes ``sequence_lens``, ``initial_h`` or ``initial_c`` and it is not given.
+            If the model computes ``sequence_lens``, ``initial_h`` or ``initial_c`` and it is not given, or the first is
+            not of integers.
         ValueError, RuntimeError
             If shapes or dtypes do not fit.
         """
@@ -120,6 +121,8 @@ class LSTM:
         T, B, _ = X.shape
         if lengths is not None and lengths.shape != (B,):
             raise ValueError(f"sequence_lens must have shape ({B},), got {lengths.shape}")
+        if lengths is not None and lengths.dtype.kind not in "iu":
+            raise TypeError(f"sequence_lens must be of integers, got {lengths.dtype}: use .astype(numpy.int32)")
         if self.direction == "reverse":
             X = _reversed(X, lengths)
         hx = None
@@ -226,7 +229,8 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
                     name = f"{one.name}_{count}"
                 found[name] = one._replace(name=name)
             for node in scope.nodes:
-                others[node.op_type] = others.get(node.op_type, 0) + 1
+                kind = node.op_type if node.domain in ONNX else f"{node.domain}.{node.op_type}"
+                others[kind] = others.get(kind, 0) + 1
     except (ImportError, FileNotFoundError, TensorFileError):
         raise
     except Exception as error:  # what damaged files lead to: DecodeError, ValidationError, RecursionError, KeyError …
@@ -411,7 +415,7 @@ def _of_scope(scope: Scope) -> Iterator[Found]:
     for node in scope.nodes:
         if node.op_type in _RELATIVES:
             order.append(_empty(node)._replace(refused=f"is a {node.op_type}, which cylstm does not compute"))
-        if node.op_type != "LSTM" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "LSTM" or node.domain not in ONNX:
             continue
         one = _of_node(scope, node)
         below = None if one.refused else _layer_below(scope, node)
