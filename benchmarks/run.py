@@ -1,6 +1,8 @@
 """Run the benchmarks, print the tables, save the results, draw the plots: ``make bench``, ``make bench-quick``.
 
-A full run also renews what the documentation shows: tables in ``docs/_generated``, plots in ``docs/_static``.
+A full run also renews what the documentation shows: tables in ``docs/_generated``, plots in ``docs/_static``. Where
+CYLSTM_MAX_ISA holds our kernels back, PyTorch is held back to the same instruction set (ONNX Runtime cannot be), and
+nothing goes to the docs.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
+#: What holds oneDNN, PyTorch's own kernels and MKL to the instruction set that CYLSTM_MAX_ISA names.
+PEERS_HELD = {
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "generic": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -27,6 +35,7 @@ def main() -> int:
     # Read when the libraries are loaded, so set before anything else starts.
     count = str(arguments.threads)
     os.environ.update({name: count for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")})
+    os.environ.update(PEERS_HELD.get(os.environ.get("CYLSTM_MAX_ISA", ""), {}))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["BENCH_COMMAND"] = " ".join(["python benchmarks/run.py", *sys.argv[1:]])
 
@@ -52,7 +61,7 @@ def main() -> int:
     path = RESULTS / f"{_slug(data, arguments)}.json"
     path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     print(f"\nsaved {path.relative_to(HERE.parent)}")
-    if not arguments.quick and not arguments.expression:
+    if not (arguments.quick or arguments.expression or os.environ.get("CYLSTM_MAX_ISA")):
         from plots import draw
 
         write_docs(data)

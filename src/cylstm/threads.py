@@ -6,8 +6,7 @@ puts on OpenMP holds in every case.
 
 Workers divide the processors among them, so what would be multiplied is not: a process that ``multiprocessing`` started
 takes one thread where nothing is set, a forked process one in every case (threads do not survive a fork), and of the
-Python threads of a process two at a time have threads of OpenMP behind them (OpenMP makes them anew for each Python
-thread that asks, and keeps them as long as that one lives).
+Python threads of a process two at a time have threads of OpenMP behind them, one of them at work (kernels/team.h).
 """
 
 from __future__ import annotations
@@ -18,14 +17,11 @@ import math
 import operator
 import os
 import sys
-import threading
-import weakref
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 VARIABLE = "CYLSTM_NUM_THREADS"
 MOST = 4096  # far above what helps; OpenMP ends the process where the system refuses it a thread
-TEAMS = 2  # the main thread's, and that of one that works for it
 
 
 def set_num_threads(n: int) -> None:
@@ -54,10 +50,9 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The number of threads that the next call of a CPU kernel from this Python thread may use.
+    """The number of threads that the next call of a CPU kernel may use.
 
-    It is 1 where there is no compiled backend, in a forked process, and for a Python thread when two others that live
-    have been given more.
+    It is 1 where there is no compiled backend, and in a forked process.
     """
     global _count
     if _forked or (_lstm is None and not _load()):
@@ -66,10 +61,8 @@ def get_num_threads() -> int:
     if _count is None:
         _count = _from_environment()
     if _count == 0:
-        count = 1 if _is_worker() else min(allowed, _quota())
-    else:
-        count = min(_count, allowed) if allowed < _lstm.default_threads else _count
-    return count if count == 1 or _has_team() else 1
+        return 1 if _is_worker() else min(allowed, _quota())
+    return min(_count, allowed) if allowed < _lstm.default_threads else _count
 
 
 _lstm: Any = None  # the compiled module, which alone has threads
@@ -105,29 +98,6 @@ def _is_worker() -> bool:
         told = os.environ.get("OMP_NUM_THREADS", "").strip()
         _worker = not told and process is not None and process.parent_process() is not None
     return _worker
-
-
-class _Team:
-    """Given to a Python thread, and gone with it."""
-
-
-_local = threading.local()
-_teams: weakref.WeakSet[_Team] = weakref.WeakSet()
-_teams_lock = threading.Lock()
-
-
-def _has_team() -> bool:
-    """Whether this Python thread has threads of OpenMP, or may have them."""
-    if hasattr(_local, "team"):
-        return True
-    if len(_teams) >= TEAMS:
-        return False
-    with _teams_lock:
-        if len(_teams) >= TEAMS:
-            return False
-        _local.team = _Team()
-        _teams.add(_local.team)
-    return True
 
 
 def _from_environment() -> int:

@@ -168,7 +168,7 @@ static inline int set_always_pays(int always)
 
 /* OpenMP keeps the threads of a region, asleep, for as long as the thread lives that opened it. So that a program of many
  * threads does not collect them, only so many threads may open regions; the place of one that ends is free again. */
-enum { OPENERS = 4 };
+enum { OPENERS = 2 }; /* the main thread, and one that works for it */
 static int openers;
 static pthread_key_t opener_key;
 static pthread_once_t opener_once = PTHREAD_ONCE_INIT;
