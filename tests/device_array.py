@@ -79,7 +79,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         _unwrapped(self)[_indices(key)] = _unwrapped(value)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("T", "reshape", "transpose"):  # views stay where they are, whichever device is current
+        if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
         if name in ("astype", "conj", "copy", "dtype", "ndim", "shape", "size", "sum"):

@@ -103,8 +103,10 @@ def _from_tensor(tensor: Any) -> np.ndarray:
 
 def _on_gpu(value: Any) -> Any:
     """An array on a GPU as a CuPy array on the same memory."""
-    import cupy
-
+    try:
+        import cupy
+    except ImportError as error:
+        raise TypeError(f"an array on a GPU needs CuPy: {GPU_REMEDY}") from error
     return cupy.asarray(value.detach() if hasattr(value, "detach") else value)
 
 

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arguments import as_array, as_dtype, check_device, check_size
-from .backends import registry
+from ._arguments import as_array, check_place, check_size
 from .backends.base import Backend, DirectionParameters, LayerParameters
 from .gradients import Gradients, check_gradient
 from .layout import contiguous
-from .plan import ComputedModule
+from .plan import ComputedModule, Plan
 from .random import uniform
 
 State = tuple[np.ndarray, np.ndarray]
@@ -32,7 +31,7 @@ class LSTMCell(ComputedModule):
     bias : bool
         Whether there are bias_ih and bias_hh.
     device : None, str or torch.device
-        The CPU.
+        Where it is computed: the CPU, or ``"cuda"``, ``"cuda:1"``. The parameters are NumPy arrays in any case.
     dtype : dtype, optional
         float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
         name or type.
@@ -71,9 +70,7 @@ class LSTMCell(ComputedModule):
         self.backend = backend
         if not bias:
             self.bias_ih = self.bias_hh = None
-        device, dtype = check_device(device), as_dtype(dtype)
-        if backend is not None:  # works or raises, here rather than at the first call, and before anything is drawn
-            registry.choose(backend, dtype=dtype.name)
+        device, dtype = self._checked_choice(device, dtype)
         super().__init__(device=device, dtype=dtype)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -108,7 +105,7 @@ class LSTMCell(ComputedModule):
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
         plan = self._plan(self._store.snapshot, training=False)
-        shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
+        shape, x, h_0, c_0 = self._enter(input, hx, plan)
         batch_sizes = np.array([len(x)])
         result = plan.backend.forward(plan.layers[0], input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
         return result.h_n.reshape(shape), result.c_n.reshape(shape)
@@ -138,27 +135,25 @@ class LSTMCell(ComputedModule):
         """
         snapshot = self._store.snapshot
         plan = self._plan(snapshot, training=True)
-        shape, x, h_0, c_0 = self._enter(input, hx, plan.dtype)
-        x = x.copy()
+        shape, x, h_0, c_0 = self._enter(input, hx, plan)
+        x, on_gpu = x.copy(), not isinstance(x, np.ndarray)
         h_0, c_0 = (None if state is None else state.copy() for state in (h_0, c_0))
         result = plan.backend.forward(
             plan.layers[0], input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
         )
 
+        names = ("grad_h_1", "grad_c_1")
+
         def pullback(grad_hx: tuple[Any, Any]) -> Gradients:
             self._store.refuse_after_change(snapshot)
             if not isinstance(grad_hx, (tuple, list)) or len(grad_hx) != 2:
                 raise TypeError("grad_hx must be a tuple of two, the gradients of h_1 and c_1, None for zeros")
-            grad_h, grad_c = (
-                None if grad is None else check_gradient(as_array(grad, name), name, shape, plan.dtype)
-                for grad, name in zip(grad_hx, ("grad_h_1", "grad_c_1"), strict=True)
-            )
+            given = {name: as_array(g, name, on_gpu) for name, g in zip(names, grad_hx, strict=True) if g is not None}
+            for name, grad in given.items():
+                check_place(check_gradient(grad, name, shape, plan.dtype), name, on_gpu)
+            grad_h, grad_c = (_as_state(given.get(name)) for name in names)
             grads = plan.backend.backward(
-                plan.layers[0],
-                result.workspace,
-                grad_output=None,
-                grad_h_n=_as_state(grad_h),
-                grad_c_n=_as_state(grad_c),
+                plan.layers[0], result.workspace, grad_output=None, grad_h_n=grad_h, grad_c_n=grad_c
             )
             parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.arrays}
             hx = (grads.h_0.reshape(shape), grads.c_0.reshape(shape))
@@ -170,10 +165,10 @@ class LSTMCell(ComputedModule):
         return [(DirectionParameters(**arrays),)]
 
     def _enter(
-        self, input: Any, hx: Any, dtype: np.dtype
+        self, input: Any, hx: Any, plan: Plan
     ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None, np.ndarray | None]:
         """The shape of the caller's states, and checked: the rows (B, I), h_0 and c_0 (1, B, H) or None."""
-        x = as_array(input, "input")
+        x = as_array(input, "input", plan.cuda)
         if x.ndim not in (1, 2):
             raise ValueError(
                 f"input must be 1-D (input_size,) or 2-D (B, input_size), got {x.ndim}-D of shape {x.shape}"
@@ -188,12 +183,14 @@ class LSTMCell(ComputedModule):
             if len(hx) != 2:
                 raise RuntimeError(f"hx must be a tuple of two arrays (h_0, c_0), got {len(hx)} of them")
             for name, value in zip(("h_0", "c_0"), hx, strict=True):
-                states[name] = as_array(value, name)
+                states[name] = as_array(value, name, plan.cuda)
                 if states[name].shape != shape:
                     raise RuntimeError(f"{name} must have shape {shape}, got {states[name].shape}")
         for name, array in states.items():
-            if array.dtype != dtype:
-                raise RuntimeError(f"{name} must have the module's dtype {dtype}, got {array.dtype}: use .astype")
+            if array.dtype != plan.dtype:
+                raise RuntimeError(f"{name} must have the module's dtype {plan.dtype}, got {array.dtype}: use .astype")
+            if plan.cuda:
+                check_place(array, name, not isinstance(x, np.ndarray))
         rows = contiguous(x.reshape(-1, self.input_size))
         return shape, rows, _as_state(states.get("h_0")), _as_state(states.get("c_0"))
 

@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arguments import as_array, check_size
+from ._arguments import as_array, check_place, check_size
 from .gradients import Gradients, check_gradient
-from .parameters import Module
+from .parameters import Module, Snapshot
 from .random import uniform
 
 
 class Linear(Module):
     """``input @ weight.T + bias``, with the arguments, shapes, names and initial weights of ``torch.nn.Linear``.
 
-    Computed by NumPy; float16 and bfloat16 in float32, rounded at the end.
+    Computed by NumPy, or where its input lies by CuPy; float16 and bfloat16 in float32, rounded at the end.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Linear(Module):
     bias : bool
         Whether there is a bias. The attribute ``bias`` is the array, or None.
     device : None, str or torch.device
-        The CPU.
+        The CPU, where the parameters are. A copy of them goes to the GPU that an input lies on, once per version.
     dtype : dtype, optional
         float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
         name or type.
@@ -76,11 +76,12 @@ class Linear(Module):
         Parameters
         ----------
         input : array (..., in_features)
-            Of the module's dtype. Anything with ``__array__`` or ``__dlpack__`` on the CPU is taken.
+            Of the module's dtype. Anything with ``__array__`` or ``__dlpack__`` is taken.
 
         Returns
         -------
         numpy.ndarray (..., out_features)
+            CuPy's where the input lies on a GPU.
 
         Raises
         ------
@@ -89,7 +90,8 @@ class Linear(Module):
         RuntimeError
             If its last dimension is not ``in_features``, or its dtype not the module's.
         """
-        return self._run(self._store.snapshot.arrays, self._checked(input))
+        x, snapshot = self._checked(input), self._store.snapshot
+        return self._run(snapshot.arrays if type(x) is np.ndarray else _on_gpu(snapshot, x), x)
 
     forward = __call__
 
@@ -114,13 +116,15 @@ class Linear(Module):
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
         snapshot = self._store.snapshot
-        arrays = snapshot.arrays
         x = self._checked(input).copy()
+        on_gpu = not isinstance(x, np.ndarray)
+        arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
 
         def pullback(grad_output: Any) -> Gradients:
             self._store.refuse_after_change(snapshot)
             shape = (*x.shape[:-1], self.out_features)
-            grad = check_gradient(as_array(grad_output, "grad_output"), "grad_output", shape, x.dtype)
+            grad = check_gradient(as_array(grad_output, "grad_output", on_gpu), "grad_output", shape, x.dtype)
+            check_place(grad, "grad_output", on_gpu)
             grad, weight, rows = _working(grad), _working(arrays["weight"]), _working(x).reshape(-1, self.in_features)
             grad_rows = grad.reshape(-1, self.out_features)
             grads = {"weight": grad_rows.T @ rows.conj(), "bias": grad_rows.sum(axis=0)}
@@ -131,7 +135,7 @@ class Linear(Module):
 
     def _checked(self, input: Any) -> np.ndarray:
         self._store.refuse_inside_unlocked()
-        x = as_array(input, "input")
+        x = as_array(input, "input", cuda=True)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise RuntimeError(f"input must have shape (*, {self.in_features}), the last is in_features; got {x.shape}")
         if x.dtype != self.dtype:
@@ -142,8 +146,15 @@ class Linear(Module):
     def _run(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         output = _working(x) @ _working(arrays["weight"]).T
         if "bias" in arrays:
-            output += arrays["bias"]
+            output += _working(arrays["bias"])
         return output.astype(x.dtype, copy=False)
+
+
+def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
+    """The parameters where the array lies."""
+    return snapshot.derive(
+        f"on {x.device}", lambda: {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
+    )
 
 
 def _working(array: np.ndarray) -> np.ndarray:

@@ -76,7 +76,8 @@ class Optimizer:
         ----------
         grads : mapping of str to array, or an iterable of them
             For each module, in the order of the constructor, the gradient of every parameter by its name: what a
-            pullback returns as ``parameters``. They are left as they are.
+            pullback returns as ``parameters``. They are left as they are. Those on a GPU are copied to the CPU, where
+            the parameters are.
 
         Raises
         ------
@@ -119,7 +120,7 @@ class Optimizer:
                         "optimiser was made: make a new one"
                     )
         return {
-            name: check_gradient(as_array(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
+            name: check_gradient(_on_cpu(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
             for name, array in parameters.items()
         }
 
@@ -368,7 +369,10 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     arrays = [array for each in listed for array in each.values()]
     for array in arrays:
         if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
-            raise TypeError("gradients are clipped in place: they must be writable NumPy arrays of floating point")
+            raise TypeError(
+                "gradients are clipped in place: they must be writable NumPy arrays of floating point; bring those of "
+                "a GPU to the CPU first, by {name: grad.get() for name, grad in grads.items()}"
+            )
     with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
         norm = float(_norm(np.array([_norm(array) for array in arrays])))
     factor = _at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
@@ -377,6 +381,11 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
             for array in arrays:
                 array *= factor
     return norm
+
+
+def _on_cpu(gradient: Any, name: str) -> np.ndarray:
+    array = as_array(gradient, name, cuda=True)
+    return array if isinstance(array, np.ndarray) else array.get()
 
 
 def _norm(array: np.ndarray) -> np.floating:

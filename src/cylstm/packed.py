@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ._arguments import as_array, check_device
+from ._arguments import as_array, check_device, check_place
 
 __all__ = [
     "PackedSequence",
@@ -182,6 +182,7 @@ def pack_padded_sequence(
     Parameters
     ----------
     input : array (T, B, ...), or (B, T, ...) with ``batch_first``
+        Where it lies on a GPU, so does the data of the result; sizes and indices are on the CPU.
     lengths : sequence, array or tensor of B integers
         Of each sequence, from 1 to T.
     batch_first : bool
@@ -199,7 +200,7 @@ def pack_padded_sequence(
         If ``input`` is empty, or ``lengths`` are not B numbers from 1 to T, or not sorted. (PyTorch 2.13 lets a
         length beyond T pass, and returns rows that do not fit the sizes.)
     """
-    x = as_array(input, "input")
+    x = as_array(input, "input", cuda=True)
     if x.ndim < 2:
         raise ValueError(f"expected input of shape (T, B, *), or (B, T, *) with batch_first, got shape {x.shape}")
     if x.size == 0:
@@ -257,12 +258,12 @@ def pad_packed_sequence(
         If data, sizes and indices of the sequence do not belong together, or the dtype of the data cannot hold
         ``padding_value``.
     """
-    data, batch_sizes, _, unsorted_indices = as_packed(sequence)
+    data, batch_sizes, _, unsorted_indices = as_packed(sequence, cuda=True)
     T = len(batch_sizes) if total_length is None else operator.index(total_length)
     if len(batch_sizes) > T:
         raise ValueError(f"expected total_length >= {len(batch_sizes)}, the longest sequence, got {total_length}")
     B = int(batch_sizes[0])
-    padded = _filled((B, T) if batch_first else (T, B), data.shape[1:], padding_value, data.dtype)
+    padded = _filled((B, T) if batch_first else (T, B), data.shape[1:], padding_value, data)
     time_major = padded.swapaxes(0, 1) if batch_first else padded
     lengths = len(batch_sizes) - np.searchsorted(batch_sizes[::-1], np.arange(B), side="right")
     step, row = np.nonzero(np.arange(B) < batch_sizes[:, None])
@@ -302,22 +303,23 @@ def pad_sequence(
     """
     if not isinstance(sequences, Iterable):
         raise RuntimeError(f"expected an iterable of arrays, got {type(sequences).__name__}")
-    arrays = [as_array(sequence, f"sequences[{b}]") for b, sequence in enumerate(sequences)]
+    arrays = [as_array(sequence, f"sequences[{b}]", cuda=True) for b, sequence in enumerate(sequences)]
     if not arrays:
         raise RuntimeError("expected at least one sequence, got none")
     if padding_side not in ("right", "left"):
         raise RuntimeError(f'expected padding_side "right" or "left", got {padding_side!r}')
     trailing = arrays[0].shape[1:]
     for b, array in enumerate(arrays):
+        check_place(array, f"sequences[{b}]", not isinstance(arrays[0], np.ndarray))
         if array.ndim == 0 or array.shape[1:] != trailing:
             expected = ", ".join(["L", *map(str, trailing)])
             raise RuntimeError(f"expected sequences of shape ({expected}), got shape {array.shape} at index {b}")
     lengths = np.array([len(array) for array in arrays])
     B, T = len(arrays), int(lengths.max())
-    padded = _filled((B, T) if batch_first else (T, B), trailing, padding_value, arrays[0].dtype)
+    padded = _filled((B, T) if batch_first else (T, B), trailing, padding_value, arrays[0])
     steps = np.arange(T) if padding_side == "right" else np.arange(T)[::-1]
     batch_major = padded if batch_first else padded.swapaxes(0, 1)
-    batch_major[steps < lengths[:, None]] = np.concatenate(arrays, dtype=padded.dtype, casting="unsafe")
+    batch_major[np.nonzero(steps < lengths[:, None])] = np.concatenate(arrays, dtype=padded.dtype, casting="unsafe")
     return padded
 
 
@@ -376,7 +378,8 @@ def _lengths(lengths: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, dtype: np.dtype) -> np.ndarray:
+def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, like: np.ndarray) -> np.ndarray:
+    dtype = like.dtype
     if not isinstance(value, (Number, np.bool_)):
         raise TypeError(f"expected padding_value to be a number, got {type(value).__name__}")
     number = np.asarray(value)
@@ -386,7 +389,7 @@ def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, dty
         beyond = beyond or not np.isfinite(number) or number.real < limits.min
     if beyond or (number.dtype.kind == "c" and dtype.kind != "c"):
         raise RuntimeError(f"expected a padding_value that {dtype} can hold, got {value!r}")
-    return np.full(leading + trailing, value, dtype)
+    return np.full(leading + trailing, value, dtype, like=like)
 
 
 def _dtype_or_none(value: Any) -> np.dtype | None:

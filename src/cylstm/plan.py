@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ._arguments import GPU_REMEDY, as_dtype, check_device
 from .backends import registry
 from .backends.base import Backend, LayerParameters
 from .parameters import Module, Snapshot
@@ -24,7 +25,34 @@ class Plan(NamedTuple):
 class ComputedModule(Module):
     """A module that a backend computes. A subclass sets ``backend`` and defines ``_layers``."""
 
+    _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
+
+    def _checked_choice(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
+        """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
+        device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        if device != "cpu":
+            self._check_device(device, dtype)
+        elif self.backend is not None:
+            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection)
+        return device, dtype
+
+    def _check_device(self, device: str, dtype: np.dtype) -> None:
+        try:
+            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
+        except registry.BackendError as error:
+            raise RuntimeError(
+                f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
+            ) from error
+
+    def _move(self, device: str) -> None:
+        if device != "cpu":
+            self._check_device(device, self.dtype)
+        super()._move(device)
+
+    @property
+    def _has_projection(self) -> bool:
+        return getattr(self, "proj_size", 0) > 0
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
         """The parameters, layer by layer, as backends take them."""

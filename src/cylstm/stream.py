@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arguments import as_array
+from ._arguments import as_array, check_place
 from .layout import Layout, contiguous
 from .threads import get_num_threads
 
@@ -79,9 +79,10 @@ class Stream:
         Parameters
         ----------
         x_t : array
-            (B, I), or (I,) where B is 1; of the module's dtype.
+            (B, I), or (I,) where B is 1; of the module's dtype. Where it lies on a GPU, so do the output and, from
+            then on, the state.
         out : numpy.ndarray, optional
-            Where to write the output, of its shape and dtype.
+            Where to write the output, of its shape and dtype; where the input lies.
 
         Returns
         -------
@@ -98,28 +99,27 @@ class Stream:
         if plan is not self._plan:
             self._go_on_with(plan)
         if type(x_t) is not np.ndarray:
-            x_t = as_array(x_t, "x_t")
+            x_t = as_array(x_t, "x_t", plan.cuda)
         shape = self._shapes.get(x_t.shape)
         if shape is None:
             raise RuntimeError(f"x_t must have shape {' or '.join(map(str, self._shapes))}, got {x_t.shape}")
         if x_t.dtype != plan.dtype:
-            x_t = as_array(x_t, "x_t")  # in native byte order
+            x_t = as_array(x_t, "x_t", plan.cuda)  # in native byte order
         if x_t.dtype != plan.dtype:
             raise ValueError(
                 f"x_t dtype ({x_t.dtype}) does not match weight dtype ({plan.dtype}): use .astype({plan.dtype.name!r})"
             )
-        if out is None:
-            result = np.empty(shape, plan.dtype)
-        else:
-            self._check_out(out, shape, plan.dtype)
-            result = out if out.flags.c_contiguous else np.empty(shape, plan.dtype)
+        if out is not None:
+            self._check_out(out, shape, plan.dtype, type(x_t))
         stepper = self._stepper
         if stepper is None or (lstm.training and lstm.dropout > 0):
             x_t = contiguous(x_t.reshape(self.batch_size, lstm.input_size))
-            rows, h, c, _ = lstm._run(plan, self._layout.batch_sizes, x_t, *self.state, "nothing")
+            h, c = (_beside(state, x_t) for state in self.state)
+            rows, h, c, _ = lstm._run(plan, self._layout.batch_sizes, x_t, h, c, "nothing")
             self._set_state(h, c)
-            result[...] = rows.reshape(shape)
+            result = rows.reshape(shape)
         else:
+            result = np.empty(shape, plan.dtype) if out is None or not out.flags.c_contiguous else out
             stepper.step(contiguous(x_t), result, 1 if stepper.serial else get_num_threads())
         if out is None or out is result:
             return result
@@ -148,7 +148,10 @@ class Stream:
     @state.setter
     def state(self, hx: Any) -> None:
         lstm = self._lstm
-        h, c = lstm._checked_states(hx, self._layout, lstm.dtype)
+        cuda = lstm._plan(lstm._store.snapshot, training=False).cuda
+        h, c = lstm._checked_states(hx, self._layout, lstm.dtype, cuda)
+        if cuda:
+            check_place(c, "c", not isinstance(h, np.ndarray))
         self._restart()
         self._set_state(h, c)
 
@@ -172,12 +175,20 @@ class Stream:
             self._stepper.set_state(np.array(h, order="C"), np.array(c, order="C"))
 
     @staticmethod
-    def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-        if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
-            access = "writable" if out.flags.writeable else "read-only"
+    def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, kind: Any) -> None:
+        if not isinstance(out, kind):
+            raise TypeError(f"out must be a {kind.__module__}.{kind.__name__}, got {type(out).__name__}")
+        writeable = kind is not np.ndarray or out.flags.writeable  # CuPy's always are
+        if out.shape != shape or out.dtype != dtype or not writeable:
+            access = "writable" if writeable else "read-only"
             raise ValueError(
                 f"out must be a writable array of shape {shape} and dtype {dtype}, "
                 f"got a {access} one of shape {out.shape} and dtype {out.dtype}"
             )
+
+
+def _beside(state: Any, x_t: Any) -> Any:
+    """The state where the input lies; it stays there for the steps that follow."""
+    if isinstance(state, np.ndarray) == isinstance(x_t, np.ndarray):
+        return state
+    return state.get() if isinstance(x_t, np.ndarray) else np.asarray(state, like=x_t)
