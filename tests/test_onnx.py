@@ -614,6 +614,16 @@ def test_external_data_stays_in_the_folder(location: str, tmp_path: Path) -> Non
         cylstm.load(folder / "m.onnx")
 
 
+def test_external_data_that_was_left_behind(tmp_path: Path) -> None:
+    lstm = cylstm.LSTM(3, 4)
+    model = cylstm.onnx.export(lstm)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    np.testing.assert_array_equal(cylstm.load(tmp_path / "m.onnx").weight_ih_l0, lstm.weight_ih_l0)
+    (tmp_path / "m.onnx.data").unlink()
+    with pytest.raises(ValueError, match=r"is in the file 'm\.onnx\.data', which is not there: copy it along"):
+        cylstm.load(tmp_path / "m.onnx")
+
+
 def cycle() -> onnx.ModelProto:
     return with_weights_through("a = Identity(b)", "b = Identity(a)", "W = Identity(b)")[0]
 

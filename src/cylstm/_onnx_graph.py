@@ -177,6 +177,9 @@ class Scope:
         if external_data_helper.uses_external_data(tensor):
             if self.folder is None:
                 raise ValueError(f"{tensor.name!r} is in another file, and the model was given without a folder")
+            location = external_data_helper.ExternalDataInfo(tensor).location
+            if not (self.folder / location).exists():
+                raise ValueError(f"{tensor.name!r} is in the file {location!r}, which is not there: copy it along")
             loaded = TensorProto()
             loaded.CopyFrom(tensor)
             external_data_helper.load_external_data_for_tensor(loaded, str(self.folder))
