@@ -78,7 +78,7 @@ class HostDevice:
         self.name = "CPU as GPU"
         self.facts = facts
         self.launches: list[tuple[str, Tile, tuple[int, int, int]]] = []
-        self.waits = 0
+        self.waits = self.recordings = 0
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -87,9 +87,10 @@ class HostDevice:
         self.waits += 1
 
     def stream(self) -> Hashable:
-        return 0
+        return here.stream
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
+        self.recordings += 1
         return launch_all
 
     def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:

@@ -20,9 +20,10 @@ CUDA = 2  # DLPack's number of the device type
 
 
 class Here(threading.local):
-    """The current device of this thread, and how often it has moved arrays."""
+    """The current device and stream of this thread, and how often it has moved arrays."""
 
     device = 0
+    stream = 0
     to_host = 0
     to_device = 0
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import subprocess
+import sys
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
-from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler
+from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, needs_gpu
+from device_array import here
 
 from cylstm import testing
 from cylstm.backends.cuda.planner import TILES, TYPES, Tile
 from cylstm.backends.cuda.source import FOLDER, KERNELS, definitions, source
 from cylstm.backends.cuda.steps import MOST_PLANS
+from cylstm.backends.cupy_backend import CupyBackend
 
 pytestmark = pytest.mark.skipif(
     "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
@@ -64,6 +70,32 @@ def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> N
     assert "warning" not in log
 
 
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_atomics_and_no_tensor_cores(dtype: str) -> None:
+    """Sums are added in a fixed order, and float32 is float32: nothing is rounded to TF32."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    for tile in TILES:
+        program = nvrtc.createProgram(source(), "lstm.cu", (), ())
+        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions(dtype, tile)))
+        ptx = nvrtc.getPTX(program).decode()
+        nvrtc.destroyProgram(program)
+        assert "fma." in ptx
+        assert not re.search(r"\b(atom|red|mma|wmma|wgmma)\.|tf32", ptx)
+
+
+def test_products_of_cupy_are_strict_unless_it_is_told_otherwise() -> None:
+    """CuPy's CUPY_TF32 is the explicit choice; without it the compute type of float32 is cuBLAS's default, float32."""
+    pytest.importorskip("cupy")
+    script = (
+        "import numpy; from cupy._core import _routines_linalg as linalg;"
+        "assert linalg.get_compute_type(numpy.dtype('f')) == linalg.COMPUTE_TYPE_DEFAULT != linalg.COMPUTE_TYPE_TF32"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CUPY_TF32"}
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=True)
+
+
 # Run on the CPU ------------------------------------------------------------------------------------------------------
 
 
@@ -73,20 +105,35 @@ def test_conformance(check: testing.Check) -> None:
     check()
 
 
-@needs_compiler
+def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
+    """A system whose device 0 has few multiprocessors, so that small problems get all tiles, and a backend on it."""
+    if place == "CPU as GPU":
+        system = HostSystem()
+        return system, HostBackend(tier="steps", system=system)
+    from cylstm.backends.cuda.system import CupySystem
+
+    gpus = CupySystem()
+    gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)
+    return gpus, CupyBackend(0, tier="steps", system=gpus)
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param("CPU as GPU", marks=needs_compiler), pytest.param("GPU", marks=needs_gpu)]
+)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_each_kernel_in_each_tile(dtype: str) -> None:
+def test_each_kernel_in_each_tile(dtype: str, place: str) -> None:
     """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
     dtype_here(dtype)
-    system = HostSystem()
+    system, backend = host_or_gpu(place)
     for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
         case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
         problem = testing._problem(case, dtype)
         expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
-        result = testing._both(HostBackend(tier="steps", system=system), problem)
+        result = testing._both(backend, problem)
         testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
-    used = {(name, tile) for name, tile, _ in system.device(0).launches}
-    assert used == {(name, tile) for name in KERNELS for tile in TILES}
+    if place == "CPU as GPU":
+        used = {(name, tile) for name, tile, _ in system.device(0).launches}
+        assert used == {(name, tile) for name in KERNELS for tile in TILES}
 
 
 @needs_compiler
@@ -111,6 +158,43 @@ def test_the_same_bits_each_time() -> None:
     problem = testing._problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
     first, second = testing._both(HostBackend(tier="steps"), problem), testing._both(HostBackend(tier="steps"), problem)
     assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("P", "kernels"), [(0, ["forward", "backward"]), (3, ["forward", "project", "backward", "backward_projected"])]
+)
+def test_only_the_recurrent_loop_is_made_of_steps(P: int, kernels: list[str]) -> None:
+    """One launch per step, two with projection, both directions in it; products over all rows are not among them."""
+    system, T = HostSystem(), 4
+    problem = testing._problem(testing.Case(T=T, B=2, P=P, D=2), "float32")
+    testing._both(HostBackend(tier="steps", system=system), problem)
+    launches = [(name, directions) for name, _, (_, _, directions) in system.device(0).launches]
+    half = len(kernels) // 2
+    assert launches == [(name, 2) for part in (kernels[:half], kernels[half:]) for _ in range(T) for name in part]
+
+
+@needs_compiler
+def test_a_plan_belongs_to_one_stream_and_one_thread() -> None:
+    """So nobody else uses its arrays before the work that uses them is done."""
+    system = HostSystem()
+    backend = HostBackend(tier="steps", system=system)
+    problem = testing._problem(testing.Case(T=2, B=2), "float32")
+    prepared = backend.prepare(problem.parameters)
+
+    def run(stream: int) -> None:
+        here.stream = stream
+        testing._forward(backend, problem, prepared)
+
+    try:
+        for stream in (0, 1, 0, 1):
+            run(stream)
+    finally:
+        here.stream = 0
+    thread = threading.Thread(target=run, args=(1,))
+    thread.start()
+    thread.join()
+    assert system.device(0).recordings == len(prepared.forms["steps"].parameters.plans) == 3
 
 
 @needs_compiler

@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from cuda_host import WHY_NOT, HostBackend, HostSystem, OutOfMemory, needs_compiler, needs_gpu, without_gpu
+from cuda_host import AVAILABLE, WHY_NOT, HostBackend, HostSystem, OutOfMemory, needs_compiler, needs_gpu, without_gpu
 from device_array import DeviceArray, here, on_device, to_device
 
 import cylstm
@@ -157,10 +158,12 @@ def test_nothing_is_moved_nor_waited_for_in_a_call_with_arrays_of_the_device(tie
         pullback(output, state)
 
     run()  # parameters go up, plans are made
-    before = (here.to_host, here.to_device, system.device(0).waits)
+    device = system.device(0)
+    before = (here.to_host, here.to_device, device.waits, device.recordings)
     run()
-    assert (here.to_host, here.to_device, system.device(0).waits) == before
-    assert system.device(0).waits == 2  # one per layer: parameters have arrived before any stream uses them
+    assert (here.to_host, here.to_device, device.waits, device.recordings) == before
+    assert device.waits == 2  # one per layer: parameters have arrived before any stream uses them
+    assert device.recordings == (0 if tier == "array" else 6)  # a call, and forward and backward, of two layers
 
 
 def test_what_comes_from_the_host_goes_back_there() -> None:
@@ -465,6 +468,26 @@ def test_refusal_says_what_is_missing(new_registry: None) -> None:
     assert "cylstm[cuda13]" in WHY_NOT or "needs an NVIDIA GPU and a driver" in WHY_NOT
 
 
+def test_the_entry_point_leads_to_it(
+    new_registry: None, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend is found as any third party's, under the name and path that this project declares."""
+    declared = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))["project"]
+    entry = declared["entry-points"]["cylstm.backends"]["cupy"]
+    assert entry == PATH
+    assert {"cuda12", "cuda13"} <= declared["optional-dependencies"].keys()
+    install("some-distribution", f"gpu = {entry}")
+    assert "gpu" in {info.name for info in cylstm.available_backends() if info.status in ("available", "unavailable")}
+    monkeypatch.setenv("CYLSTM_BACKEND", "gpu")
+    if AVAILABLE:
+        assert cylstm.get_backend() == "gpu"
+    else:
+        with pytest.raises(
+            cylstm.BackendNotAvailableError, match=r"'gpu' of distribution 'some-distribution'.*CYLSTM_B"
+        ):
+            cylstm.LSTM(3, 4)(cylstm.randn(2, 3))
+
+
 def test_without_cupy_the_extra_is_named(tmp_path: Path) -> None:
     """In a process in which CuPy cannot be imported."""
     (tmp_path / "cupy.py").write_text("raise ImportError('No module named cupy')")
@@ -500,22 +523,27 @@ def test_importing_the_module_imports_no_cupy() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_forked_child_is_told_what_to_do() -> None:
-    backend = CupyBackend()
+    lstm, x = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.randn(3, 4)
+    _, _, pullback = lstm.vjp(x)
     read, write = os.pipe()
     child = os.fork()
     if not child:
         try:
-            backend.prepare(())
-        except RuntimeError as error:
-            os.write(write, str(error).encode())
+            for use in (lambda: CupyBackend.prepare(lstm.backend, ()), lambda: lstm(x), lambda: pullback()):
+                try:
+                    use()
+                except RuntimeError as error:
+                    os.write(write, f"{error}\n".encode())
         finally:
             os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read) as pipe:
-        message = pipe.read()
-    assert f"forked (pid {child}) from one that has used it (pid {os.getpid()})" in message
-    assert "'spawn'" in message
+        messages = pipe.read().splitlines()
+    assert len(messages) == 3
+    for message in messages:
+        assert f"forked (pid {child}) from one that has used it (pid {os.getpid()})" in message
+        assert "'spawn'" in message
 
 
 def test_capabilities_are_those_of_the_definition() -> None:
