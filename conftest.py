@@ -63,7 +63,10 @@ pages = Sybil(
     teardown=leave_folder,
 )
 docstrings = Sybil(
-    parsers=[DocTestParser(FLAGS)], patterns=["src/cylstm/*.py"], setup=enter_folder, teardown=leave_folder
+    parsers=[DocTestParser(FLAGS)],
+    patterns=["src/cylstm/*.py", "src/cylstm/keras/*.py"],
+    setup=enter_folder,
+    teardown=leave_folder,
 )
 pytest_collect_file = (pages + docstrings).pytest()
 

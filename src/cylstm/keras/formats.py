@@ -111,7 +111,12 @@ def write_weights(
             variables = file.require_group(f"{group}/vars".lstrip("/"))
             variables.attrs["name"] = called
             for n, array in enumerate(arrays):
-                variables.create_dataset(str(n), data=array)
+                if array.dtype.name == "bfloat16":  # which HDF5 does not have: two bytes, and what they are
+                    variables.create_dataset(str(n), data=np.ascontiguousarray(array).view("V2")).attrs["dtype"] = (
+                        "bfloat16"
+                    )
+                else:
+                    variables.create_dataset(str(n), data=array)
 
         write("", name, [])
         for layer in layers:

@@ -40,6 +40,7 @@ class Sequential:
 
     Examples
     --------
+    >>> import cylstm
     >>> from cylstm.keras import LSTM, Dense, Input, Sequential
     >>> model = Sequential([Input((17, 10)), LSTM(7), Dense(3, activation="softmax")])
     >>> model.predict(cylstm.randn(100, 17, 10)).shape
