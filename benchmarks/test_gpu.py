@@ -1,0 +1,119 @@
+"""The benchmark of the GPU without one: its table, its contenders on the CPU with small cases, its report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gpu
+import numpy as np
+import pytest
+from cases import Case
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from cuda_host import HostBackend, needs_compiler, without_gpu
+from device_array import to_device
+
+
+class Cpu:
+    """The CPU in the place of a GPU, and a clock that counts calls."""
+
+    torch_device = "cpu"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def asarray(self, array: np.ndarray) -> Any:
+        return to_device(array)
+
+    def backend(self, tier: str) -> HostBackend:
+        return HostBackend(tier=tier)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        run()
+        self.calls += 1
+        return float(self.calls)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_table(quick: bool) -> None:
+    cases = gpu.cases(quick=quick)
+    assert len({case.name for case in cases}) == len(cases)
+    assert all(case.T == 256 for case in cases)
+    equal = {(case.dtype, case.H, case.B, case.training) for case in cases if case.regime == "equal lengths"}
+    if quick:
+        assert len(cases) < 80
+    else:
+        assert len(equal) == 3 * 5 * 4 * 2
+        assert {(case.B, case.H) for case in cases} >= {(1, 128), (16, 256), (64, 1024), (256, 2048)}
+    assert any(case.shortest for case in cases)
+    assert any(case.layers == 3 and case.bidirectional for case in cases)
+    assert {case.dtype for case in cases} == {"float16", "bfloat16", "float32", "float64"}
+
+
+LIMITS = {"float64": 1e-11, "float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15}
+
+
+@needs_compiler
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"shortest": 2}, {"layers": 3, "bidirectional": True}, *({"dtype": dtype} for dtype in LIMITS)],
+    ids=str,
+)
+def test_contenders_compute_the_same(sizes: dict[str, Any], training: bool) -> None:
+    if sizes.get("dtype") == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    case = Case(name="small", regime="small", T=5, B=3, I=4, H=6, training=training, **sizes)
+    rows = gpu.measure(Cpu(), case)
+    assert [row["contender"] for row in rows] == list(gpu.CONTENDERS)
+    assert [row["seconds"] for row in rows] == [1, 2, 3]
+    assert all(0 < row["error"] < LIMITS[case.dtype] or case.dtype == "float64" for row in rows)
+
+
+def test_a_contender_that_fails_says_why() -> None:
+    class Small(Cpu):
+        def backend(self, tier: str) -> HostBackend:
+            raise MemoryError(f"none for {tier}")
+
+    rows = gpu.measure(Small(), Case(name="small", regime="small", T=5, B=3, H=6))
+    assert "seconds" in rows[0]
+    assert [row.get("failure") for row in rows] == [None, "MemoryError: none for array", "MemoryError: none for steps"]
+
+
+def test_errors() -> None:
+    found, expected = [np.array([1.0, 8.5]), np.zeros(2)], [np.array([1.0, 8.0]), np.full(2, 0.25)]
+    assert gpu.errors(found, expected, training=False) == 0.5
+    assert gpu.errors(found, expected, training=True) == 1.0
+    with pytest.raises(ValueError, match="zip"):
+        gpu.errors(found, expected[:1], training=False)
+
+
+def data() -> dict[str, Any]:
+    seconds = {"torch": 2e-3, "cylstm-array": 8e-3, "cylstm-steps": 1e-3}
+    rows = [{"case": "a", "contender": name, "seconds": s, "error": 1e-6} for name, s in seconds.items()]
+    rows += [{"case": "b", "contender": "torch", "seconds": 1e-3, "error": 1e-6}]
+    rows += [{"case": "b", "contender": "cylstm-steps", "failure": "MemoryError: too large"}]
+    cases = [{"name": "a", "regime": "ragged"}, {"name": "b", "regime": "float64"}]
+    when = "2026-01-02T03:04:05.678+00:00"
+    return {"datetime": when, "device": "NVIDIA H100 80GB", "tf32": False, "cases": cases, "rows": rows}
+
+
+def test_report() -> None:
+    assert gpu.ratios(data()["rows"]) == {("a", "cylstm-array"): 0.25, ("a", "cylstm-steps"): 2.0}
+    text = gpu.report(data())
+    assert text.startswith("NVIDIA H100 80GB, TF32 off\n")
+    assert "cylstm-steps        1.000   1.0e-06   2.00\n" in text
+    assert "MemoryError: too large" in text
+    assert text.endswith("mean ratio, ragged: cylstm-array 0.25\nmean ratio, ragged: cylstm-steps 2.00")
+    assert gpu.file_name(data()) == "20260102t0304-nvidia-h100-80gb-strict.json"
+
+
+@without_gpu
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([]) == 2
+    assert "nothing can be measured here: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        gpu.main(["-k", "nowhere"])
