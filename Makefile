@@ -32,7 +32,7 @@ SOURCES := $(wildcard $(SOURCES))
 
 PY := .venv-test/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
-CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS
+CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
 PYTEST := $(PY) -m pytest -q
 
 ##@ Try it
