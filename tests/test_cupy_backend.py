@@ -13,6 +13,7 @@ import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -358,6 +359,25 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
                 cylstm.optim.clip_grad_norm(grads, 1.0)
         optimizer.step(grads)
     assert_close(lstm.state_dict(), reference.state_dict())
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("kind", ["dlpack", "interface"])
+def test_arrays_of_other_libraries_are_taken(dtype: str, kind: str) -> None:
+    """Without a copy, and CuPy's come back."""
+    import cupy
+
+    lstm = cylstm.LSTM(4, 5, dtype=dtype, backend=CupyBackend())
+    x = cupy.asarray(cylstm.randn(5, 3, 4, dtype=dtype))
+    methods: dict[str, Any] = {"__cuda_array_interface__": x.__cuda_array_interface__}
+    if kind == "dlpack":
+        methods = {"__dlpack__": x.__dlpack__, "__dlpack_device__": x.__dlpack_device__}
+    elif dtype == "bfloat16":
+        pytest.skip("the interface has no name for bfloat16")
+    output, _ = lstm(SimpleNamespace(**methods))
+    assert isinstance(output, cupy.ndarray)
+    cupy.testing.assert_array_equal(output, lstm(x)[0])
 
 
 def test_an_array_of_a_gpu_without_cupy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

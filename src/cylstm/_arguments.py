@@ -107,7 +107,9 @@ def _on_gpu(value: Any) -> Any:
         import cupy
     except ImportError as error:
         raise TypeError(f"an array on a GPU needs CuPy: {GPU_REMEDY}") from error
-    return cupy.asarray(value.detach() if hasattr(value, "detach") else value)
+    value = value.detach() if hasattr(value, "detach") else value
+    # DLPack first: it knows bfloat16, and makes CuPy's stream wait for what the other library has not done yet.
+    return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
 
 
 def check_device(device: Any, allowed: tuple[str, ...] = ("cpu",)) -> str:
