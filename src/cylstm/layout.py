@@ -30,6 +30,7 @@ from .packed import PackedSequence, as_packed, is_packed
 class Layout:
     """Equal sequences, time first: (T, B, ...)."""
 
+    ndim: ClassVar[int] = 3
     state_ndim: ClassVar[int] = 3
     words: ClassVar[str] = "batched 3-D input"
     # The exception types are PyTorch's, which checks the parts of a PackedSequence at other places.
@@ -89,6 +90,7 @@ class BatchFirst(Layout):
 class Unbatched(Layout):
     """One sequence: (T, ...)."""
 
+    ndim = 2
     state_ndim = 2
     words = "unbatched 2-D input"
 
@@ -114,6 +116,7 @@ class Unbatched(Layout):
 class Packed(Layout):
     """A PackedSequence: rows already; states in the caller's order of sequences."""
 
+    ndim = 2
     words = "a PackedSequence"
     dtype_error = RuntimeError
     dimension_error = ValueError

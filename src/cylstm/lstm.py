@@ -254,7 +254,7 @@ class LSTM(ComputedModule):
                 f"input dtype ({array.dtype}) does not match weight dtype ({dtype}): convert the input by "
                 f"input.astype({dtype.name!r}){other}"
             )
-        if array.ndim != len(layout.shape(0)):
+        if array.ndim != layout.ndim:
             raise RuntimeError(f"input.data must be 2-D (N, input_size), got {array.ndim}-D of shape {array.shape}")
         if array.shape[-1] != self.input_size:
             raise RuntimeError(
@@ -313,13 +313,13 @@ class LSTM(ComputedModule):
                 mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
                 mask = np.asarray(mask, like=rows)
                 rows = rows * mask
-            part = slice(layer * self._directions, (layer + 1) * self._directions)
+            first, last = layer * self._directions, (layer + 1) * self._directions
             result = plan.backend.forward(
                 prepared,
                 input=rows,
                 batch_sizes=batch_sizes,
-                h_0=None if h_0 is None else h_0[part],
-                c_0=None if c_0 is None else c_0[part],
+                h_0=None if h_0 is None else h_0[first:last],
+                c_0=None if c_0 is None else c_0[first:last],
                 keep=keep,
             )
             rows = result.output
@@ -366,13 +366,13 @@ class LSTM(ComputedModule):
         """All layers, last first."""
         results: list[LayerGradients] = []
         for layer in reversed(range(len(kept))):
-            part = slice(layer * self._directions, (layer + 1) * self._directions)
+            first, last = layer * self._directions, (layer + 1) * self._directions
             grads = plan.backend.backward(
                 plan.layers[layer],
                 kept[layer].workspace,
                 grad_output=grad_rows,
-                grad_h_n=None if grad_h_n is None else grad_h_n[part],
-                grad_c_n=None if grad_c_n is None else grad_c_n[part],
+                grad_h_n=None if grad_h_n is None else grad_h_n[first:last],
+                grad_c_n=None if grad_c_n is None else grad_c_n[first:last],
             )
             mask = kept[layer].mask
             grad_rows = grads.input if mask is None else grads.input * mask

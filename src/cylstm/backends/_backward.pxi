@@ -263,7 +263,7 @@ cdef void _backward_thread(
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef Again again
     cdef real* own
-    cdef unsigned long long mode = flush_denormals()
+    cdef unsigned long long mode = set_mode()
     cdef long long since = thread_begins(rank, came) if came > 1 else 0
     if came != asked.threads:
         plan.directions_apart = False
@@ -294,7 +294,7 @@ cdef void _backward_thread(
             layout.chunk_rows, barriers + d * (asked.threads + 1))
     if came > 1:
         thread_ends(since)
-    restore_denormals(mode)
+    restore_mode(mode)
 
 
 cdef struct Scratch:  # where the arrays of one direction begin in its part of the scratch, in items

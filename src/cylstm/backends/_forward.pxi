@@ -280,7 +280,7 @@ cdef void _forward_thread(
     cdef Plan plan = asked[0]
     cdef int team, d, first = 0, last = <int>s.D
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
-    cdef unsigned long long mode = flush_denormals()
+    cdef unsigned long long mode = set_mode()
     cdef long long since = thread_begins(rank, came) if came > 1 else 0
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
@@ -304,7 +304,7 @@ cdef void _forward_thread(
             barriers + d * plan.row_groups)
     if came > 1:
         thread_ends(since)
-    restore_denormals(mode)
+    restore_mode(mode)
 
 
 forward_float32 = forward["float"]

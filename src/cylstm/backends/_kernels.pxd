@@ -64,8 +64,8 @@ cdef extern from "kernels/team.h" nogil:
     bint region_pays(bint long_call)
     bint may_open()
     void call_ends()
-    unsigned long long flush_denormals()
-    void restore_denormals(unsigned long long mode)
+    unsigned long long set_mode()
+    void restore_mode(unsigned long long mode)
 
 cdef extern from "kernels/transpose.h" nogil:
     void transpose_float(const float* a, Py_ssize_t a_stride, float* out, Py_ssize_t out_stride,

@@ -34,8 +34,8 @@ from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
     Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
-    cylstm_kernels, flush_denormals, may_open, region_begins, region_ends, region_pays, restore_denormals,
-    set_always_pays, thread_begins, thread_ends, transpose_double, transpose_float,
+    cylstm_kernels, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays, set_mode,
+    thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
@@ -153,7 +153,7 @@ def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=
         raise ValueError(f"this processor cannot run the instruction set {isa!r}; it runs {instruction_sets()}")
     if x.shape[0] != out.shape[0]:
         raise ValueError(f"x and out must have one length, got {x.shape[0]} and {out.shape[0]}")
-    cdef unsigned long long mode = flush_denormals()
+    cdef unsigned long long mode = set_mode()
     if x.shape[0]:
         kernels.activate(tanh, x.shape[0], &x[0], &out[0])
-    restore_denormals(mode)
+    restore_mode(mode)

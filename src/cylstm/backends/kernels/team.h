@@ -1,4 +1,4 @@
-/* What the threads of one parallel region need of the processor: a barrier, and denormals off. */
+/* What the threads of one parallel region need: a barrier, a rule when they pay, and one mode of the processor. */
 #ifndef CYLSTM_TEAM_H
 #define CYLSTM_TEAM_H
 
@@ -239,24 +239,25 @@ static inline void region_ends(int threads)
     }
 }
 
-/* Denormal numbers make arithmetic tens of times slower. Returns the caller's mode, to be given back. */
-static inline unsigned long long flush_denormals(void)
+/* Denormal numbers make arithmetic tens of times slower. All threads compute in the same mode, whatever the caller's is:
+ * it is returned, to be given back. */
+static inline unsigned long long set_mode(void)
 {
 #if defined(__x86_64__)
     unsigned int mode = _mm_getcsr();
-    _mm_setcsr((mode | 0x8040u) | 0x1f80u); /* flush to zero, denormals are zero, no floating-point traps */
+    _mm_setcsr(0x9fc0u); /* flush to zero, denormals are zero, no traps, rounding to nearest */
     return mode;
 #elif defined(__aarch64__)
     unsigned long long mode;
     __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
-    __asm__ __volatile__("msr fpcr, %0" : : "r"(mode | (1ull << 24)));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(1ull << 24));
     return mode;
 #else
     return 0;
 #endif
 }
 
-static inline void restore_denormals(unsigned long long mode)
+static inline void restore_mode(unsigned long long mode)
 {
 #if defined(__x86_64__)
     _mm_setcsr((unsigned int)mode);
