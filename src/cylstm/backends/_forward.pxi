@@ -172,109 +172,148 @@ cdef void _copy_state(
         memset(out, 0, R * sizeof(real))
 
 
+cdef struct Views:
+    Py_buffer buffers[12]
+    int count
+
+
+cdef void* _address(Views* views, array, Py_ssize_t itemsize, bint written) except? NULL:
+    """Where the elements of a C-contiguous array lie, until its view is released; NULL for None."""
+    cdef Py_buffer* view = &views.buffers[views.count]
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, view, PyBUF_CONTIG if written else PyBUF_CONTIG_RO)
+    views.count += 1
+    if view.itemsize != itemsize:
+        raise TypeError(f"expected elements of {itemsize} bytes, got {view.itemsize}")
+    return view.buf
+
+
+cdef struct ForwardArrays:  # of `forward`; None is NULL
+    const void* input
+    const int64_t* batch_sizes
+    const void* h_0
+    const void* c_0
+    void* output
+    void* h_n
+    void* c_n
+    void* h_prev
+    void* c_prev
+    void* gates
+    void* h_segment
+    void* c_segment
+
+
 def forward(
     Layer layer not None,
-    const real[:, ::1] input not None,            # IN (N, I)
-    const int64_t[::1] batch_sizes not None,      # IN (T,)
-    const real[:, :, ::1] h_0,                    # IN (D, B, R) or None
-    const real[:, :, ::1] c_0,                    # IN (D, B, H) or None
-    real[:, ::1] output not None,                 # OUT (N, D R)
-    real[:, :, ::1] h_n not None,                 # OUT (D, B, R)
-    real[:, :, ::1] c_n not None,                 # OUT (D, B, H)
-    real[:, :, ::1] h_prev,                       # OUT (D, N, R) or None
-    real[:, :, :, ::1] c_prev,                    # OUT (D, blocks, N, VL) or None
-    real[:, :, :, ::1] gates,                     # OUT (D, blocks, N, 4 VL) or None
-    real[:, :, :, ::1] h_segment,                 # OUT (D, segments, B, R) or None
-    real[:, :, :, :, ::1] c_segment,              # OUT (D, segments, blocks, B, VL) or None
+    input,        # IN (N, I)
+    batch_sizes,  # IN (T,) int64
+    h_0,          # IN (D, B, R) or None
+    c_0,          # IN (D, B, H) or None
+    output,       # OUT (N, D R)
+    h_n,          # OUT (D, B, R)
+    c_n,          # OUT (D, B, H)
+    h_prev,       # OUT (D, N, R) or None
+    c_prev,       # OUT (D, blocks, N, VL) or None
+    gates,        # OUT (D, blocks, N, 4 VL) or None
+    h_segment,    # OUT (D, segments, B, R) or None
+    c_segment,    # OUT (D, segments, blocks, B, VL) or None
     int threads,
 ):
-    """Run one layer on N > 0 rows. The caller has checked every shape."""
-    cdef const Kernels* kernels = layer.kernels
+    """Run one layer on N > 0 rows. All arrays are C-contiguous and of the layer's precision; shapes are not checked."""
+    cdef Views views  # typed memoryviews cost as much as a short call
+    cdef ForwardArrays a
     cdef Shape s = layer.shape
-    cdef Plan plan
+    cdef Py_ssize_t itemsize = layer.kernels.itemsize
+    views.count = 0
+    try:
+        a.input = _address(&views, input, itemsize, False)
+        a.batch_sizes = <const int64_t*>_address(&views, batch_sizes, sizeof(int64_t), False)
+        s.T = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t)
+        s.B = a.batch_sizes[0]
+        a.h_0 = _address(&views, h_0, itemsize, False)
+        a.c_0 = _address(&views, c_0, itemsize, False)
+        a.output = _address(&views, output, itemsize, True)
+        s.N = views.buffers[views.count - 1].len // (s.D * s.R * itemsize)
+        a.h_n = _address(&views, h_n, itemsize, True)
+        a.c_n = _address(&views, c_n, itemsize, True)
+        a.h_prev = _address(&views, h_prev, itemsize, True)
+        a.c_prev = _address(&views, c_prev, itemsize, True)
+        a.gates = _address(&views, gates, itemsize, True)
+        a.h_segment = _address(&views, h_segment, itemsize, True)
+        a.c_segment = _address(&views, c_segment, itemsize, True)
+        with nogil:
+            if itemsize == 4:
+                _forward(layer.kernels, &s, layer.packed, layer.finite, &a, threads, <float>0)
+            else:
+                _forward(layer.kernels, &s, layer.packed, layer.finite, &a, threads, <double>0)
+    finally:
+        while views.count:
+            views.count -= 1
+            PyBuffer_Release(&views.buffers[views.count])
+
+
+cdef int _forward(
+    const Kernels* kernels, const Shape* s, const Packed* packed, bint finite, const ForwardArrays* a, int threads,
+    real zero,  # tells the precision
+) except -1 nogil:
+    cdef Plan plan = _plan(s, threads, kernels.max_rows, sizeof(real))
     cdef bint entered
-    cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, d, b, j, t, row, cells, starts
-    cdef real* scratch
-    cdef real* c
-    cdef real* start = NULL
-    cdef real* h_full = NULL
-    cdef real* zeros = NULL
-    cdef Barrier* barriers
-    s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
-    plan = _plan(&s, threads, kernels.max_rows, sizeof(real))
+    cdef Py_ssize_t VL = s.VL, D = s.D, B = s.B, R = s.R, H = s.H, d, b, j, t, row
+    cdef const real* h_0 = <const real*>a.h_0
+    cdef const real* c_0 = <const real*>a.c_0
+    cdef const real* output = <const real*>a.output
+    cdef real* h_n = <real*>a.h_n
+    cdef real* c_n = <real*>a.c_n
+    # one allocation: barriers | c | start | h_full | zeros
+    cdef Py_ssize_t cells = s.blocks * B * VL, starts = s.blocks * plan.ahead * 4 * VL
+    cdef Py_ssize_t fulls = cells if s.P else 0
+    cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
+    cdef Py_ssize_t barriers = D * plan.threads * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
+    cdef real* scratch = <real*>_buffer(barriers + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + barriers
+    cdef real* start = c + D * cells if plan.ahead else NULL
+    cdef real* h_full = c + D * (cells + starts) if s.P else NULL
+    if zeros:
+        h_0 = c + D * (cells + starts + fulls)
 
-    # one allocation: c | start | h_full | zeros | barriers
-    cells = s.blocks * s.B * VL
-    starts = s.blocks * plan.ahead * W
-    cdef Py_ssize_t fulls = s.blocks * VL * s.B if s.P else 0
-    cdef Py_ssize_t zero_items = 0 if h_0 is not None or layer.finite else s.B * s.R
-    cdef Py_ssize_t barrier_items = s.D * plan.threads * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
-    cdef Py_ssize_t directions = s.D
-    scratch = <real*>_buffer(
-        directions * (cells + starts + fulls) + zero_items + barrier_items + 64, sizeof(real))
-    c = scratch + barrier_items
-    if plan.ahead:
-        start = c + directions * cells
-    if s.P:
-        h_full = c + directions * (cells + starts)
-    if zero_items:
-        zeros = c + directions * (cells + starts + fulls)
-    barriers = <Barrier*>scratch
-
-    with nogil:
-        if c_0 is not None:
-            for d in range(s.D):
-                for j in range(s.blocks):
-                    for b in range(s.B):
-                        memcpy(c + d * cells + (j * s.B + b) * VL, &c_0[d, b, j * VL],
-                               min(VL, s.H - j * VL) * sizeof(real))
-
-        entered = _enter_region(&plan)
-        if entered:
-            with parallel(num_threads=plan.threads):
-                _forward_thread(kernels, &s, &plan, omp_get_thread_num(), omp_get_num_threads(),
-                                &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
-                                zeros if h_0 is None else &h_0[0, 0, 0], h_0 is not None,
-                                c, &output[0, 0], h_full, start,
-                                NULL if h_prev is None else &h_prev[0, 0, 0],
-                                NULL if c_prev is None else &c_prev[0, 0, 0, 0],
-                                NULL if gates is None else &gates[0, 0, 0, 0],
-                                NULL if h_segment is None else &h_segment[0, 0, 0, 0],
-                                NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
-        else:
-            _forward_thread(kernels, &s, &plan, 0, 1,
-                            &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
-                            zeros if h_0 is None else &h_0[0, 0, 0], h_0 is not None,
-                            c, &output[0, 0], h_full, start,
-                            NULL if h_prev is None else &h_prev[0, 0, 0],
-                            NULL if c_prev is None else &c_prev[0, 0, 0, 0],
-                            NULL if gates is None else &gates[0, 0, 0, 0],
-                            NULL if h_segment is None else &h_segment[0, 0, 0, 0],
-                            NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0], barriers)
-        _leave_region(&plan, entered)
-
-        for d in range(s.D):
+    if c_0 != NULL:
+        for d in range(D):
             for j in range(s.blocks):
-                for b in range(s.B):
-                    memcpy(&c_n[d, b, j * VL], c + d * cells + (j * s.B + b) * VL,
-                           min(VL, s.H - j * VL) * sizeof(real))
-        # h_n: direction 0 ends with each sequence's own last step, direction 1 with step 0
-        row = s.N
-        for t in range(s.T - 1, -1, -1):
-            row -= batch_sizes[t]
-            for b in range(batch_sizes[t + 1] if t + 1 < s.T else 0, batch_sizes[t]):
-                memcpy(&h_n[0, b, 0], &output[row + b, 0], s.R * sizeof(real))
-        if s.D == 2:
-            for b in range(s.B):
-                memcpy(&h_n[1, b, 0], &output[b, s.R], s.R * sizeof(real))
-        _release(scratch)
+                for b in range(B):
+                    memcpy(c + d * cells + (j * B + b) * VL, c_0 + (d * B + b) * H + j * VL,
+                           min(VL, H - j * VL) * sizeof(real))
+
+    entered = _enter_region(&plan)
+    if entered:
+        with parallel(num_threads=plan.threads):
+            _forward_thread(kernels, s, &plan, omp_get_thread_num(), omp_get_num_threads(), packed, a, h_0,
+                            a.h_0 != NULL, c, h_full, start, <Barrier*>scratch)
+    else:
+        _forward_thread(kernels, s, &plan, 0, 1, packed, a, h_0, a.h_0 != NULL, c, h_full, start, <Barrier*>scratch)
+    _leave_region(&plan, entered)
+
+    for d in range(D):
+        for j in range(s.blocks):
+            for b in range(B):
+                memcpy(c_n + (d * B + b) * H + j * VL, c + d * cells + (j * B + b) * VL,
+                       min(VL, H - j * VL) * sizeof(real))
+    # h_n: direction 0 ends with each sequence's own last step, direction 1 with step 0
+    row = s.N
+    for t in range(s.T - 1, -1, -1):
+        row -= a.batch_sizes[t]
+        for b in range(a.batch_sizes[t + 1] if t + 1 < s.T else 0, a.batch_sizes[t]):
+            memcpy(h_n + b * R, output + (row + b) * D * R, R * sizeof(real))
+    if D == 2:
+        for b in range(B):
+            memcpy(h_n + (B + b) * R, output + b * D * R + R, R * sizeof(real))
+    _release(scratch)
+    return 0
 
 
 cdef void _forward_thread(
-    const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came,
-    const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_0, bint h_0_given,
-    real* c, real* output, real* h_full, real* start, real* h_prev, real* c_prev, real* gates,
-    real* h_segment, real* c_segment, Barrier* barriers,
+    const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came, const Packed* packed,
+    const ForwardArrays* a, const real* h_0, bint h_0_given, real* c, real* h_full, real* start, Barrier* barriers,
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
@@ -291,21 +330,18 @@ cdef void _forward_thread(
         rank = rank % team
     for d in range(first, last):
         _forward_direction(
-            kernels, s, &plan, rank, d == 1, input, batch_sizes, &packed[d],
+            kernels, s, &plan, rank, d == 1, <const real*>a.input, a.batch_sizes, &packed[d],
             h_0 + d * s.B * s.R if h_0_given else h_0,
-            c + d * s.blocks * s.B * s.VL, output + d * s.R,
+            c + d * s.blocks * s.B * s.VL, <real*>a.output + d * s.R,
             NULL if h_full == NULL else h_full + d * s.B * s.blocks * s.VL,
             NULL if start == NULL else start + d * s.blocks * plan.ahead * 4 * s.VL,
-            NULL if h_prev == NULL else h_prev + d * s.N * s.R,
-            NULL if c_prev == NULL else c_prev + d * s.blocks * s.N * s.VL,
-            NULL if gates == NULL else gates + d * s.blocks * s.N * 4 * s.VL,
-            NULL if h_segment == NULL else h_segment + d * count * s.B * s.R,
-            NULL if c_segment == NULL else c_segment + d * count * s.blocks * s.B * s.VL,
+            NULL if a.h_prev == NULL else <real*>a.h_prev + d * s.N * s.R,
+            NULL if a.c_prev == NULL else <real*>a.c_prev + d * s.blocks * s.N * s.VL,
+            NULL if a.gates == NULL else <real*>a.gates + d * s.blocks * s.N * 4 * s.VL,
+            NULL if a.h_segment == NULL else <real*>a.h_segment + d * count * s.B * s.R,
+            NULL if a.c_segment == NULL else <real*>a.c_segment + d * count * s.blocks * s.B * s.VL,
             barriers + d * plan.row_groups)
     if came > 1:
         thread_ends(since)
     restore_mode(mode)
 
-
-forward_float32 = forward["float"]
-forward_float64 = forward["double"]

@@ -73,8 +73,6 @@ def backward(
     threads: int,
 ) -> None: ...
 
-forward_float32 = forward
-forward_float64 = forward
 backward_float32 = backward
 backward_float64 = backward
 

@@ -91,29 +91,30 @@ cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) n
     cdef Step* step = NULL
     cdef Plan plan
     cdef bint entered
-    cdef const real* input = x_t
     cdef Py_ssize_t n
     cdef int before = stepper.now, after = 1 - stepper.now
+    cdef const real* h
+    cdef ForwardArrays a
     cdef Barrier barriers[64]
+    memset(&a, 0, sizeof(a))
+    a.input, a.batch_sizes = x_t, &stepper.batch_size
     for n in range(stepper.count):
         step = &stepper.steps[n]
+        a.output = step.h[after]
+        h = <const real*>step.h[before]
         plan = _plan(&step.shape, min(threads, 64), step.kernels.max_rows, sizeof(real))
         entered = _enter_region(&plan)
         if entered:
             memset(barriers, 0, sizeof(barriers))
             with parallel(num_threads=plan.threads):
-                _forward_thread(step.kernels, &step.shape, &plan, omp_get_thread_num(), omp_get_num_threads(), input,
-                                &stepper.batch_size, step.packed, <const real*>step.h[before], True, <real*>step.c,
-                                <real*>step.h[after], <real*>step.h_full, <real*>NULL, <real*>NULL, <real*>NULL,
-                                <real*>NULL, <real*>NULL, <real*>NULL, barriers)
+                _forward_thread(step.kernels, &step.shape, &plan, omp_get_thread_num(), omp_get_num_threads(),
+                                step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, barriers)
         else:
-            _forward_thread(step.kernels, &step.shape, &plan, 0, 1, input,
-                            &stepper.batch_size, step.packed, <const real*>step.h[before], True, <real*>step.c,
-                            <real*>step.h[after], <real*>step.h_full, <real*>NULL, <real*>NULL, <real*>NULL,
-                            <real*>NULL, <real*>NULL, <real*>NULL, barriers)
+            _forward_thread(step.kernels, &step.shape, &plan, 0, 1,
+                            step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, barriers)
         _leave_region(&plan, entered)
-        input = <const real*>step.h[after]
-    memcpy(out, input, stepper.B * step.shape.R * sizeof(real))
+        a.input = a.output
+    memcpy(out, a.output, stepper.B * step.shape.R * sizeof(real))
     stepper.now = after
 
 

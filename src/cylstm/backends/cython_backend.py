@@ -110,8 +110,7 @@ class CythonBackend(Backend):
             kept = (None, None, None, h_segment, c_segment)
         if N:
             threads = 1 if prepared.serial_below > N else get_num_threads()
-            run = _lstm.forward_float32 if dtype == _FLOAT32 else _lstm.forward_float64
-            run(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
+            _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, *kept)
         return LayerOutput(output, h_n, c_n, workspace)
 
