@@ -26,6 +26,15 @@ def can(backend: str | None, dtype: str) -> bool:
     return True
 
 
+def on_gpu() -> bool:
+    """Whether ``device="cuda"`` works, with the backend in force."""
+    try:
+        registry.choose(dtype="float32", device="cuda")
+    except cylstm.BackendError:
+        return False
+    return True
+
+
 def pairs(dtypes: list[str]) -> list[tuple[str, str]]:
     """Each available backend with each of the dtypes that it supports."""
     return [(name, dtype) for dtype in dtypes for name in names(dtype)]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import available
 import numpy as np
 import pytest
 import torch
@@ -137,6 +138,8 @@ def id_of(value: Any) -> str | None:
 
 @pytest.mark.parametrize(("arguments", "words"), CONSTRUCTOR, ids=id_of)
 def test_constructor_refuses_what_torch_refuses(arguments: dict[str, Any], words: list[str]) -> None:
+    if "cpu" in words and (torch.cuda.is_available() or available.on_gpu()):
+        pytest.skip("there is a GPU")
     assert_same_error(lambda lib: lib.LSTM(**{"input_size": 3, "hidden_size": 4, **arguments}), words)
 
 
@@ -362,6 +365,8 @@ def packed_states(lib: Any, *shapes: tuple[int, ...]) -> Any:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_call_refuses_what_torch_refuses(name: str, backend: str) -> None:
     function, words = CALLS[name]
+    if name == "to a GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     with cylstm.use_backend("numpy" if "complex64" in name else backend):
         assert_same_error(function, words, attribute_error=name.startswith("parameter"))
 
@@ -448,7 +453,7 @@ def test_an_error_leaves_the_generator_as_it_was() -> None:
     cylstm.manual_seed(3)
     before = cylstm.random.get_rng_state()
     for mistake in mistakes:
-        with pytest.raises((cylstm.BackendError, RuntimeError)):
+        with pytest.raises((cylstm.BackendError, RuntimeError)), cylstm.use_backend("numpy"):  # it has no GPU
             mistake()
         np.testing.assert_array_equal(cylstm.random.get_rng_state(), before)
 

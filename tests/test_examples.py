@@ -183,7 +183,7 @@ def test_demo(tmp_path: Path) -> None:
     ]
     assert float(summary["held-out accuracy"].split()[0]) >= 0.97
     assert float(summary["sequences per second"].replace(",", "")) > 0
-    assert summary["backend"] in ("cython", "numpy")
+    assert summary["backend"] in ("cython", "numpy", "cupy")
     assert "599/599 sequences" in process.stderr
     assert Path(summary["picture"]).read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in (tmp_path / "demo-output").iterdir()} == {"images.npy", "scores.npz", "digits.png"}
