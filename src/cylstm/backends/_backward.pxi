@@ -16,7 +16,7 @@ cdef Plan _backward_plan(const Shape* s, int threads, Py_ssize_t max_rows) noexc
     cdef int team
     plan.directions_apart = False
     plan.row_groups = plan.unit_groups = 1
-    plan.ahead = 0
+    plan.ahead = plan.turn = 0
     if macs_call < CALL_FOR_REGION:
         threads = 1
     team = threads

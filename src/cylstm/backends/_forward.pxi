@@ -105,7 +105,7 @@ cdef void _forward_direction(
         for m in range(j0, j1):
             # to and fro: what a step has read last is still in the cache when the next step reads it first;
             # in the first level all of it is
-            j = m if near or step % 2 == 0 else j0 + j1 - 1 - m
+            j = m if near or (step + plan.turn) % 2 == 0 else j0 + j1 - 1 - m
             tile = &pair[(m - j0) % 2 if in_pairs else 0]
             tile.lanes = VL if P else min(VL, H - j * VL)
             tile.weight_ih = weight_ih + j * I * W
@@ -344,4 +344,3 @@ cdef void _forward_thread(
     if came > 1:
         thread_ends(since)
     restore_mode(mode)
-

@@ -81,6 +81,7 @@ cdef struct Plan:
     Py_ssize_t tiles       # tile i holds the rows i B / tiles ... (i + 1) B / tiles of a step
     Py_ssize_t macs        # multiply-adds of the call
     Py_ssize_t ahead       # rows of the buffer for the input's share; 0: computed with each step
+    int turn               # 1: the first step takes the blocks from the last to the first
 
 
 cdef inline Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:

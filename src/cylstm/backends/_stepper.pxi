@@ -103,6 +103,7 @@ cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) n
         a.output = step.h[after]
         h = <const real*>step.h[before]
         plan = _plan(&step.shape, min(threads, 64), step.kernels.max_rows, sizeof(real))
+        plan.turn = before
         entered = _enter_region(&plan)
         if entered:
             memset(barriers, 0, sizeof(barriers))

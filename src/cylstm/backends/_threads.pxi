@@ -23,7 +23,7 @@ cdef Plan _plan(const Shape* s, int threads, Py_ssize_t max_rows, Py_ssize_t ite
     cdef int team
     plan.directions_apart = False
     plan.row_groups = plan.unit_groups = 1
-    plan.ahead = 0
+    plan.ahead = plan.turn = 0
     if s.B < (AHEAD_BELOW_LARGE if weights > LARGE else AHEAD_BELOW) and s.N > s.B:
         plan.ahead = min(s.N, AHEAD if s.B < AHEAD_BELOW else 4 * s.B)
     if macs_call < CALL_FOR_REGION:
