@@ -137,7 +137,7 @@ class HostSystem:
 class HostBackend(CupyBackend):
     """The cupy backend itself, on the CPU in the place of GPUs."""
 
-    def __init__(self, device: int | None = None, *, tier: str = "array", system: HostSystem | None = None) -> None:
+    def __init__(self, device: int | None = None, *, tier: str | None = None, system: HostSystem | None = None) -> None:
         super().__init__(device, tier=tier, system=system or HostSystem())
 
     @classmethod

@@ -6,6 +6,7 @@ the same tests run on it too.
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from device_array import DeviceArray, here, on_device, to_device
 import cylstm
 from cylstm import testing
 from cylstm.backends import registry
+from cylstm.backends.cuda.steps import Device, System
 from cylstm.backends.cupy_backend import CupyBackend
 
 PATH = "cylstm.backends.cupy_backend:CupyBackend"
@@ -359,6 +361,23 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
                 cylstm.optim.clip_grad_norm(grads, 1.0)
         optimizer.step(grads)
     assert_close(lstm.state_dict(), reference.state_dict())
+
+
+def test_the_devices_of_cupy_have_all_that_is_asked_of_them() -> None:
+    """What can be said of ``cuda/system.py`` without a GPU."""
+    pytest.importorskip("cupy")
+    from cylstm.backends.cuda import system
+
+    for protocol, ours, hosts in (
+        (System, system.CupySystem(), HostSystem()),
+        (Device, system.CupyDevice, HostSystem().device(0)),
+    ):
+        for name in (name for name in vars(protocol) if not name.startswith("_")):
+            signatures = [inspect.signature(getattr(each, name)) for each in (protocol, type(hosts), ours)]
+            names = [[p for p in s.parameters if p != "self"] for s in signatures]
+            assert names[0] == names[1]
+            assert name == "device" or names[0] == names[2]  # `device` is a cache
+        assert all(hasattr(hosts, name) for name in protocol.__annotations__)
 
 
 @needs_gpu

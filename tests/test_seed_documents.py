@@ -59,10 +59,11 @@ class Test_demystifying_nn_lstm:
         lstm = cylstm.LSTM(3, 5, backend=backend)
         x, state = cylstm.randn(7, 1, 3), (cylstm.randn(1, 1, 5), cylstm.randn(1, 1, 5))
         bulk, bulk_state = lstm(x, state)
+        tolerance = 1e-5 if backend is None and available.on_gpu() else 0  # the cupy backend does not promise the bits
         for t in range(7):
             out, state = lstm(x[t : t + 1], state)
-            np.testing.assert_array_equal(out[0], bulk[t])
-        np.testing.assert_array_equal(state, bulk_state)
+            np.testing.assert_allclose(out[0], bulk[t], rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(state, bulk_state, rtol=tolerance, atol=tolerance)
 
     @each_backend
     def test_output_is_the_hidden_state_of_the_last_layer(self, backend):
