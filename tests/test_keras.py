@@ -167,6 +167,7 @@ REFUSED = [
     (ck.LSTM, "kernel_regularizer", "l2"),
     (ck.LSTM, "recurrent_constraint", "max_norm"),
     (ck.LSTM, "unroll", True),
+    (ck.LSTM, "weights", np.zeros(3)),
     (ck.LSTM, "kernel_initializer", "no_such"),
     (ck.Dense, "activation", "gelu"),
     (ck.Dense, "bias_regularizer", "l1"),
@@ -188,6 +189,8 @@ def test_wrong_arguments() -> None:
         ck.LSTM(2.5)
     with pytest.raises(ValueError, match="merge_mode"):
         ck.Bidirectional(ck.LSTM(4), merge_mode="max")
+    with pytest.raises(ValueError, match="merge_mode"):
+        ck.Bidirectional(ck.LSTM(4), merge_mode=["sum"])
     with pytest.raises(TypeError, match="Dense"):
         ck.Bidirectional(ck.Dense(4))
     with pytest.raises(ValueError, match="go_backwards"):
@@ -205,6 +208,10 @@ def test_wrong_arguments() -> None:
         layer(x, mask=np.ones((2, 4), bool))
     with pytest.raises(ValueError, match="two initial states"):
         layer(x, initial_state=[x[:, 0]])
+    with pytest.raises(TypeError, match=r"real numbers.*complex64"):
+        layer(x.astype(np.complex64))
+    with pytest.raises(TypeError, match=r"initial_state.*complex64"):
+        layer(x, initial_state=[np.zeros((2, 4), np.complex64)] * 2)
     for one, other in zip(layer.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -365,6 +372,8 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_model_that_is_not_built(tmp_path: Path) -> None:
     model = ck.Sequential([ck.LSTM(4), ck.Dense(2)])
+    with pytest.raises(ValueError, match="3 dimensions"):
+        model.predict(cylstm.randn(5, 3))  # of which the model keeps nothing
     with pytest.raises(ValueError, match="not built"):
         model.summary()
     with pytest.raises(ValueError, match="not built"):

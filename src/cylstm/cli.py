@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     run = command("run", _run, "Run a model over a file of sequences.", description=_RUN, epilog=_RUN_MORE)
-    run.add_argument("model", metavar="MODEL", type=Path, help="a .safetensors or .npz file")
+    run.add_argument("model", metavar="MODEL", type=Path, help=_READS)
     run.add_argument("input", metavar="INPUT", type=Path, help="an .npy or .npz file")
     run.add_argument(
         "-o",

@@ -87,7 +87,7 @@ class Layer:
         for option, value in options.items():
             if option not in _NOTHING:
                 raise TypeError(f"{type(self).__name__} has no option {option!r}")
-            if not any(value is nothing or value == nothing for nothing in _NOTHING[option]):
+            if not any(np.array_equal(value, nothing) for nothing in _NOTHING[option]):
                 raise ValueError(f"{option}={value!r} is not computed by cylstm: leave it out, or use Keras")
         self.name = name or snake_case(type(self).__name__)
         self._named = name is not None
@@ -143,7 +143,7 @@ class Layer:
 
     def _enter(self, x: Any, ndim: int | None = None) -> np.ndarray:
         """The input in the layer's dtype; the layer is built."""
-        x = as_array(x, "x").astype(self.dtype, copy=False)
+        x = _converted(x, self.dtype, "x")
         if ndim is not None and x.ndim != ndim:
             raise ValueError(f"{self.name} takes {ndim} dimensions, (batch, steps, features); got the shape {x.shape}")
         if not self.built:
@@ -342,7 +342,7 @@ class LSTM(Recurrent):
         if state is not None:
             if len(state) != 2:
                 raise ValueError(f"{self.name} takes two initial states, h and c, got {len(state)}")
-            h_0, c_0 = (as_array(one, "initial_state").astype(self.dtype, copy=False)[np.newaxis] for one in state)
+            h_0, c_0 = (_converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
             hx = h_0, c_0
         if self.go_backwards:
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
@@ -410,7 +410,7 @@ class Bidirectional(Recurrent):
         if not isinstance(layer, LSTM) or not isinstance(backward_layer, LSTM | None):
             raise TypeError(f"expected a cylstm.keras.LSTM, got {type(backward_layer or layer).__name__}")
         super().__init__(name=name, dtype=layer.dtype, input_shape=input_shape or layer._input_shape, **options)
-        if merge_mode not in self._MERGE:
+        if not isinstance(merge_mode, str | None) or merge_mode not in self._MERGE:
             raise ValueError(f"expected merge_mode to be 'concat', 'sum', 'mul', 'ave' or None, got {merge_mode!r}")
         self.merge_mode = merge_mode
         self.forward_layer, self.backward_layer = copy.copy(layer), copy.copy(backward_layer or layer)
@@ -650,6 +650,14 @@ def positive(value: Any, name: str = "units") -> int:
     if value <= 0:
         raise ValueError(f"expected {name} to be positive, got {value}")
     return int(value)
+
+
+def _converted(value: Any, dtype: np.dtype, name: str) -> np.ndarray:
+    """The value as an array of this dtype, if it is of numbers that lose nothing but precision on the way."""
+    array = as_array(value, name)
+    if array.dtype.kind not in "biufV" and array.dtype.kind != dtype.kind:  # V: bfloat16
+        raise TypeError(f"expected {name} to be of real numbers, to be converted to {dtype}; got {array.dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def _checked_mask(mask: Any, x: np.ndarray) -> np.ndarray | None:

@@ -139,9 +139,7 @@ class Sequential:
         numpy.ndarray, or a tuple of them where the last layer returns several
         """
         x = as_array(x, "x")
-        if self._batch_shape is None:
-            self._batch_shape = (None,) * (x.ndim - 1) + (x.shape[-1],)
-        expected = self._batch_shape
+        expected = self._batch_shape or (None,) * (x.ndim - 1) + x.shape[-1:]
         if x.ndim != len(expected) or any(a not in (None, b) for a, b in zip(expected, x.shape, strict=True)):
             raise ValueError(f"{self.name} takes input of the shape {expected}, got {x.shape}")
         for layer in self.layers:
@@ -149,6 +147,7 @@ class Sequential:
                 raise ValueError(f"{layer.name} takes one array, and the layer before returns {len(x)}")
             following = layer.compute_mask(x, mask)
             x, mask = layer(x, mask=mask), following
+        self._batch_shape = expected
         return x
 
     def predict(self, x: Any, batch_size: int | None = 32, verbose: int | str = "auto") -> Any:
