@@ -133,6 +133,11 @@ def test_twice_is_once():
     model = cylstm.torch.replace(tagger(), backend="numpy")
     cylstm.torch.replace(model)
     assert model.encoder.backend == "numpy"  # a drop-in is left as it is
+    with pytest.raises(cylstm.UnknownBackendError):
+        cylstm.torch.replace(model, backend="nowhere")
+    assert model.encoder.backend == "numpy"
+    other = cylstm.torch.replace(cylstm.torch.LSTM(3, 4), backend="numpy")
+    assert other.backend == "numpy"  # unless a backend is named
     cylstm.torch.restore(cylstm.torch.restore(model))
     assert type(model.encoder) is nn.LSTM
 

@@ -244,7 +244,8 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     model : torch.nn.Module
         The model, which may be an LSTM itself.
     backend : str or Backend, optional
-        The backend of the drop-ins; None for the selection in force at each call.
+        The backend of the drop-ins, those that were there before too; None for the selection in force at each call,
+        and for drop-ins that were there before the one that they have.
     back : bool
         The other way round: turn the drop-ins into PyTorch's modules.
 
@@ -275,16 +276,22 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if back and backend is not None:
         raise ValueError(f"PyTorch's own modules take no backend, got {backend!r} with back=True: leave it out")
-    classes = {new: old for old, new in _DROP_INS.items()} if back else _DROP_INS
-    found = [m for m in model.modules() if parametrize.type_before_parametrizations(m) in classes]
-    for module in found:
-        _check_backend(module, backend)
-    for module in found:
-        module.__class__ = _class_in_place_of(type(module), classes)
-        if back:
+    kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
+    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
+    ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]
+    if back:
+        classes = {new: old for old, new in _DROP_INS.items()}
+        for module in ours:
+            module.__class__ = _class_in_place_of(type(module), classes)
             vars(module).pop("backend", None)
-        else:
-            module.backend = backend
+        return model
+    changed = theirs if backend is None else theirs + ours
+    for module in changed:
+        _check_backend(module, backend)
+    for module in theirs:
+        module.__class__ = _class_in_place_of(type(module), _DROP_INS)
+    for module in changed:
+        module.backend = backend
     return model
 
 
