@@ -202,6 +202,9 @@ def test_what_the_model_computes_must_be_given() -> None:
 
 
 def test_wrong_arguments() -> None:
+    for model in (node_model().SerializeToString(), None):
+        with pytest.raises(TypeError, match=r"a path or an onnx\.ModelProto"):
+            cylstm.onnx.load(model)
     lstm = cylstm.onnx.load(node_model())
     with pytest.raises(ValueError, match="three dimensions"):
         lstm(random(5, 3))
@@ -303,6 +306,15 @@ def test_weights_that_are_inputs_are_refused_or_given() -> None:
     [case] = [case for case in NODE_TESTS if case.name == "test_lstm_defaults"]
     with pytest.raises(ValueError, match="'W' is an input"):
         cylstm.onnx.load(case.model)
+    _, W, R = case.data_sets[0][0]
+    lstm = cylstm.onnx.load(case.model, inputs={"W": W, "R": R})
+    assert_close([lstm(case.data_sets[0][0][0])[1]], case.data_sets[0][1])
+    with pytest.raises(ValueError, match=r"takes no input 'w'; it takes 'R', 'W', 'X'"):
+        cylstm.onnx.load(case.model, inputs={"w": W, "R": R})
+    with pytest.raises(ValueError, match=r"takes no input 'W'; it takes 'X'"):  # which the model holds
+        cylstm.onnx.load(node_model(), inputs={"W": W})
+    with pytest.raises(TypeError, match="W must be an array"):
+        cylstm.onnx.load(case.model, inputs={"W": W.tolist(), "R": R})
 
 
 # Subgraphs and functions --------------------------------------------------------------------------------------------
@@ -565,7 +577,10 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         cylstm.save(cylstm.Linear(3, 4), tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="opset_version from 14"):
         cylstm.onnx.export(cylstm.LSTM(3, 4), opset_version=13)
+    with pytest.raises(ValueError, match=r"bfloat16 cannot be exported to opset 17: .* from opset 22 on"):
+        cylstm.save(cylstm.LSTM(3, 4, dtype="bfloat16"), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+    onnx.checker.check_model(cylstm.onnx.export(cylstm.LSTM(3, 4, dtype="bfloat16"), opset_version=22), full_check=True)
 
 
 # Damaged and hostile files ------------------------------------------------------------------------------------------

@@ -182,8 +182,11 @@ def load(
         If there is no such file.
     ImportError
         If the package ``onnx`` is not installed.
+    TypeError
+        If ``model`` is neither a path nor a ModelProto, or an array in ``inputs`` is none.
     ValueError
-        If the file is damaged, holds no LSTM, several of them, or one that cylstm does not compute.
+        If the file is damaged, holds no LSTM, several of them, or one that cylstm does not compute; if the model takes
+        no input of a name in ``inputs``.
     """
     found = find(model, inputs=inputs)
     chosen = [found[name]] if name in found else list(found.values()) if not name else []
@@ -211,17 +214,21 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
 
     Raises
     ------
-    FileNotFoundError, ImportError, ValueError
+    FileNotFoundError, ImportError, TypeError, ValueError
         As :func:`load` does; ValueError also if there is no LSTM.
     """
     path = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if path is None and not isinstance(model, _onnx().ModelProto):
+        raise TypeError(f"expected a path or an onnx.ModelProto, got {type(model).__name__}")
+    known = {name: as_array(value, name) for name, value in (inputs or {}).items()}
+    taken: set[str] = set()
     try:
         proto, size = (model, model.ByteSize()) if path is None else _parsed(path)
-        known = {name: as_array(value, name) for name, value in (inputs or {}).items()}
         others: dict[str, int] = {}
         found: dict[str, Found] = {}
         for scope in scopes(proto, None if path is None else path.parent, size):
             scope.values.update({name: value for name, value in known.items() if name in scope.inputs})
+            taken.update(scope.inputs)
             for one in _of_scope(scope):
                 name, count = one.name, 1
                 while name in found:
@@ -236,6 +243,11 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
     except Exception as error:  # what damaged files lead to: DecodeError, ValidationError, RecursionError, KeyError …
         what = path or "the model"
         raise TensorFileError(f"{what}: not a readable ONNX model ({type(error).__name__}: {error})") from error
+    if unknown := known.keys() - taken:
+        raise ValueError(
+            f"{path or 'the model'} takes no input {', '.join(map(repr, sorted(unknown)))}; "
+            f"it takes {', '.join(map(repr, sorted(taken))) or 'none'}"
+        )
     if not found:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
         raise TensorFileError(f"{path or 'the model'} holds no LSTM node; it holds {there}")
@@ -291,7 +303,7 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     TypeError
         If it is no LSTM.
     ValueError
-        If ONNX has no node for the module (``proj_size``, complex numbers), or no such opset.
+        If ONNX has no node for the module (``proj_size``, complex numbers; bfloat16 below opset 22), or no such opset.
     """
     onnx = _onnx()
     from onnx import helper, numpy_helper
@@ -305,6 +317,11 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     newest = onnx.defs.onnx_opset_version()
     if not 14 <= opset_version <= newest:
         raise ValueError(f"expected an opset_version from 14 to {newest}, got {opset_version}")
+    if module.dtype.name == "bfloat16" and opset_version < 22:
+        raise ValueError(
+            f"an LSTM of bfloat16 cannot be exported to opset {opset_version}: ONNX has it from opset 22 on; give that "
+            "as opset_version, or convert the module by module.to('float32')"
+        )
 
     D, H, dtype = 2 if module.bidirectional else 1, module.hidden_size, module.dtype
     nodes: list[Any] = []
