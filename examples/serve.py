@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest(f"the body must be an array as numpy.save writes it, got {len(body)} other bytes")
         try:
             return np.load(io.BytesIO(body), allow_pickle=False)
-        except (ValueError, EOFError, MemoryError) as error:
+        except Exception as error:  # ValueError, EOFError, MemoryError; of a damaged header SyntaxError, TokenError …
             raise BadRequest(f"the array cannot be read: {error}") from None
 
     def answer(self, status: int, content: np.ndarray | dict[str, Any]) -> None:

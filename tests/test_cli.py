@@ -285,6 +285,8 @@ def test_progress_on_a_terminal(folder: Path) -> None:
         (["model.safetensors", "objects.npy"], "objects.npy: not a readable .npy"),
         (["model.safetensors", "broken.npy"], "broken.npy: not a readable .npy"),
         (["model.safetensors", "half.npy"], "half.npy: not a readable .npy"),
+        (["model.safetensors", "open.npy"], "open.npy: not a readable .npy"),
+        (["model.safetensors", "negative.npy"], "negative.npy: not a readable .npy"),
         (["model.safetensors", "no_input.npz"], "expected the array input"),
         (["model.safetensors", "no_c_0.npz"], "h_0 with c_0 or neither"),
         (["model.safetensors", "wrong_states.npz"], "expected h_0 (1, 5, 4) and c_0 (1, 5, 4), got (1, 5, 3)"),
@@ -302,6 +304,8 @@ def test_errors_are_one_line(
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     Path("broken.npy").write_bytes(b"hello")
     Path("half.npy").write_bytes(Path("input.npy").read_bytes()[:-4])
+    for name, text in (("open", b"("), ("negative", Path("input.npy").read_bytes()[10:128].replace(b"(7", b"(-7"))):
+        Path(f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + text[:118].ljust(118) + bytes(500))
     np.savez("no_input.npz", x=x)
     np.savez("no_c_0.npz", input=x, h_0=np.zeros((1, 5, 4), np.float32))
     np.savez("wrong_states.npz", input=x, h_0=np.zeros((1, 5, 3), np.float32), c_0=np.zeros((1, 5, 4), np.float32))

@@ -336,6 +336,7 @@ def test_serve_answers_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
             ("/elsewhere", "POST", b"x", [], 404, "GET /health or POST /score"),
             ("/score", "POST", b"PK\x03\x04", [], 400, "as numpy.save writes it, got 4 other bytes"),
             ("/score", "POST", serve.np.lib.format.MAGIC_PREFIX, [], 400, "cannot be read"),
+            ("/score", "POST", b"\x93NUMPY\x01\x00\x76\x00" + b"(".ljust(117) + b"\n", [], 400, "cannot be read"),
             ("/score", "POST", serve.as_npy(serve.np.zeros(16, "f4")), [], 400, "2-D"),
             ("/score", "POST", b"", too_long, 413, "may have 16777216 bytes"),
         ]:

@@ -182,8 +182,10 @@ def _read_input(path: Path) -> Input:
     if extension == ".npy":
         try:
             return Input(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path}: not a readable .npy ({error})") from error
+        except OSError:
+            raise
+        except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
+            raise ValueError(f"{path}: not a readable .npy ({type(error).__name__}: {error})") from error
     if extension == ".npz":
         tensors = read_npz(path).tensors
         if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
