@@ -35,6 +35,7 @@ import cylstm.torch
 if TYPE_CHECKING:  # the processes import this file, and need no scikit-learn
     from digits import Digits
 
+BATCH = 64
 TOLERANCE = 1e-9
 REQUIRED_ACCURACY = 0.9
 MINUTES = 5  # after which processes that have not ended are given up
@@ -54,7 +55,7 @@ class DigitReader(nn.Module):
 
 
 def train(
-    data: Digits, *, epochs: int, seed: int = 0, rank: int = 0, world_size: int = 1, batch_size: int = 64
+    data: Digits, *, epochs: int, seed: int = 0, rank: int = 0, world_size: int = 1
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """Train one of `world_size` processes on its part of each batch.
 
@@ -70,9 +71,9 @@ def train(
     images, digits = torch.from_numpy(data.images).double(), torch.from_numpy(data.digits)
     order, first = torch.Generator().manual_seed(0), None  # the order of the images is the same in all of them
     for _ in range(epochs):
-        for batch in torch.randperm(len(images), generator=order).split(batch_size):
-            if len(batch) % world_size:
-                continue  # the mean of means is the mean where the parts are equal
+        for batch in torch.randperm(len(images), generator=order).split(BATCH):
+            if len(batch) < BATCH:
+                continue  # the last: the mean of means is the mean where the parts are equal
             part = batch[rank::world_size]
             loss = nn.functional.cross_entropy(parallel(images[part]), digits[part])
             optimizer.zero_grad()
@@ -132,6 +133,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.epochs < 1 or arguments.processes < 1 or BATCH % arguments.processes:
+        parser.error(f"expected one epoch or more, and a number of processes that divides the batch of {BATCH}")
     torch.set_num_threads(1)
     from digits import split
 

@@ -367,3 +367,15 @@ def test_train_ddp() -> None:
     for name in ("first gradients", "weights"):
         assert float(rows[name].split()[1]) <= 1e-9
     assert float(rows["held-out accuracy"]) >= 0.9
+
+
+def test_train_ddp_refuses_parts_that_are_not_equal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import train_ddp
+
+    monkeypatch.setattr(sys, "argv", ["train_ddp.py", "--processes", "3"])
+    with pytest.raises(SystemExit):
+        train_ddp.main()
+    assert "a number of processes that divides the batch of 64" in capsys.readouterr().err
