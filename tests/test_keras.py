@@ -607,6 +607,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         assert all(map(np.array_equal, before, wrong.get_weights()))
     with pytest.raises(ValueError, match="without a configuration"):
         ck.load_model(tmp_path / "m.weights.h5")
+    older = saved(keras.Sequential([kl.Input((5, 3)), kl.LSTM(4)]), tmp_path, ".h5")
+    with pytest.raises(ValueError, match=r"older format.*cylstm\.load.*save it as \.keras"):
+        ck.load_model(older)
 
 
 # Damaged and hostile files ------------------------------------------------------------------------------------------

@@ -273,6 +273,11 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
             f"{path} holds {kind}, not a Sequential one: cylstm.load(path) gives an LSTM of it; or build a "
             "cylstm.keras.Sequential and use its load_weights"
         )
+    if path.suffix.lower() != ".keras":
+        raise ValueError(
+            f"{path} is in Keras's older format, of which cylstm.load(path) takes the LSTM alone: "
+            "for the whole model, save it as .keras"
+        )
     try:
         model = Sequential(name=file.config["name"])
         for layer in file.config["layers"]:
