@@ -6,8 +6,10 @@ prepared.
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any, ClassVar, NamedTuple
+import threading
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,24 +24,69 @@ except ImportError as error:  # a source tree that was not built
 
 VARIABLE = "CYLSTM_MAX_ISA"
 _FLOAT32 = np.dtype(np.float32)
+#: h_prev (D, N, R), c_prev (D, blocks, N, VL), activated gates (D, blocks, N, 4 VL), and of each segment
+#: h_segment (D, S, B, R), c_segment (D, S, blocks, B, VL).
 _Kept = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]
-_NOTHING: _Kept = (None,) * 5  # of what Workspace keeps
+_NOTHING: _Kept = (None,) * 5
 
 
-class Workspace(NamedTuple):
+class Spares:
+    """Large buffers of workspaces that are gone, for those to come.
+
+    The C library may give such memory back to the system, and fresh memory costs a page fault for every 4 KiB: a fifth
+    of the time of training a stack of layers. The latest are kept, 64 MiB of them.
+    """
+
+    LARGE = 1 << 17  # bytes of one
+    MOST = 1 << 26  # bytes of all
+
+    def __init__(self) -> None:
+        self.buffers: list[np.ndarray] = []
+        self.lock = threading.RLock()  # a workspace may be collected while this thread is in here
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array whose values are left to chance."""
+        size = math.prod(shape) * dtype.itemsize
+        if size >= self.LARGE:
+            with self.lock:
+                for n, buffer in enumerate(self.buffers):
+                    if buffer.nbytes == size:
+                        del self.buffers[n]
+                        return buffer.reshape(-1).view(dtype).reshape(shape)
+        return np.empty(shape, dtype)
+
+    def give(self, buffer: np.ndarray) -> None:
+        """Take over an array that nobody else knows."""
+        if buffer.nbytes >= self.LARGE:
+            with self.lock:
+                self.buffers.append(buffer)
+                while sum(buffer.nbytes for buffer in self.buffers) > self.MOST:
+                    del self.buffers[0]
+
+
+_spares = Spares()
+if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
+    os.register_at_fork(after_in_child=_spares.__init__)  # type: ignore[misc]
+
+
+class Workspace:
     """What forward kept, in the kernels' layout (``_lstm.pyx``): D directions side by side.
 
     Either the gates and states of every step, or the states before each of S segments, from which backward computes
     the others again.
     """
 
-    input: np.ndarray  # (N, I)
-    batch_sizes: np.ndarray  # (T,)
-    h_prev: np.ndarray | None  # (D, N, R)
-    c_prev: np.ndarray | None  # (D, blocks, N, VL)
-    gates: np.ndarray | None  # (D, blocks, N, 4 VL), activated
-    h_segment: np.ndarray | None  # (D, S, B, R)
-    c_segment: np.ndarray | None  # (D, S, blocks, B, VL)
+    __slots__ = ("batch_sizes", "input", "kept")
+
+    def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _Kept) -> None:
+        self.input = input  # (N, I)
+        self.batch_sizes = batch_sizes  # (T,)
+        self.kept = kept
+
+    def __del__(self) -> None:
+        for buffer in self.kept:
+            if buffer is not None:
+                _spares.give(buffer)
 
 
 class CythonBackend(Backend):
@@ -99,19 +146,19 @@ class CythonBackend(Backend):
         c_n = np.empty((D, B, H), dtype)
         kept: _Kept = _NOTHING
         if keep == "gates":
-            h_prev = np.empty((D, N, R), dtype)
-            c_prev = np.empty((D, prepared.blocks, N, prepared.lanes), dtype)
-            gates = np.empty((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
+            h_prev = _spares.take((D, N, R), dtype)
+            c_prev = _spares.take((D, prepared.blocks, N, prepared.lanes), dtype)
+            gates = _spares.take((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
             kept = (h_prev, c_prev, gates, None, None)
         elif keep == "states":
             S = _lstm.segments(len(batch_sizes), B)
-            h_segment = np.empty((D, S, B, R), dtype)
-            c_segment = np.empty((D, S, prepared.blocks, B, prepared.lanes), dtype)
+            h_segment = _spares.take((D, S, B, R), dtype)
+            c_segment = _spares.take((D, S, prepared.blocks, B, prepared.lanes), dtype)
             kept = (None, None, None, h_segment, c_segment)
         if N:
             threads = 1 if prepared.serial_below > N else get_num_threads()
             _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
-        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, *kept)
+        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, kept)
         return LayerOutput(output, h_n, c_n, workspace)
 
     def stepper(self, layers: tuple[_lstm.Layer, ...], *, batch_size: int) -> _lstm.Stepper:
@@ -140,7 +187,7 @@ class CythonBackend(Backend):
         if N:
             run = _lstm.backward_float32 if dtype == _FLOAT32 else _lstm.backward_float64
             run(
-                prepared, *workspace, grad_output, grad_h_n, grad_c_n,
+                prepared, workspace.input, workspace.batch_sizes, *workspace.kept, grad_output, grad_h_n, grad_c_n,
                 grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr,
                 get_num_threads(),
             )  # fmt: skip
