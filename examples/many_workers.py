@@ -92,7 +92,7 @@ def main() -> int:
     batches = np.array_split(whole, 4 * arguments.workers)
     expected = score(lstm, whole).last
 
-    print(f"{'engine':22} {'seconds':>8} {'workers':>8} {'threads of each':>16}  same bits")
+    print(f"{'engine':22} {'seconds':>8} {'workers':>8} {'threads at most':>16}  same bits")
     same = True
     for name, run in engines():
         begin = time.perf_counter()

@@ -36,7 +36,7 @@ import cylstm
 HOST = "127.0.0.1"
 FEATURES = 16
 LARGEST = 16 << 20  # bytes of a request
-PATIENCE = 60  # seconds for a client that sends nothing
+PATIENCE = 5  # seconds for a client that sends nothing
 
 
 def make_model() -> cylstm.LSTM:
@@ -60,7 +60,7 @@ class BadRequest(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; each has a connection of its own, so that no client keeps a thread to itself."""
+    """One request; each has a connection of its own. A client that is silent has its thread for PATIENCE seconds."""
 
     server: Server
     timeout = PATIENCE

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import cylstm
 import cylstm.torch
+from cylstm.backends import registry
 
 torch.set_num_threads(1)
 
@@ -200,3 +201,8 @@ def test_bad_arguments():
         cylstm.torch.replace(cylstm.LSTM(3, 4))
     with pytest.raises(ValueError, match="no backend, got 'numpy'"):
         cylstm.torch.replace(nn.LSTM(3, 4), backend="numpy", back=True)
+
+
+def test_a_wrong_backend_is_refused_where_there_is_no_lstm_too() -> None:
+    with pytest.raises(registry.BackendError, match="nonsense"):
+        cylstm.torch.replace(nn.Linear(2, 3), backend="nonsense")

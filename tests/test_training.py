@@ -12,9 +12,9 @@ import torch
 from random_cases import BITS_COME_FROM_MKL
 
 import cylstm
-from cylstm.backends.cython_backend import Spares
 from cylstm import optim
 from cylstm.backends import registry
+from cylstm.backends.cython_backend import Spares
 
 #: Relative to the largest gradient: the same sums in another order.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}

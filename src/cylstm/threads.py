@@ -52,7 +52,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads that the next call of a CPU kernel may use.
 
-    It is 1 where there is no compiled backend, and in a forked process.
+    It is 1 where there is no compiled backend, and in a forked process. A call that meets another one at work, or comes
+    from the third Python thread or a later one, runs on one thread all the same.
     """
     global _count
     if _forked or (_lstm is None and not _load()):

@@ -286,6 +286,8 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
             vars(module).pop("backend", None)
         return model
     changed = theirs if backend is None else theirs + ours
+    if backend is not None and not changed:
+        registry.choose(backend, dtype="float32")  # a wrong name is wrong without an LSTM too
     for module in changed:
         _check_backend(module, backend)
     for module in theirs:
