@@ -303,6 +303,7 @@ def test_linear_computes_where_its_input_lies(dtype: str, place: str) -> None:
     results = []
     for enter, leave in ((np.copy, lambda a: a), (move, on_host)):
         x_there = enter(x)
+        linear(x_there)  # parameters go up
         transfers = here.to_host
         linear(x_there)
         output, pullback = linear.vjp(x_there)
@@ -319,6 +320,22 @@ def test_linear_computes_where_its_input_lies(dtype: str, place: str) -> None:
         assert here.to_device == before + 2
     with pytest.raises(RuntimeError, match="grad_output must lie where the input does, on the GPU"):
         linear.vjp(move(x))[1](cylstm.randn(6, 3, 5, dtype=dtype))
+
+
+def test_parameters_of_linear_go_up_to_the_device_of_the_input() -> None:
+    """They have arrived before any stream uses them; a call where another device is current leaves nothing behind."""
+    linear, x = cylstm.Linear(4, 5), cylstm.randn(3, 4)
+    with on_device(1):
+        there = to_device(x)
+    with pytest.raises(RuntimeError, match=r"current device is cuda:0: call inside `with cupy.cuda.Device\(1\):`"):
+        linear(there)
+    waited = here.to_host
+    for _ in range(2):
+        with on_device(1):
+            output = linear(there)
+        assert output.device.id == 1
+        assert here.to_host == waited + 1
+    assert_close(output.get(), linear(x))
 
 
 @PLACES

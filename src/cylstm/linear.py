@@ -151,10 +151,20 @@ class Linear(Module):
 
 
 def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
-    """The parameters where the array lies."""
-    return snapshot.derive(
-        f"on {x.device}", lambda: {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
-    )
+    """The parameters where the array lies, copied there once per version."""
+
+    def uploaded() -> dict[str, Any]:
+        arrays = {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
+        last = next(reversed(arrays.values()))
+        if last.device.id != x.device.id:
+            raise RuntimeError(
+                f"input lies on cuda:{x.device.id}, and the current device is cuda:{last.device.id}: call inside "
+                f"`with cupy.cuda.Device({x.device.id}):`, as for CuPy's own functions"
+            )
+        last.get()  # waits until all have arrived: calls may come in any stream
+        return arrays
+
+    return snapshot.derive(f"on {x.device}", uploaded)
 
 
 def _working(array: np.ndarray) -> np.ndarray:
