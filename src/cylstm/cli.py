@@ -65,6 +65,7 @@ examples:
   cylstm bench --batch 16 --hidden 256 --layers 2 --bidirectional --training --threads 2
   cylstm bench --backend cython numpy --peer torch --json
 """
+#: What .npy files can hold: bfloat16 would come back from them as bytes.
 _DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
 _MAIN_MORE = """\
 environment:
