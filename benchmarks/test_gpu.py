@@ -70,7 +70,8 @@ def test_contenders_compute_the_same(sizes: dict[str, Any], training: bool) -> N
     rows = gpu.measure(Cpu(), case)
     assert [row["contender"] for row in rows] == list(gpu.CONTENDERS)
     assert [row["seconds"] for row in rows] == [1, 2, 3]
-    assert all(0 < row["error"] < LIMITS[case.dtype] or case.dtype == "float64" for row in rows)
+    assert all(row["error"] < LIMITS[case.dtype] for row in rows)
+    assert all(row["error"] > 0 for row in rows) or case.dtype == "float64"  # PyTorch is the measure of itself
 
 
 def test_a_contender_that_fails_says_why() -> None:

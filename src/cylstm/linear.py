@@ -154,7 +154,7 @@ def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
     """The parameters where the array lies, copied there once per version."""
 
     def uploaded() -> dict[str, Any]:
-        arrays = {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
+        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
         last = next(reversed(arrays.values()))
         if last.device.id != x.device.id:
             raise RuntimeError(
