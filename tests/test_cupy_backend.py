@@ -162,6 +162,8 @@ def test_nothing_is_moved_nor_waited_for_in_a_call_with_arrays_of_the_device(tie
 
     run()  # parameters go up, plans are made
     device = system.device(0)
+    assert device.recordings == 0
+    run()  # plans are used again, and recorded
     before = (here.to_host, here.to_device, device.waits, device.recordings)
     run()
     assert (here.to_host, here.to_device, device.waits, device.recordings) == before

@@ -244,7 +244,23 @@ def _kernel(device: Device, p: Prepared, B: int, units: int, name: str) -> Calla
 
 
 def _recorded(device: Device, launch_all: Callable[[], None], B: int) -> Callable[[], None]:
-    return device.recorded(launch_all) if B else lambda: None
+    """The launches: one by one at first, recorded when they are asked for again.
+
+    Many a plan is used once, for an update changes the weights, and another batch the lengths. And by then the kernels
+    are loaded, which cannot be done while launches are being recorded.
+    """
+    if not B:
+        return lambda: None
+    used, replay = False, None
+
+    def run() -> None:
+        nonlocal used, replay
+        if used and replay is None:
+            replay = device.recorded(launch_all)
+        (replay or launch_all)()
+        used = True
+
+    return run
 
 
 # The passes ----------------------------------------------------------------------------------------------------------

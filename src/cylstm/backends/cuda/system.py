@@ -59,7 +59,7 @@ class CupyDevice:
         return lambda grid, arguments: function(grid, block, tuple(arguments))
 
     def _compiled(self, dtype: str, tile: Tile) -> dict[str, Any]:
-        """All kernels for a dtype and a tile, loaded: nothing may be loaded while launches are being recorded."""
+        """All kernels for a dtype and a tile."""
         module = cupy.RawModule(code=source(), options=("-std=c++17", *definitions(dtype, tile)))
         return {name: module.get_function(name) for name in KERNELS}
 
