@@ -53,11 +53,13 @@ class Case:
         following = self.recurrent_size * self.directions
         return [(following if layer else self.input_size, self.H, self.recurrent_size) for layer in range(self.layers)]
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of the matrix products: a multiply-add counts two."""
-        rows = int(self.lengths.sum())
-        per_row = sum(8 * H * (I + R) + 2 * H * self.proj_size for I, H, R in self.layer_sizes())
+    def flops(self, *, skips_zeros: bool = False) -> int:
+        """Floating-point operations of the matrix products: a multiply-add counts two.
+
+        With `skips_zeros`, those of a contender that in a single step from zeros leaves out the state's share.
+        """
+        rows, state = int(self.lengths.sum()), not (skips_zeros and self.T == 1)
+        per_row = sum(8 * H * (I + R * state) + 2 * H * self.proj_size for I, H, R in self.layer_sizes())
         return rows * per_row * self.directions * (3 if self.training else 1)
 
     def shortened(self, T: int) -> Case:

@@ -40,6 +40,7 @@ class Contender:
     name = ""
     needs = ""  # the package that has to be installed
     peer = True
+    skips_zeros = False  # a single step without a given state leaves out the state's share
 
     @property
     def installed(self) -> bool:
@@ -63,6 +64,7 @@ class CyLSTM(Contender):
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.name = f"cylstm-{backend}"
+        self.skips_zeros = backend == "cython"
 
     def supports(self, case: Case) -> bool:
         try:
@@ -112,6 +114,7 @@ class CyLSTMStream(CyLSTM):
     def __init__(self, backend: str) -> None:
         super().__init__(backend)
         self.name += "-stream"
+        self.skips_zeros = False
 
     def supports(self, case: Case) -> bool:
         return super().supports(case) and case.T == 1 and not case.bidirectional and not case.training
@@ -224,15 +227,22 @@ class OnnxRuntime(Contender):
         if case.shortest:
             feed["lengths"] = case.lengths.astype(np.int32)
         names = ["output", "h_n", "c_n"]  # naming them spares the session a list
-        return Runner(lambda: session.run(names, feed), lambda result: dict(zip(names, result, strict=True)))
+
+        def values(result: list[np.ndarray]) -> Values:
+            output, h_n, c_n = result
+            return {"output": output.reshape(case.T, case.B, -1), "h_n": h_n, "c_n": c_n}
+
+        return Runner(lambda: session.run(names, feed), values)
 
 
 def onnx_model(case: Case, parameters: dict[str, np.ndarray]) -> bytes:
-    """The case as an ONNX model: LSTM nodes, and what turns Y (T, D, B, H) into (T, B, D H)."""
+    """The case as an ONNX model: LSTM nodes, and what turns Y (T, D, B, H) into (T, B, D H) where that takes work."""
     from onnx import TensorProto, helper, numpy_helper
 
     D, x = case.directions, "input"
-    nodes, constants = [], {"axis_1": np.array([1])} if D == 1 else {"rows": np.array([0, 0, -1])}
+    nodes, constants = [], {"rows": np.array([0, 0, -1])} if D == 2 else {"axis_1": np.array([1])}
+    if D == 1 and case.layers == 1:
+        constants = {}
     for layer in range(case.layers):
         suffixes = (f"_l{layer}", f"_l{layer}_reverse")[:D]
         stacks = {
@@ -249,20 +259,25 @@ def onnx_model(case: Case, parameters: dict[str, np.ndarray]) -> bytes:
             )
         )
         x = "output" if layer == case.layers - 1 else f"output{layer}"
-        if D == 1:
+        if D == 1 and case.layers == 1:  # the node alone
+            nodes[-1].output[:] = ["output", "h_n", "c_n"]
+        elif D == 1:
             nodes.append(helper.make_node("Squeeze", [f"Y{layer}", "axis_1"], [x]))
         else:
             nodes.append(helper.make_node("Transpose", [f"Y{layer}"], [f"Z{layer}"], perm=[0, 2, 1, 3]))
             nodes.append(helper.make_node("Reshape", [f"Z{layer}", "rows"], [x]))
-    nodes += [
-        helper.make_node("Concat", [f"{state}{i}" for i in range(case.layers)], [f"{state}_n"], axis=0)
-        for state in "hc"
-    ]
+    if "h_n" not in nodes[-1].output:
+        nodes += [
+            helper.make_node("Concat", [f"{state}{i}" for i in range(case.layers)], [f"{state}_n"], axis=0)
+            for state in "hc"
+        ]
     graph_inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [case.T, case.B, case.input_size])]
     if case.shortest:
         graph_inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, [case.B]))
     shapes = {"output": [case.T, case.B, D * case.H], "h_n": [D * case.layers, case.B, case.H]}
     shapes["c_n"] = shapes["h_n"]
+    if len(nodes) == 1:
+        shapes["output"].insert(1, 1)  # D
     graph = helper.make_graph(
         nodes,
         "lstm",

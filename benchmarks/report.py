@@ -85,6 +85,7 @@ def summaries_of(rows: list[Row]) -> list[Summary]:
         if not ratios:
             continue
         short = [case for case, ratio in ratios.items() if not ratio >= LOWER_MARKS.get(case, mark.every)]
+        short += [f"{r.case} without {name}" for r in rows if r.regime == regime for name in r.wrong]
         least = min(ratios, key=lambda case: -math.inf if math.isnan(ratios[case]) else ratios[case])
         mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
         result.append(

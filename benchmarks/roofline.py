@@ -46,24 +46,28 @@ class Limits:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def least_seconds(self, case: Case) -> float:
-        """The least time for a case: as much as has to be read and multiplied, on one thread or on all of them."""
-        one = _least(case, self.peak_one[case.dtype], self.bandwidth_one, self.activations[case.dtype], 0.0)
-        all = _least(
-            case, self.peak[case.dtype], self.bandwidth, self.activations[case.dtype] / self.threads, self.barrier
-        )
+    def least_seconds(self, case: Case, *, skips_zeros: bool = False) -> float:
+        """The least time for a case: as much as has to be read and multiplied, on one thread or on all of them.
+
+        With `skips_zeros`, that of a contender that in a single step from zeros leaves out the state's share.
+        """
+        state, activation = not (skips_zeros and case.T == 1), self.activations[case.dtype]
+        one = _least(case, state, self.peak_one[case.dtype], self.bandwidth_one, activation, 0.0)
+        all = _least(case, state, self.peak[case.dtype], self.bandwidth, activation / self.threads, self.barrier)
         return min(one, all)
 
 
-def _least(case: Case, peak: float, bandwidth: Curve, activation: float, barrier: float) -> float:
+def _least(case: Case, state: bool, peak: float, bandwidth: Curve, activation: float, barrier: float) -> float:
     rows, D, seconds = int(case.lengths.sum()), case.directions, 0.0
     size = np.dtype(case.dtype).itemsize
     for I, H, R in case.layer_sizes():
         ahead = 8 * H * I * D * rows if case.T > 1 else 0  # flops of the input's share, for all steps at once
-        flops = 8 * H * (R if case.T > 1 else R + I) * D * rows / case.T + 2 * H * case.proj_size * D * rows / case.T
-        weights = 4 * H * (R if case.T > 1 else R + I) * D * size + H * case.proj_size * D * size
-        step = max(flops / peak, weights / interpolate(bandwidth, weights)) + (barrier if case.T > 1 else 0)
-        seconds += ahead / peak + case.T * step + activation * H * D * rows
+        K = R if case.T > 1 else R * state + I
+        flops = 8 * H * K * D * rows / case.T + 2 * H * case.proj_size * D * rows / case.T
+        weights = 4 * H * K * D * size + H * case.proj_size * D * size
+        act = activation * H * D * rows / case.T  # while other units are multiplied
+        step = max(flops / peak, weights / interpolate(bandwidth, weights), act) + (barrier if case.T > 1 else 0)
+        seconds += ahead / peak + case.T * step
         if case.training:  # the same again for grad_input and the states, and products for the gradients of the weights
             seconds += 2 * ahead / peak + case.T * step + (case.T * flops) / peak
     return seconds

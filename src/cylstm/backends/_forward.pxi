@@ -52,8 +52,7 @@ cdef void _forward_direction(
     tile.start_stride = W if plan.ahead else 0
     tile.I = 0 if plan.ahead else I
     tile.h_out_stride = s.blocks * VL if P else stride
-    tile.c_prev = NULL
-    tile.gates = NULL
+    tile.input = tile.c_prev = tile.gates = NULL
     pair[1] = pair[0]
     product.segments, product.a_segment, product.a_k = 1, 0, 1
     if plan.ahead:

@@ -124,12 +124,14 @@ def pack(
     cdef Packed* p = &layer.packed[d]
     cdef Py_ssize_t W = 4 * s.VL, H = s.H, unit, gate
     cdef real* bias
+    cdef unsigned long long mode
     p.weight_ih = _buffer(s.blocks * s.I * W, sizeof(real))
     p.weight_hh = _buffer(s.blocks * s.R * W, sizeof(real))
     p.bias = _buffer(s.blocks * W, sizeof(real))
     if s.P:
         p.weight_hr = _buffer(_ceil_div(s.P, W) * H * W, sizeof(real))
     with nogil:
+        mode = set_mode()  # the sums of the biases are rounded to nearest too, and inf * 0 traps nobody
         if s.I:
             _pack_gates(&weight_ih[0, 0], <real*>p.weight_ih, H, s.I, s.VL)
         _pack_gates(&weight_hh[0, 0], <real*>p.weight_hh, H, s.R, s.VL)
@@ -144,6 +146,7 @@ def pack(
                         bias_ih[gate * H + unit] + bias_hh[gate * H + unit])
         if not _all_finite(&weight_hh[0, 0], 4 * H * s.R):
             layer.finite = False
+        restore_mode(mode)
 
 
 cdef bint _all_finite(const real* a, Py_ssize_t n) noexcept nogil:

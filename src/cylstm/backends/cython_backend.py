@@ -49,10 +49,9 @@ class Spares:
         size = math.prod(shape) * dtype.itemsize
         if size >= self.LARGE:
             with self.lock:
-                for n, buffer in enumerate(self.buffers):
-                    if buffer.nbytes == size:
-                        del self.buffers[n]
-                        return buffer.reshape(-1).view(dtype).reshape(shape)
+                for n in range(len(self.buffers)):
+                    if self.buffers[n].nbytes == size:
+                        return self.buffers.pop(n).reshape(-1).view(dtype).reshape(shape)
         return np.empty(shape, dtype)
 
     def give(self, buffer: np.ndarray) -> None:
@@ -77,6 +76,7 @@ class Workspace:
     """
 
     __slots__ = ("batch_sizes", "input", "kept")
+    __copy__ = __reduce_ex__ = None  # a copy would give the same memory back twice
 
     def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _Kept) -> None:
         self.input = input  # (N, I)

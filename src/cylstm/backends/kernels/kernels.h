@@ -67,7 +67,7 @@ typedef struct {
 } ProductTile;
 
 typedef struct {
-    const char *isa;     /* "generic", "avx2", "avx512", "neon" */
+    const char *isa;     /* "generic" (NEON on 64-bit Arm), "avx2", "avx512" */
     ptrdiff_t itemsize;  /* 4: float, 8: double */
     ptrdiff_t lanes;     /* VL */
     ptrdiff_t max_rows;

@@ -116,7 +116,7 @@ static inline void barrier_wait(Barrier *b, int threads)
  * microseconds, by the hour. So it is measured at the beginning of a region now and then, and believed for a moment only:
  * where it was slow, short steps stay on one thread and nobody would measure again. Nanoseconds. */
 enum { MEASURE_EVERY = 20000000, BELIEVED_FOR = 50000000, BARRIERS = 4, FAST_BARRIER = 100 };
-static long long barrier_time, barrier_measured;
+static long long barrier_time = FAST_BARRIER, barrier_measured;
 static int measuring; /* in this region */
 
 static inline void measure_barrier(int rank, int threads)
@@ -130,8 +130,10 @@ static inline void measure_barrier(int rank, int threads)
         long long took = (nanoseconds() - since) / BARRIERS;
         least = took < least ? took : least;
     }
-    if (rank == 0)
+    if (rank == 0) {
         __atomic_store_n(&barrier_time, least, __ATOMIC_RELAXED);
+        __atomic_store_n(&barrier_measured, nanoseconds(), __ATOMIC_RELAXED);
+    }
 }
 
 static inline long long barrier_nanoseconds(void)
@@ -169,7 +171,7 @@ static inline int set_always_pays(int always)
 /* OpenMP keeps the threads of a region, asleep, for as long as the thread lives that opened it. So that a program of many
  * threads does not collect them, only so many threads may open regions; the place of one that ends is free again. */
 enum { OPENERS = 2 }; /* the main thread, and one that works for it */
-static int openers;
+static int openers, opener_key_made;
 static pthread_key_t opener_key;
 static pthread_once_t opener_once = PTHREAD_ONCE_INIT;
 static __thread int is_opener;
@@ -180,7 +182,7 @@ static void opener_ends(void *unused)
     __atomic_sub_fetch(&openers, 1, __ATOMIC_RELAXED);
 }
 
-static void make_opener_key(void) { pthread_key_create(&opener_key, opener_ends); }
+static void make_opener_key(void) { opener_key_made = !pthread_key_create(&opener_key, opener_ends); }
 
 static inline int may_open(void)
 {
@@ -189,7 +191,7 @@ static inline int may_open(void)
     if (__atomic_load_n(&openers, __ATOMIC_RELAXED) >= OPENERS)
         return 0;
     pthread_once(&opener_once, make_opener_key);
-    if (pthread_setspecific(opener_key, &openers)) /* anything but NULL: opener_ends is called */
+    if (!opener_key_made || pthread_setspecific(opener_key, &openers)) /* not NULL, so that opener_ends is called */
         return 0;
     __atomic_add_fetch(&openers, 1, __ATOMIC_RELAXED);
     return is_opener = 1;
@@ -203,8 +205,6 @@ static inline void region_begins(void)
     region_began = nanoseconds();
     judged = region_began - region_ended < REST;
     measuring = judged && region_began - barrier_measured > MEASURE_EVERY;
-    if (measuring)
-        __atomic_store_n(&barrier_measured, region_began, __ATOMIC_RELAXED);
 }
 
 static inline long long thread_begins(int rank, int threads)
