@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm.backends.cython_backend import Spares, _spares
+from cylstm.backends.cython_backend import Spares, Workspace, _spares
 
 pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
@@ -48,6 +49,11 @@ def test_what_a_living_pullback_keeps_is_not_used() -> None:
     for _ in range(3):
         lstm.vjp(second)[2](np.ones_like(output))
     np.testing.assert_array_equal(pullback(np.ones_like(output)).input, expected)
+
+
+def test_a_workspace_is_not_copied() -> None:
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.copy(Workspace(np.zeros((1, 1)), np.ones(1, np.int64), (None,) * 5))
 
 
 def test_another_shape_and_dtype_of_the_same_size_fit() -> None:

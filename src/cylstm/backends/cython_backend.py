@@ -76,12 +76,14 @@ class Workspace:
     """
 
     __slots__ = ("batch_sizes", "input", "kept")
-    __copy__ = __reduce_ex__ = None  # a copy would give the same memory back twice
 
     def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _Kept) -> None:
         self.input = input  # (N, I)
         self.batch_sizes = batch_sizes  # (T,)
         self.kept = kept
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a workspace cannot be copied: both would give the same memory back")
 
     def __del__(self) -> None:
         for buffer in self.kept:
