@@ -55,8 +55,8 @@ cdef Py_ssize_t AHEAD_BELOW = 32
 cdef Py_ssize_t AHEAD_BELOW_LARGE = 65
 cdef Py_ssize_t LARGE = 12 << 20
 # Rows of one chunk of the backward pass, and chunks of one segment.
-cdef Py_ssize_t CHUNK = 128
-cdef Py_ssize_t SEGMENT = 8
+cdef Py_ssize_t CHUNK = 512
+cdef Py_ssize_t SEGMENT = 2
 # Multiply-adds of a call below which another thread costs more than it brings; and of a step, per nanosecond of a
 # barrier: a core does some 45 of them, half the step is saved, and the exchange of h costs about a barrier more.
 cdef Py_ssize_t CALL_FOR_REGION = 500_000
