@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import CASES
+from contenders import CONTENDERS
 from session import Session
 
 PACKAGES = ("cylstm", "numpy", "torch", "onnxruntime", "jax", "keras", "tensorflow", "pytest-benchmark")
@@ -50,13 +52,18 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
     session = config.stash[KEY]
+    limits, cases = session.end(), {case.name: case for case in CASES}
     for row in output_json["benchmarks"]:
+        info = row["extra_info"]
+        if limits:
+            skips_zeros = CONTENDERS[info["contender"]].skips_zeros
+            info["share"] = limits.least_seconds(cases[info["case"]], skips_zeros=skips_zeros) / row["stats"]["median"]
         row["stats"].pop("data", None)
         row.pop("options", None)
     output_json["command"] = os.environ.get("BENCH_COMMAND", "pytest " + " ".join(sys.argv[1:]))
     output_json["threads"] = session.threads
     output_json["invalid"] = session.invalid
-    output_json["limits"] = session.limits and session.limits.to_json()
+    output_json["limits"] = limits and limits.to_json()
 
 
 def _version(package: str) -> str | None:

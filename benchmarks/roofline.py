@@ -46,6 +46,23 @@ class Limits:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def better(self, other: Limits) -> Limits:
+        """Of two measurements the better one, for each limit: what disturbs makes them worse only."""
+
+        def faster(a: Curve, b: Curve) -> Curve:
+            return [(size, max(speed, speed_b)) for (size, speed), (_, speed_b) in zip(a, b, strict=True)]
+
+        return Limits(
+            self.threads,
+            {dtype: max(speed, other.peak[dtype]) for dtype, speed in self.peak.items()},
+            {dtype: max(speed, other.peak_one[dtype]) for dtype, speed in self.peak_one.items()},
+            faster(self.bandwidth, other.bandwidth),
+            faster(self.bandwidth_one, other.bandwidth_one),
+            min(self.barrier, other.barrier),
+            min(self.region, other.region),
+            {dtype: min(seconds, other.activations[dtype]) for dtype, seconds in self.activations.items()},
+        )
+
     def least_seconds(self, case: Case, *, skips_zeros: bool = False) -> float:
         """The least time for a case: as much as has to be read and multiplied, on one thread or on all of them.
 

@@ -23,7 +23,14 @@ class Session:
         self.measured: dict[str, Measured] = {}  # of this case
         self.invalid: list[dict[str, str]] = []
 
-    def get_limits(self) -> Limits:
+    def begin(self) -> None:
+        """Measure the limits of the machine, once."""
         if self.limits is None:
-            self.limits = measure_limits(self.threads, 10 if self.quick else 30)
-        return self.limits
+            self.limits = self._measure_limits()
+
+    def end(self) -> Limits | None:
+        """The limits, measured once more: the machine may have been busy at the beginning."""
+        return self.limits and self.limits.better(self._measure_limits())
+
+    def _measure_limits(self) -> Limits:
+        return measure_limits(self.threads, 10 if self.quick else 30)
