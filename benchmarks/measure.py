@@ -45,7 +45,7 @@ def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, ro
     threads : int
         For each of them.
     budget : float
-        Seconds for the case, pauses not counted; 0 checks the values only. There are at least three rounds.
+        Seconds for the case, pauses not counted; 0 checks the values only. There are at least five rounds.
     rounds : int
         Blocks per contender at most, the same number for each.
 
@@ -99,7 +99,7 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
     gc.disable()
     try:
         for turn in range(rounds if names else 0):
-            if turn >= 3 and spent > budget:
+            if turn >= 5 and spent > budget:
                 break
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 row = measured[name]
