@@ -255,12 +255,13 @@ cdef void _backward_thread(
     const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came,
     const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_prev, const real* c_prev,
     const real* gates, const real* h_segment, const real* c_segment, const real* grad_output, real* grad_input,
+    real* grad_weight_ih, real* grad_weight_hh, real* grad_bias,
     const Scratch* layout, real* scratch, Barrier* barriers,
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
     cdef int team = asked.threads, d, first = 0, last = <int>s.D
-    cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
+    cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B)), j0, j1
     cdef Again again
     cdef real* own
     cdef unsigned long long mode = set_mode()
@@ -292,6 +293,13 @@ cdef void _backward_thread(
             own + layout.grad_weight_hr, own + layout.grad_a, &again,
             own + layout.grad_projected, own + (layout.grad_h if s.P else layout.grad_state), own + layout.h,
             layout.chunk_rows, barriers + d * (asked.threads + 1))
+        j0, j1 = s.blocks * rank // team, s.blocks * (rank + 1) // team
+        if s.I:
+            _unpack_gates(<const real*>own + layout.grad_weight_ih, grad_weight_ih + d * 4 * s.H * s.I,
+                          s.H, s.I, s.VL, j0, j1)
+        _unpack_gates(<const real*>own + layout.grad_weight_hh, grad_weight_hh + d * 4 * s.H * s.R,
+                      s.H, s.R, s.VL, j0, j1)
+        _unpack_gates(<const real*>own + layout.grad_bias, grad_bias + d * 4 * s.H, s.H, 1, s.VL, j0, j1)
     if came > 1:
         thread_ends(since)
     restore_mode(mode)
@@ -397,7 +405,9 @@ def backward(
                                  NULL if h_segment is None else &h_segment[0, 0, 0, 0],
                                  NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                                  NULL if grad_output is None else &grad_output[0, 0],
-                                 &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
+                                 &grad_input[0, 0, 0] if s.I else NULL,
+                                 &grad_weight_ih[0, 0, 0] if s.I else NULL, &grad_weight_hh[0, 0, 0], &grad_bias[0, 0],
+                                 &layout, scratch, barriers)
         else:
             _backward_thread(kernels, &s, &plan, 0, 1,
                              &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -407,7 +417,9 @@ def backward(
                              NULL if h_segment is None else &h_segment[0, 0, 0, 0],
                              NULL if c_segment is None else &c_segment[0, 0, 0, 0, 0],
                              NULL if grad_output is None else &grad_output[0, 0],
-                             &grad_input[0, 0, 0] if s.I else NULL, &layout, scratch, barriers)
+                             &grad_input[0, 0, 0] if s.I else NULL,
+                             &grad_weight_ih[0, 0, 0] if s.I else NULL, &grad_weight_hh[0, 0, 0], &grad_bias[0, 0],
+                             &layout, scratch, barriers)
         _leave_region(&plan, entered)
 
         for d in range(s.D):
@@ -419,10 +431,6 @@ def backward(
                 for j in range(s.blocks):
                     memcpy(&grad_c_0[d, b, j * VL], own + layout.grad_c + (j * s.B + b) * VL,
                            min(VL, s.H - j * VL) * sizeof(real))
-            if s.I:
-                _unpack_gates(<const real*>own + layout.grad_weight_ih, &grad_weight_ih[d, 0, 0], s.H, s.I, VL)
-            _unpack_gates(<const real*>own + layout.grad_weight_hh, &grad_weight_hh[d, 0, 0], s.H, s.R, VL)
-            _unpack_gates(<const real*>own + layout.grad_bias, &grad_bias[d, 0], s.H, 1, VL)
             for k in range(s.P):
                 for g in range(_ceil_div(s.H, W)):
                     memcpy(&grad_weight_hr[d, k, g * W], own + layout.grad_weight_hr + (g * s.P + k) * W,

@@ -33,6 +33,7 @@ cdef void _forward_direction(
     cdef Py_ssize_t g0 = groups * unit_group // plan.unit_groups, g1 = groups * (unit_group + 1) // plan.unit_groups
     cdef bint near = (j1 - j0) * (R if plan.ahead else I + R) * W * <Py_ssize_t>sizeof(real) <= FIRST_CACHE
     cdef bint in_pairs = near and B == 1  # one row is 4 sums, too few to wait for each other
+    cdef bint exchanged = plan.unit_groups > 1 and B == 1  # more rows leave time to wait
     cdef Py_ssize_t own_tiles = _ceil_div(plan.tiles - row_group, plan.row_groups)
     cdef Py_ssize_t step, t, b, kept, i, j, g, m, n, r, low, high, stop
     cdef Py_ssize_t row = s.N if reverse else 0   # first packed row of the step
@@ -43,6 +44,8 @@ cdef void _forward_direction(
     cdef const real* weight_hr = <const real*>packed.weight_hr
     cdef const real* bias = <const real*>packed.bias
     cdef const real* h
+    cdef const real* after
+    cdef bint upward, large = own_tiles > 1 and _is_large(kernels, R)
     cdef Py_ssize_t segment_steps = SEGMENT * _chunk_steps(B)
     cdef Barrier* barrier = barriers + row_group
     if row_group >= plan.row_groups:
@@ -54,7 +57,7 @@ cdef void _forward_direction(
     tile.h_out_stride = s.blocks * VL if P else stride
     tile.input = tile.c_prev = tile.gates = NULL
     pair[1] = pair[0]
-    product.segments, product.a_segment, product.a_k = 1, 0, 1
+    product.segments, product.a_segment, product.a_k, product.fetch = 1, 0, 1, NULL
     if plan.ahead:
         ahead.tile = product
         ahead.tile.a_row, ahead.tile.K, ahead.tile.start_stride, ahead.tile.out_stride = I, I, 0, W
@@ -101,14 +104,18 @@ cdef void _forward_direction(
                     memcpy(c_segment + ((step // segment_steps * s.blocks + j) * B + low) * VL,
                            c + (j * B + low) * VL, (high - low) * VL * sizeof(real))
 
+        # to and fro: what a step has read last is still in the cache when the next step reads it first;
+        # in the first level all of it is
+        upward = near or (step + plan.turn) % 2 == 0
         for m in range(j0, j1):
-            # to and fro: what a step has read last is still in the cache when the next step reads it first;
-            # in the first level all of it is
-            j = m if near or (step + plan.turn) % 2 == 0 else j0 + j1 - 1 - m
+            j = m if upward else j0 + j1 - 1 - m
             tile = &pair[(m - j0) % 2 if in_pairs else 0]
             tile.lanes = VL if P else min(VL, H - j * VL)
             tile.weight_ih = weight_ih + j * I * W
             tile.weight_hh = weight_hh + j * R * W
+            after = NULL  # the panel of the block that follows this one
+            if large and m + 1 < j1:
+                after = weight_hh + (j + 1 if upward else j - 1) * R * W
             for n in range(own_tiles):
                 i = row_group + n * plan.row_groups
                 r, high = i * B // plan.tiles, min((i + 1) * B // plan.tiles, b)
@@ -120,6 +127,7 @@ cdef void _forward_direction(
                         stop = high
                         tile.h, tile.h_stride, tile.R = h_0 + r * R, R, R if h_0 != NULL else 0
                     tile.rows = stop - r
+                    tile.fetch = _share(kernels, after, R, n) if after != NULL else NULL
                     if plan.ahead:
                         tile.start = start + (j * plan.ahead + row - ahead_row + r) * W
                     else:
@@ -139,6 +147,8 @@ cdef void _forward_direction(
 
         if P:  # (5) h = W_hr h
             barrier_wait(barrier, plan.unit_groups)
+            if exchanged:
+                fetch(h_full, H * <Py_ssize_t>sizeof(real))
             product.start, product.start_stride = NULL, 0
             product.a_row, product.K, product.out_stride = s.blocks * VL, H, stride
             for g in range(g0, g1):
@@ -154,6 +164,8 @@ cdef void _forward_direction(
                         kernels.product(&product)
 
         barrier_wait(barrier, plan.unit_groups)
+        if exchanged:
+            fetch(output + row * stride, R * <Py_ssize_t>sizeof(real))
         row_before, b_before = row, b
         if not reverse:
             row += b

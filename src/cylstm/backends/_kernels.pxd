@@ -1,5 +1,6 @@
 # kernels/kernels.h and kernels/team.h for Cython. What each field means stands in kernels.h.
 cdef extern from "kernels/kernels.h" nogil:
+    const Py_ssize_t LINE
     ctypedef struct GatesTile:
         Py_ssize_t rows, lanes
         const void* start
@@ -10,6 +11,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const void* h
         Py_ssize_t h_stride, R
         const void* weight_hh
+        const void* fetch
         void* c
         void* h_out
         Py_ssize_t h_out_stride
@@ -37,6 +39,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const void* a
         Py_ssize_t a_row, a_k, a_segment, K, segments
         const void* panel
+        const void* fetch
         void* out
         Py_ssize_t out_stride
 
@@ -55,6 +58,7 @@ cdef extern from "kernels/team.h" nogil:
     ctypedef struct Barrier:
         pass
     void barrier_wait(Barrier* barrier, int threads)
+    void fetch(const void* p, Py_ssize_t bytes)
     void region_begins()
     long long thread_begins(int rank, int threads)
     long long barrier_nanoseconds()

@@ -33,8 +33,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
-    cylstm_kernels, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays, set_mode,
+    LINE, Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
+    cylstm_kernels, fetch, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays, set_mode,
     thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
@@ -66,6 +66,8 @@ cdef Py_ssize_t LONG_CALL = 60_000_000
 # Bytes of packed weights that a core is trusted to keep in its own cache, and in the first level of it.
 cdef Py_ssize_t OWN_CACHE = 1 << 20
 cdef Py_ssize_t FIRST_CACHE = 32 << 10
+# Bytes of a panel from which on it is fetched while the one before it is multiplied.
+cdef Py_ssize_t LARGE_PANEL = 256 << 10
 
 
 cdef struct Shape:

@@ -29,9 +29,10 @@ cdef void _unpack_gates(
     const real* panels,  # IN (blocks, K, 4, VL)
     real* weight,        # OUT (4H, K)
     Py_ssize_t H, Py_ssize_t K, Py_ssize_t VL,
+    Py_ssize_t first, Py_ssize_t last,  # blocks to take
 ) noexcept nogil:
     cdef Py_ssize_t j, gate
-    for j in range(_ceil_div(H, VL)):
+    for j in range(first, last):
         for gate in range(4):
             _transpose(panels + (j * K * 4 + gate) * VL, 4 * VL, weight + (gate * H + j * VL) * K, K,
                        K, min(VL, H - j * VL))

@@ -17,6 +17,8 @@
 
 #include <stddef.h>
 
+enum { LINE = 64 }; /* bytes, of the caches */
+
 typedef struct {
     ptrdiff_t rows;  /* m: 1 ... max_rows */
     ptrdiff_t lanes; /* units of this block that exist: 1 ... VL */
@@ -30,6 +32,7 @@ typedef struct {
     ptrdiff_t h_stride;
     ptrdiff_t R; /* 0 where the state is zero */
     const void *weight_hh; /* IN (R, 4, VL) */
+    const void *fetch; /* R lines, to be fetched into the cache meanwhile; or NULL */
     void *c; /* IN/OUT (m, VL) */
     void *h_out; /* OUT (m, lanes) */
     ptrdiff_t h_out_stride;
@@ -62,6 +65,7 @@ typedef struct {
     ptrdiff_t a_row, a_k, a_segment;
     ptrdiff_t K, segments;
     const void *panel; /* IN (segments * K, 4 * VL) */
+    const void *fetch; /* segments * K lines, to be fetched into the cache meanwhile if a_k is 1; or NULL */
     void *out; /* OUT (m, columns) = start + a @ panel */
     ptrdiff_t out_stride;
 } ProductTile;

@@ -3,11 +3,14 @@
 #include "vec.h"
 #include "activations.h"
 
-/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; m is a constant where this is inlined */
+/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `fetch` are fetched into the second level.
+ * m, a_k and whether `fetch` is NULL are constants where this is inlined. */
 INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
-                       const real *panel)
+                       const real *panel, const char *fetch)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
+        if (fetch)
+            __builtin_prefetch(fetch + k * LINE, 0, 2);
         vec w[4];
         for (int v = 0; v < 4; v++)
             w[v] = load(panel + (4 * k + v) * VL);
@@ -59,14 +62,14 @@ INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
         store_some(h_row, h, t->lanes);
 }
 
-INLINE void gates_rows(const int m, const GatesTile *t)
+INLINE void gates_rows(const int m, const GatesTile *t, const char *fetch)
 {
     vec sums[MAX_ROWS][4];
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
-    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih); /* (1) */
-    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh);
+    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL); /* (1) */
+    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh, fetch);
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
     for (int r = 0; r < m; r++)
@@ -99,19 +102,16 @@ static void gates_pair(const GatesTile *t)
         hidden_row(&t[b], 0, sums[b]);
 }
 
-INLINE void product_rows(const int m, const ProductTile *t)
+INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k, const char *fetch)
 {
     vec sums[MAX_ROWS][4];
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = t->start ? load((const real *)t->start + r * t->start_stride + v * VL) : (vec){0};
     const real *a = t->a, *panel = t->panel;
-    if (t->a_k == 1) /* the compiler makes better code of a constant */
-        for (ptrdiff_t s = 0; s < t->segments; s++)
-            accumulate(m, sums, a + s * t->a_segment, t->a_row, 1, t->K, panel + s * t->K * 4 * VL);
-    else
-        for (ptrdiff_t s = 0; s < t->segments; s++)
-            accumulate(m, sums, a + s * t->a_segment, t->a_row, t->a_k, t->K, panel + s * t->K * 4 * VL);
+    for (ptrdiff_t s = 0; s < t->segments; s++)
+        accumulate(m, sums, a + s * t->a_segment, t->a_row, a_k, t->K, panel + s * t->K * 4 * VL,
+                   fetch ? fetch + s * t->K * LINE : NULL);
     for (int r = 0; r < m; r++) {
         real *out = (real *)t->out + r * t->out_stride;
         for (int v = 0; v < 4; v++) {
@@ -124,34 +124,49 @@ INLINE void product_rows(const int m, const ProductTile *t)
     }
 }
 
-/* one copy of the code per number of rows, so that the sums are registers */
+/* one copy of the code per number of rows, so that the sums are registers, and per value of what else is a constant */
 #if MAX_ROWS == 6
-#define FOR_ROWS(function, t) \
+#define FOR_ROWS(function, t, ...) \
     switch (t->rows) { \
-    case 1: function(1, t); break; \
-    case 2: function(2, t); break; \
-    case 3: function(3, t); break; \
-    case 4: function(4, t); break; \
-    case 5: function(5, t); break; \
-    case 6: function(6, t); break; \
+    case 1: function(1, t, __VA_ARGS__); break; \
+    case 2: function(2, t, __VA_ARGS__); break; \
+    case 3: function(3, t, __VA_ARGS__); break; \
+    case 4: function(4, t, __VA_ARGS__); break; \
+    case 5: function(5, t, __VA_ARGS__); break; \
+    case 6: function(6, t, __VA_ARGS__); break; \
     }
 #elif MAX_ROWS == 3
-#define FOR_ROWS(function, t) \
+#define FOR_ROWS(function, t, ...) \
     switch (t->rows) { \
-    case 1: function(1, t); break; \
-    case 2: function(2, t); break; \
-    case 3: function(3, t); break; \
+    case 1: function(1, t, __VA_ARGS__); break; \
+    case 2: function(2, t, __VA_ARGS__); break; \
+    case 3: function(3, t, __VA_ARGS__); break; \
     }
 #else
-#define FOR_ROWS(function, t) \
+#define FOR_ROWS(function, t, ...) \
     switch (t->rows) { \
-    case 1: function(1, t); break; \
-    case 2: function(2, t); break; \
+    case 1: function(1, t, __VA_ARGS__); break; \
+    case 2: function(2, t, __VA_ARGS__); break; \
     }
 #endif
 
-static void gates(const GatesTile *t) { FOR_ROWS(gates_rows, t) }
-static void product(const ProductTile *t) { FOR_ROWS(product_rows, t) }
+static void gates(const GatesTile *t)
+{
+    if (!t->fetch)
+        FOR_ROWS(gates_rows, t, NULL)
+    else
+        FOR_ROWS(gates_rows, t, t->fetch)
+}
+
+static void product(const ProductTile *t)
+{
+    if (t->a_k != 1)
+        FOR_ROWS(product_rows, t, t->a_k, NULL)
+    else if (!t->fetch)
+        FOR_ROWS(product_rows, t, 1, NULL)
+    else
+        FOR_ROWS(product_rows, t, 1, t->fetch)
+}
 
 static void gates_backward(const GatesBackwardTile *t)
 {
