@@ -64,15 +64,16 @@ cdef void _backward_direction(
     real* grad_h,                   # scratch (groups of H, B, 4 VL), with projection; else grad_state itself
     real* h,                        # scratch (groups of H, rows of a chunk, 4 VL), with projection
     Py_ssize_t chunk_rows,          # that the scratch holds
-    Barrier* barriers,              # one per row group, then one for all threads of the direction
+    Arrival* arrivals_all,          # of the threads of the direction, at barriers of all of them
+    Arrival* arrivals,              # likewise, at those of a row group
 ) noexcept nogil:
     cdef GatesBackwardTile tile
     cdef Shape segment = s[0]
     cdef Products through_state, through_projection, products
     cdef int row_group = rank // plan.unit_groups, unit_group = rank % plan.unit_groups
     cdef bint steps_here = row_group < plan.row_groups, first_chunk = True
-    cdef Barrier* barrier = barriers + (row_group if steps_here else 0)
-    cdef Barrier* everyone = barriers + plan.row_groups
+    cdef Barrier everyone = Barrier(arrivals_all, rank, team)
+    cdef Barrier barrier = Barrier(arrivals + row_group * plan.unit_groups, unit_group, plan.unit_groups)
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, B = s.B, I = s.I, R = s.R, P = s.P, blocks = s.blocks, N = s.N
     cdef Py_ssize_t groups = _ceil_div(s.H, W), state_groups = _ceil_div(R, W), P_stride = _ceil_div(P, W) * W
     cdef Py_ssize_t g0 = groups * unit_group // plan.unit_groups, g1 = groups * (unit_group + 1) // plan.unit_groups
@@ -116,12 +117,12 @@ cdef void _backward_direction(
                                c_segment + ((k * blocks + j) * B + B * row_group // plan.row_groups) * VL,
                                (B * (row_group + 1) // plan.row_groups - B * row_group // plan.row_groups)
                                * VL * sizeof(real))
-            barrier_wait(everyone, team)
+            barrier_wait(&everyone)
             _forward_direction(
                 kernels, &segment, plan, rank, reverse, input + kept_row * I, batch_sizes + t, packed,
                 h_segment + k * B * R, <real*>again.c, <real*>again.output, <real*>again.h_full, <real*>again.start,
-                <real*>again.h_prev, <real*>again.c_prev, <real*>again.gates, <real*>NULL, <real*>NULL, barriers)
-            barrier_wait(everyone, team)
+                <real*>again.h_prev, <real*>again.c_prev, <real*>again.gates, <real*>NULL, <real*>NULL, arrivals)
+            barrier_wait(&everyone)
 
         for step in range(last_step - 1, first_step - 1, -1):
             t = s.T - 1 - step if reverse else step
@@ -140,7 +141,7 @@ cdef void _backward_direction(
                                      grad_output + (row + k) * s.D * R + g * W if grad_output != NULL else NULL,
                                      W, min(W, P - g * W))
             if P and steps_here:
-                barrier_wait(barrier, plan.unit_groups)
+                barrier_wait(&barrier)
                 if low < high:
                     through_projection.rows = high - low
                     through_projection.a = grad_projected + r * P_stride
@@ -165,7 +166,7 @@ cdef void _backward_direction(
                     tile.grad_a = grad_a + (j * chunk_rows + r) * W
                     kernels.gates_backward(&tile)
             if steps_here:
-                barrier_wait(barrier, plan.unit_groups)
+                barrier_wait(&barrier)
                 if low < high:  # (11)
                     through_state.rows = high - low
                     through_state.a = grad_a + r * W
@@ -174,7 +175,7 @@ cdef void _backward_direction(
                     _run_products(kernels, &through_state, s0 * count, s1 * count, <real>0)
             if reverse:
                 row += b
-        barrier_wait(everyone, team)
+        barrier_wait(&everyone)
 
         # (11) grad_input = grad_a W_ih
         _products_of(&products, blocks, W, W, chunk_rows * W, I)
@@ -196,7 +197,7 @@ cdef void _backward_direction(
             _weight_products(kernels, &products, <const real*>grad_projected, 1, P_stride, P, rows, h, chunk_rows,
                              grad_weight_hr, groups, first_chunk, rank, team)
         first_chunk = False
-        barrier_wait(everyone, team)
+        barrier_wait(&everyone)
 
 
 cdef double[2] ONE
@@ -256,7 +257,8 @@ cdef void _backward_thread(
     const real* input, const int64_t* batch_sizes, const Packed* packed, const real* h_prev, const real* c_prev,
     const real* gates, const real* h_segment, const real* c_segment, const real* grad_output, real* grad_input,
     real* grad_weight_ih, real* grad_weight_hh, real* grad_bias,
-    const Scratch* layout, real* scratch, Barrier* barriers,
+    const Scratch* layout, real* scratch,
+    Arrival* arrivals,  # of all threads, three times
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
@@ -265,7 +267,8 @@ cdef void _backward_thread(
     cdef Again again
     cdef real* own
     cdef unsigned long long mode = set_mode()
-    cdef long long since = thread_begins(rank, came) if came > 1 else 0
+    cdef Barrier all = Barrier(arrivals, rank, came)
+    cdef long long since = thread_begins(&all) if came > 1 else 0
     if came != asked.threads:
         plan.directions_apart = False
         plan.row_groups = plan.unit_groups = 1
@@ -292,7 +295,7 @@ cdef void _backward_thread(
             own + layout.grad_weight_ih, own + layout.grad_weight_hh, own + layout.grad_bias,
             own + layout.grad_weight_hr, own + layout.grad_a, &again,
             own + layout.grad_projected, own + (layout.grad_h if s.P else layout.grad_state), own + layout.h,
-            layout.chunk_rows, barriers + d * (asked.threads + 1))
+            layout.chunk_rows, arrivals + asked.threads + first * team, arrivals + 2 * asked.threads + first * team)
         j0, j1 = s.blocks * rank // team, s.blocks * (rank + 1) // team
         if s.I:
             _unpack_gates(<const real*>own + layout.grad_weight_ih, grad_weight_ih + d * 4 * s.H * s.I,
@@ -368,18 +371,18 @@ def backward(
     cdef bint entered
     cdef Scratch layout
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, d, b, g, j, k, some
-    cdef Py_ssize_t barrier_items
+    cdef Py_ssize_t arrival_items
     cdef real* scratch
     cdef real* own
-    cdef Barrier* barriers
+    cdef Arrival* arrivals
     with cython.critical_section(layer):  # two threads may be the first
         _pack_transposed(layer, <real>0)
     s.T, s.N, s.B = batch_sizes.shape[0], input.shape[0], batch_sizes[0]
     plan = _backward_plan(&s, threads, kernels.max_rows)
     layout = _scratch(&s, &plan, gates is None)
-    barrier_items = s.D * (plan.threads + 1) * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
-    barriers = <Barrier*>_buffer(barrier_items + s.D * layout.total, sizeof(real))
-    scratch = <real*>barriers + barrier_items
+    arrival_items = 3 * plan.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
+    arrivals = <Arrival*>_buffer(arrival_items + s.D * layout.total, sizeof(real))
+    scratch = <real*>arrivals + arrival_items
 
     with nogil:
         for d in range(s.D):
@@ -407,7 +410,7 @@ def backward(
                                  NULL if grad_output is None else &grad_output[0, 0],
                                  &grad_input[0, 0, 0] if s.I else NULL,
                                  &grad_weight_ih[0, 0, 0] if s.I else NULL, &grad_weight_hh[0, 0, 0], &grad_bias[0, 0],
-                                 &layout, scratch, barriers)
+                                 &layout, scratch, arrivals)
         else:
             _backward_thread(kernels, &s, &plan, 0, 1,
                              &input[0, 0] if s.I else NULL, &batch_sizes[0], layer.packed,
@@ -419,7 +422,7 @@ def backward(
                              NULL if grad_output is None else &grad_output[0, 0],
                              &grad_input[0, 0, 0] if s.I else NULL,
                              &grad_weight_ih[0, 0, 0] if s.I else NULL, &grad_weight_hh[0, 0, 0], &grad_bias[0, 0],
-                             &layout, scratch, barriers)
+                             &layout, scratch, arrivals)
         _leave_region(&plan, entered)
 
         for d in range(s.D):
@@ -435,7 +438,7 @@ def backward(
                 for g in range(_ceil_div(s.H, W)):
                     memcpy(&grad_weight_hr[d, k, g * W], own + layout.grad_weight_hr + (g * s.P + k) * W,
                            min(W, s.H - g * W) * sizeof(real))
-        _release(barriers)
+        _release(arrivals)
 
 
 backward_float32 = backward["float"]

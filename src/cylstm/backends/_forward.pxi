@@ -19,7 +19,7 @@ cdef void _forward_direction(
     real* gates,                  # OUT (blocks, N, 4, VL) kept for backward, or NULL
     real* h_segment,              # OUT (segments, B, R) before the first step of each, or NULL
     real* c_segment,              # OUT (segments, blocks, B, VL), likewise
-    Barrier* barriers,            # one per row group
+    Arrival* arrivals,            # of the threads of the direction
 ) noexcept nogil:
     cdef GatesTile pair[2]
     cdef GatesTile* tile = &pair[0]
@@ -47,7 +47,7 @@ cdef void _forward_direction(
     cdef const real* after
     cdef bint upward, large = own_tiles > 1 and _is_large(kernels, R)
     cdef Py_ssize_t segment_steps = SEGMENT * _chunk_steps(B)
-    cdef Barrier* barrier = barriers + row_group
+    cdef Barrier barrier = Barrier(arrivals + row_group * plan.unit_groups, unit_group, plan.unit_groups)
     if row_group >= plan.row_groups:
         return
 
@@ -146,7 +146,7 @@ cdef void _forward_direction(
                     r = stop
 
         if P:  # (5) h = W_hr h
-            barrier_wait(barrier, plan.unit_groups)
+            barrier_wait(&barrier)
             if exchanged:
                 fetch(h_full, H * <Py_ssize_t>sizeof(real))
             product.start, product.start_stride = NULL, 0
@@ -163,7 +163,7 @@ cdef void _forward_direction(
                         product.out = output + (row + low) * stride + g * W
                         kernels.product(&product)
 
-        barrier_wait(barrier, plan.unit_groups)
+        barrier_wait(&barrier)
         if exchanged:
             fetch(output + row * stride, R * <Py_ssize_t>sizeof(real))
         row_before, b_before = row, b
@@ -276,13 +276,13 @@ cdef int _forward(
     cdef const real* output = <const real*>a.output
     cdef real* h_n = <real*>a.h_n
     cdef real* c_n = <real*>a.c_n
-    # one allocation: barriers | c | start | h_full | zeros
+    # one allocation: arrivals | c | start | h_full | zeros
     cdef Py_ssize_t cells = s.blocks * B * VL, starts = s.blocks * plan.ahead * 4 * VL
     cdef Py_ssize_t fulls = cells if s.P else 0
     cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
-    cdef Py_ssize_t barriers = D * plan.threads * <Py_ssize_t>(sizeof(Barrier) // sizeof(real))
-    cdef real* scratch = <real*>_buffer(barriers + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
-    cdef real* c = scratch + barriers
+    cdef Py_ssize_t arrivals = 2 * plan.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
+    cdef real* scratch = <real*>_buffer(arrivals + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + arrivals
     cdef real* start = c + D * cells if plan.ahead else NULL
     cdef real* h_full = c + D * (cells + starts) if s.P else NULL
     if zeros:
@@ -299,9 +299,9 @@ cdef int _forward(
     if entered:
         with parallel(num_threads=plan.threads):
             _forward_thread(kernels, s, &plan, omp_get_thread_num(), omp_get_num_threads(), packed, a, h_0,
-                            a.h_0 != NULL, c, h_full, start, <Barrier*>scratch)
+                            a.h_0 != NULL, c, h_full, start, <Arrival*>scratch)
     else:
-        _forward_thread(kernels, s, &plan, 0, 1, packed, a, h_0, a.h_0 != NULL, c, h_full, start, <Barrier*>scratch)
+        _forward_thread(kernels, s, &plan, 0, 1, packed, a, h_0, a.h_0 != NULL, c, h_full, start, <Arrival*>scratch)
     _leave_region(&plan, entered)
 
     for d in range(D):
@@ -324,14 +324,16 @@ cdef int _forward(
 
 cdef void _forward_thread(
     const Kernels* kernels, const Shape* s, const Plan* asked, int rank, int came, const Packed* packed,
-    const ForwardArrays* a, const real* h_0, bint h_0_given, real* c, real* h_full, real* start, Barrier* barriers,
+    const ForwardArrays* a, const real* h_0, bint h_0_given, real* c, real* h_full, real* start,
+    Arrival* arrivals,  # of all threads, twice
 ) noexcept nogil:
     """One thread of the region: its direction or both, one after the other. Arrays hold all directions."""
     cdef Plan plan = asked[0]
     cdef int team, d, first = 0, last = <int>s.D
     cdef Py_ssize_t count = _ceil_div(s.T, SEGMENT * _chunk_steps(s.B))
     cdef unsigned long long mode = set_mode()
-    cdef long long since = thread_begins(rank, came) if came > 1 else 0
+    cdef Barrier all = Barrier(arrivals, rank, came)
+    cdef long long since = thread_begins(&all) if came > 1 else 0
     if came != asked.threads:
         plan = _smaller_plan(asked, s, came)
     team = plan.row_groups * plan.unit_groups
@@ -351,7 +353,7 @@ cdef void _forward_thread(
             NULL if a.gates == NULL else <real*>a.gates + d * s.blocks * s.N * 4 * s.VL,
             NULL if a.h_segment == NULL else <real*>a.h_segment + d * count * s.B * s.R,
             NULL if a.c_segment == NULL else <real*>a.c_segment + d * count * s.blocks * s.B * s.VL,
-            barriers + d * plan.row_groups)
+            arrivals + asked.threads + first * team)
     if came > 1:
         thread_ends(since)
     restore_mode(mode)

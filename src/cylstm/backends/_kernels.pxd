@@ -55,12 +55,15 @@ cdef extern from "kernels/kernels.h" nogil:
     const Kernels* cylstm_kernels(const char* isa, Py_ssize_t itemsize)
 
 cdef extern from "kernels/team.h" nogil:
-    ctypedef struct Barrier:
+    ctypedef struct Arrival:
         pass
-    void barrier_wait(Barrier* barrier, int threads)
+    ctypedef struct Barrier:
+        Arrival* arrivals
+        int rank, threads
+    void barrier_wait(const Barrier* barrier)
     void fetch(const void* p, Py_ssize_t bytes)
     void region_begins()
-    long long thread_begins(int rank, int threads)
+    long long thread_begins(const Barrier* all)
     long long barrier_nanoseconds()
     void thread_ends(long long since)
     void region_ends(int threads)

@@ -33,9 +33,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    LINE, Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait, call_ends,
-    cylstm_kernels, fetch, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays, set_mode,
-    thread_begins, thread_ends, transpose_double, transpose_float,
+    LINE, Arrival, Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait,
+    call_ends, cylstm_kernels, fetch, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays,
+    set_mode, thread_begins, thread_ends, transpose_double, transpose_float,
 )
 from ._openmp cimport (
     CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
@@ -116,6 +116,15 @@ cdef void _release(void* buffer) noexcept nogil:
         free((<void**>buffer)[-1])
 
 
+def until_line(array):
+    """How many elements of a contiguous array lie before the first one on a new cache line."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_CONTIG_RO)
+    cdef Py_ssize_t items = (-<Py_ssize_t>view.buf & (LINE - 1)) // view.itemsize
+    PyBuffer_Release(&view)
+    return items
+
+
 include "_packing.pxi"
 include "_threads.pxi"
 include "_products.pxi"
@@ -140,6 +149,7 @@ def max_threads():
     return omp_get_max_threads()
 
 
+line_bytes = LINE
 default_threads = omp_get_max_threads()  # less later on is a limit that somebody has set since
 
 

@@ -7,7 +7,6 @@ cdef struct Step:  # of one layer
     void* h[2]        # (B, R) before and after the step, in turn
     void* c           # (blocks, B, VL)
     void* h_full      # (B, blocks VL), NULL without projection
-    Barrier* barriers
 
 
 cdef class Stepper:
@@ -95,7 +94,7 @@ cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) n
     cdef int before = stepper.now, after = 1 - stepper.now
     cdef const real* h
     cdef ForwardArrays a
-    cdef Barrier barriers[64]
+    cdef Arrival arrivals[128]
     memset(&a, 0, sizeof(a))
     a.input, a.batch_sizes = x_t, &stepper.batch_size
     for n in range(stepper.count):
@@ -106,13 +105,13 @@ cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) n
         plan.turn = before
         entered = _enter_region(&plan)
         if entered:
-            memset(barriers, 0, sizeof(barriers))
+            memset(arrivals, 0, 2 * plan.threads * sizeof(Arrival))
             with parallel(num_threads=plan.threads):
                 _forward_thread(step.kernels, &step.shape, &plan, omp_get_thread_num(), omp_get_num_threads(),
-                                step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, barriers)
+                                step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, arrivals)
         else:
             _forward_thread(step.kernels, &step.shape, &plan, 0, 1,
-                            step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, barriers)
+                            step.packed, &a, h, True, <real*>step.c, <real*>step.h_full, <real*>NULL, arrivals)
         _leave_region(&plan, entered)
         a.input = a.output
     memcpy(out, a.output, stepper.B * step.shape.R * sizeof(real))

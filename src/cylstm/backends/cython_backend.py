@@ -143,7 +143,8 @@ class CythonBackend(Backend):
     ) -> LayerOutput:
         D, H, R, B, N = prepared.D, prepared.H, prepared.R, batch_sizes.item(0), len(input)
         dtype = input.dtype
-        output = np.empty((N, D * R), dtype)
+        threads = 1 if prepared.serial_below > N else get_num_threads()
+        output = _on_a_line((N, D * R), dtype) if threads > 1 and N >= 16 else np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
         kept: _Kept = _NOTHING
@@ -158,7 +159,6 @@ class CythonBackend(Backend):
             c_segment = _spares.take((D, S, prepared.blocks, B, prepared.lanes), dtype)
             kept = (None, None, None, h_segment, c_segment)
         if N:
-            threads = 1 if prepared.serial_below > N else get_num_threads()
             _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, kept)
         return LayerOutput(output, h_n, c_n, workspace)
@@ -205,6 +205,14 @@ class CythonBackend(Backend):
         )
         total = grad_input[0] if D == 1 else np.add(grad_input[0], grad_input[1], out=grad_input[0])
         return LayerGradients(total, grad_h_0, grad_c_0, parameters)
+
+
+def _on_a_line(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An array that begins on a cache line, so that threads that write different units seldom share one."""
+    size = shape[0] * shape[1]
+    array = np.empty(size + _lstm.line_bytes // dtype.itemsize, dtype)
+    begin = _lstm.until_line(array)
+    return array[begin : begin + size].reshape(shape)
 
 
 def _best_up_to(cap: str) -> str:

@@ -21,15 +21,20 @@
 #include <immintrin.h>
 #endif
 
-/* A barrier of its own: OpenMP's costs tens of microseconds under OMP_WAIT_POLICY=passive. It spins for a moment, as
- * long as a step may be uneven, then sleeps: a thread that slept leaves its processor to the one that it waits for. */
+/* A barrier of its own: OpenMP's costs tens of microseconds under OMP_WAIT_POLICY=passive. Each thread counts on a line
+ * of its own how often it has arrived, and reads the counts of the others: no line has two writers, and nothing waits
+ * until all that was written is out, as it does for an atomic addition. A thread spins for a moment, as long as a step
+ * may be uneven, then sleeps: one that sleeps leaves its processor to the one that it waits for. */
 typedef struct {
-    int arrived;
-    char apart[60]; /* the waiting ones read phase: not on the line that the arriving ones write */
-    int phase;
-    int sleeping;
-    char apart_too[56];
-} Barrier;
+    int count;    /* barriers that this thread has arrived at */
+    int sleeping; /* threads that sleep until then */
+    char apart[56];
+} Arrival;
+
+typedef struct {
+    Arrival *arrivals; /* one per thread, zero in the beginning */
+    int rank, threads;
+} Barrier; /* as one of its threads sees it */
 
 enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
 
@@ -81,36 +86,44 @@ static inline void move_apart(int rank)
 #endif
 }
 
-static inline void barrier_wait(Barrier *b, int threads)
+static inline int is_behind(int seen, int count) { return (int)((unsigned)seen - (unsigned)count) < 0; }
+
+static inline void sleep_until(Arrival *arrival, int count)
 {
-    if (threads < 2)
-        return;
-    int phase = __atomic_load_n(&b->phase, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
-        __atomic_store_n(&b->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&b->phase, phase + 1, __ATOMIC_SEQ_CST);
-#if defined(__linux__)
-        if (__atomic_load_n(&b->sleeping, __ATOMIC_SEQ_CST))
-            syscall(SYS_futex, &b->phase, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-#endif
-        return;
-    }
-    for (int spins = 0; spins < SPINS; spins++) {
-        if (__atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) != phase)
-            return;
-        pause_();
-    }
     long long since = nanoseconds();
 #if defined(__linux__)
-    __atomic_add_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&b->phase, __ATOMIC_SEQ_CST) == phase) /* the kernel looks once more before it sleeps */
-        syscall(SYS_futex, &b->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);
-    __atomic_sub_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
+    /* The one that arrives does not wait to see whether somebody has just gone to sleep: hence the time limit. */
+    const struct timespec at_most = {0, 1000000};
+    __atomic_add_fetch(&arrival->sleeping, 1, __ATOMIC_SEQ_CST);
+    for (int seen; is_behind(seen = __atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count);)
+        syscall(SYS_futex, &arrival->count, FUTEX_WAIT_PRIVATE, seen, &at_most, NULL, 0);
+    __atomic_sub_fetch(&arrival->sleeping, 1, __ATOMIC_RELAXED);
 #else
-    while (__atomic_load_n(&b->phase, __ATOMIC_ACQUIRE) == phase)
+    while (is_behind(__atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count))
         sched_yield();
 #endif
     __atomic_sub_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
+}
+
+static inline void barrier_wait(const Barrier *b)
+{
+    if (b->threads < 2)
+        return;
+    Arrival *own = &b->arrivals[b->rank];
+    int count = own->count + 1, spins = 0;
+    __atomic_store_n(&own->count, count, __ATOMIC_RELEASE);
+#if defined(__linux__)
+    if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED))
+        syscall(SYS_futex, &own->count, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
+    for (int r = 0; r < b->threads; r++) {
+        Arrival *other = &b->arrivals[r];
+        while (is_behind(__atomic_load_n(&other->count, __ATOMIC_ACQUIRE), count))
+            if (spins++ < SPINS)
+                pause_();
+            else
+                sleep_until(other, count);
+    }
 }
 
 /* After a barrier: what other threads have written comes from their caches, its lines all at once instead of one after
@@ -128,18 +141,17 @@ enum { MEASURE_EVERY = 20000000, BELIEVED_FOR = 50000000, BARRIERS = 4, FAST_BAR
 static long long barrier_time = FAST_BARRIER, barrier_measured;
 static int measuring; /* in this region */
 
-static inline void measure_barrier(int rank, int threads)
+static inline void measure_barrier(const Barrier *barrier)
 {
-    static Barrier barrier;
     long long least = LLONG_MAX;
     for (int k = 0; k < 3; k++) { /* the first wait is for those that come late */
         long long since = nanoseconds();
         for (int n = 0; n < BARRIERS; n++)
-            barrier_wait(&barrier, threads);
+            barrier_wait(barrier);
         long long took = (nanoseconds() - since) / BARRIERS;
         least = took < least ? took : least;
     }
-    if (rank == 0) {
+    if (barrier->rank == 0) {
         __atomic_store_n(&barrier_time, least, __ATOMIC_RELAXED);
         __atomic_store_n(&barrier_measured, nanoseconds(), __ATOMIC_RELAXED);
     }
@@ -216,12 +228,12 @@ static inline void region_begins(void)
     measuring = judged && region_began - barrier_measured > MEASURE_EVERY;
 }
 
-static inline long long thread_begins(int rank, int threads)
+static inline long long thread_begins(const Barrier *all)
 {
-    move_apart(rank);
+    move_apart(all->rank);
     long long since = nanoseconds();
     if (measuring)
-        measure_barrier(rank, threads);
+        measure_barrier(all);
     return since;
 }
 
