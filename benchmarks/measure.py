@@ -16,6 +16,8 @@ from contenders import CONTENDERS, Runner, Values, reference
 #: relative to its largest element.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+#: Rounds that all contenders of a case take part in, and how many times slower than the fastest one is that then stops.
+ALL, BEHIND = 5, 3
 #: Seconds that a block of calls lasts at least, that unmeasured calls go before it, and a call that needs none of them.
 BLOCK, WARM, LONG = 0.005, 0.003, 0.02
 
@@ -45,9 +47,10 @@ def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, ro
     threads : int
         For each of them.
     budget : float
-        Seconds for the case, pauses not counted; 0 checks the values only. There are at least five rounds.
+        Seconds for the rounds after the first five, in which contenders that are far behind take no part; pauses not
+        counted. 0 checks the values only.
     rounds : int
-        Blocks per contender at most, the same number for each.
+        Blocks per contender at most.
 
     Returns
     -------
@@ -99,7 +102,11 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
     gc.disable()
     try:
         for turn in range(rounds if names else 0):
-            if turn >= 5 and spent > budget:
+            if turn == ALL:
+                fastest = min(measured[name].median for name in names)
+                names = [name for name in names if measured[name].median < BEHIND * fastest]
+                spent = 0.0
+            if turn >= ALL and spent > budget:
                 break
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 row = measured[name]

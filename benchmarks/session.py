@@ -16,7 +16,7 @@ class Session:
         self.threads: int = config.getoption("bench_threads")
         self.checking = config.getoption("benchmark_disable")  # values only
         self.quick = config.getoption("bench_quick")
-        self.budget = 0.0 if self.checking else 0.8 if self.quick else 3.0
+        self.budget = 0.0 if self.checking else 0.3 if self.quick else 2.5
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")  # of others, before the run
         self.limits: Limits | None = None
         self.case = ""
