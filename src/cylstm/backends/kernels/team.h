@@ -134,8 +134,8 @@ static inline void fetch(const void *p, ptrdiff_t bytes)
         __builtin_prefetch((const char *)p + n);
 }
 
-/* What a barrier costs. That depends on where the system has put the threads: on one machine it was 0.09 or 0.35
- * microseconds, by the hour. So it is measured at the beginning of a region now and then, and believed for a moment only:
+/* What a barrier costs. That depends on where the system has put the threads: on one machine it is 0.06 or 0.29
+ * microseconds, by the second. So it is measured at the beginning of a region now and then, and believed for a moment only:
  * where it was slow, short steps stay on one thread and nobody would measure again. Nanoseconds. */
 enum { MEASURE_EVERY = 20000000, BELIEVED_FOR = 50000000, BARRIERS = 4, FAST_BARRIER = 100 };
 static long long barrier_time = FAST_BARRIER, barrier_measured;
