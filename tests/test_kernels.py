@@ -214,3 +214,12 @@ def test_scratch_memory_does_not_grow_with_time(T: int, B: int, threads: int, bi
     done = subprocess.run([sys.executable, "-c", code], timeout=120, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 8 << 20
+
+
+def test_the_beginning_of_a_cache_line_is_found() -> None:
+    lines = np.zeros(64, np.float32)
+    start = lines.__array_interface__["data"][0]
+    for skipped in range(17):
+        found = skipped + _lstm.until_line(lines[skipped:])
+        assert (start + 4 * found) % _lstm.line_bytes == 0
+        assert skipped <= found < skipped + _lstm.line_bytes // 4
