@@ -35,9 +35,10 @@ cdef void _forward_direction(
     cdef bint in_pairs = near and B == 1  # one row is 4 sums, too few to wait for each other
     cdef bint exchanged = plan.unit_groups > 1 and B == 1  # more rows leave time to wait
     cdef Py_ssize_t own_tiles = _ceil_div(plan.tiles - row_group, plan.row_groups)
-    cdef Py_ssize_t step, t, b, kept, i, j, g, m, n, r, low, high, stop
+    cdef Py_ssize_t step, t, b, kept, i, j, g, k, m, n, r, low, high, stop
     cdef Py_ssize_t row = s.N if reverse else 0   # first packed row of the step
     cdef Py_ssize_t b_before = 0, row_before = 0  # of the step taken before
+    cdef Py_ssize_t row_after, share              # of the step taken next; of its input, what a tile fetches
     cdef Py_ssize_t ahead_step = 0, ahead_row = 0, ahead_rows  # the first step and row beyond / of the rows ahead
     cdef const real* weight_ih = <const real*>packed.weight_ih
     cdef const real* weight_hh = <const real*>packed.weight_hh
@@ -107,6 +108,7 @@ cdef void _forward_direction(
         # to and fro: what a step has read last is still in the cache when the next step reads it first;
         # in the first level all of it is
         upward = near or (step + plan.turn) % 2 == 0
+        row_after = row - batch_sizes[t - 1] if reverse and t > 0 else row + b
         for m in range(j0, j1):
             j = m if upward else j0 + j1 - 1 - m
             tile = &pair[(m - j0) % 2 if in_pairs else 0]
@@ -139,6 +141,13 @@ cdef void _forward_direction(
                         tile.c_prev = c_prev + (j * s.N + row + r) * VL
                     if gates != NULL:
                         tile.gates = gates + (j * s.N + row + r) * W
+                    if B > 1 and step + 1 < s.T:  # fetch what the next step reads, and where it writes
+                        if not plan.ahead:
+                            share = tile.rows * I // (j1 - j0)
+                            fetch(input + (row_after + r) * I + (m - j0) * share, share * <Py_ssize_t>sizeof(real))
+                        if not P:
+                            for k in range(tile.rows):
+                                fetch(output + (row_after + r + k) * stride + j * VL, 1)
                     if not in_pairs or (tile == &pair[0] and m + 1 == j1):
                         kernels.gates(tile)
                     elif tile == &pair[1]:
@@ -164,7 +173,7 @@ cdef void _forward_direction(
                         kernels.product(&product)
 
         barrier_wait(&barrier)
-        if exchanged:
+        if exchanged:  # the other threads' h comes from their caches
             fetch(output + row * stride, R * <Py_ssize_t>sizeof(real))
         row_before, b_before = row, b
         if not reverse:

@@ -126,8 +126,7 @@ static inline void barrier_wait(const Barrier *b)
     }
 }
 
-/* After a barrier: what other threads have written comes from their caches, its lines all at once instead of one after
- * the other when they are needed. */
+/* All lines at once, instead of one after the other when they are needed. */
 static inline void fetch(const void *p, ptrdiff_t bytes)
 {
     for (ptrdiff_t n = 0; n < bytes; n += 64)
