@@ -140,6 +140,7 @@ def zeros(*shape: int, dtype: str = "float32") -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
+@EVERY_BACKEND
 @pytest.mark.parametrize(
     ("x_t", "error", "message"),
     [
@@ -151,8 +152,8 @@ def zeros(*shape: int, dtype: str = "float32") -> np.ndarray:
         ([[0.0] * 4] * 2, TypeError, "x_t must be an array.*list"),
     ],
 )
-def test_wrong_input_leaves_the_state(x_t: Any, error: type[Exception], message: str) -> None:
-    stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
+def test_wrong_input_leaves_the_state(x_t: Any, error: type[Exception], message: str, backend: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend=backend).stream(2)
     stream(np.ones((2, 4), np.float32))
     before = stream.state
     with pytest.raises(error, match=message):
@@ -160,20 +161,50 @@ def test_wrong_input_leaves_the_state(x_t: Any, error: type[Exception], message:
     np.testing.assert_equal(stream.state, before)
 
 
+@EVERY_BACKEND
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
+        (zeros(10), ValueError, r"\(2, 5\).*of shape \(10,\)"),
+        (zeros(1, 2, 5), ValueError, r"\(2, 5\).*of shape \(1, 2, 5\)"),
         (zeros(2, 4), ValueError, r"\(2, 5\).*got a writable one of shape \(2, 4\)"),
         (zeros(2, 5, dtype="float64"), ValueError, "float32, got.*float64"),
         (np.broadcast_to(zeros(1, 1), (2, 5)), ValueError, "writable.*got a read-only"),
         ([[0.0] * 5] * 2, TypeError, "numpy.ndarray, got list"),
     ],
 )
-def test_wrong_out_leaves_the_state(out: Any, error: type[Exception], message: str) -> None:
-    stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
-    with pytest.raises(error, match=message):
-        stream(np.ones((2, 4), np.float32), out=out)
+def test_wrong_out_leaves_the_state(out: Any, error: type[Exception], message: str, backend: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend=backend).stream(2)
+    for _ in range(2):  # the second time there is a stepper
+        with pytest.raises(error, match=message):
+            stream(np.ones((2, 4), np.float32), out=out)
     assert not np.concatenate(stream.state).any()
+
+
+@EVERY_BACKEND
+def test_out_has_as_many_dimensions_as_the_input(backend: str) -> None:
+    stream = cylstm.LSTM(4, 5, backend=backend).stream()
+    stream(zeros(4))
+    before = stream.state
+    for x_t, out in ((zeros(4), zeros(1, 5)), (zeros(1, 4), zeros(5))):
+        with pytest.raises(ValueError, match="out must be a writable array of shape"):
+            stream(x_t, out=out)
+    np.testing.assert_equal(stream.state, before)
+
+
+@EVERY_BACKEND
+def test_arrays_of_a_subclass(backend: str) -> None:
+    class Named(np.ndarray):
+        pass
+
+    lstm = cylstm.LSTM(4, 5, backend=backend)
+    x_t, out = cylstm.randn(4), zeros(5).view(Named)
+    expected = lstm.stream()(x_t)
+    stream = lstm.stream()
+    assert type(stream(x_t.view(Named))) is np.ndarray
+    stream.reset()
+    assert stream(x_t, out=out) is out
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_what_cannot_stream() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arguments import as_array, check_place
+from .backends import registry
 from .layout import Layout, contiguous
 from .threads import get_num_threads
 
@@ -61,7 +62,10 @@ class Stream:
         self._layout = Layout(1, self.batch_size)
         B, I, R = self.batch_size, lstm.input_size, lstm.proj_size or lstm.hidden_size
         self._shapes = {(B, I): (B, R), (I,): (R,)} if B == 1 else {(B, I): (B, R)}  # of x_t: of the output
-        self._plan: Any = None  # with which the last step was taken
+        self._store = lstm._store  # a module's attributes are found slowly
+        self._snapshot: Any = None  # of the parameters, with which the last step was taken
+        self._plan: Any = None  # likewise
+        self._token: object = None  # of the plan
         self._stepper: Stepper | None = None  # holds the state where the backend has one
         self.reset()
 
@@ -71,7 +75,11 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         """Module and state alone, for pickle and copy: the stepper is made anew at the next step."""
         h, c = self.state
-        return {**self.__dict__, "_plan": None, "_stepper": None, "_h": h, "_c": c}
+        return {**self.__dict__, "_store": None, "_snapshot": None, "_plan": None, "_stepper": None, "_h": h, "_c": c}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on with the parameters of the module that came along."""
+        self.__dict__.update(state, _store=state["_lstm"]._store)
 
     def __call__(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Take one step.
@@ -94,10 +102,19 @@ class Stream:
         TypeError, ValueError, RuntimeError
             If x_t or out has another shape or dtype than expected. The state is as before then.
         """
-        lstm = self._lstm
-        plan = lstm._plan(lstm._store.snapshot, training=False)
-        if plan is not self._plan:
-            self._go_on_with(plan)
+        store = self._store
+        if store.snapshot is not self._snapshot or registry.token() is not self._token or store.unlocked_by is not None:
+            self._go_on()
+        stepper = self._stepper
+        if stepper is not None and not (self._lstm.dropout > 0 and self._lstm.training):
+            h_t = stepper.step(x_t, out, 1 if stepper.serial else get_num_threads())
+            if h_t is not None:
+                return h_t
+        return self._step_with_care(x_t, out)
+
+    def _step_with_care(self, x_t: Any, out: np.ndarray | None) -> np.ndarray:
+        """Check and convert the arrays, then take the step."""
+        lstm, plan, stepper = self._lstm, self._plan, self._stepper
         if type(x_t) is not np.ndarray:
             x_t = as_array(x_t, "x_t", plan.cuda)
         shape = self._shapes.get(x_t.shape)
@@ -111,30 +128,37 @@ class Stream:
             )
         if out is not None:
             self._check_out(out, shape, plan.dtype, type(x_t))
-        stepper = self._stepper
         if stepper is None or (lstm.training and lstm.dropout > 0):
             x_t = contiguous(x_t.reshape(self.batch_size, lstm.input_size))
             h, c = (_beside(state, x_t) for state in self.state)
             rows, h, c, _ = lstm._run(plan, self._layout.batch_sizes, x_t, h, c, "nothing")
             self._set_state(h, c)
-            result = rows.reshape(shape)
+            h_t = rows.reshape(shape)
         else:
-            result = np.empty(shape, plan.dtype) if out is None or not out.flags.c_contiguous else out
-            stepper.step(contiguous(x_t), result, 1 if stepper.serial else get_num_threads())
-        if out is None or out is result:
-            return result
-        out[...] = result
+            result = stepper.step(contiguous(x_t), None, get_num_threads())
+            if result is None:
+                raise RuntimeError(f"the stepper of backend {plan.backend.name!r} refuses x_t of shape {x_t.shape}")
+            h_t = result
+        if out is None:
+            return h_t
+        out[...] = h_t
         return out
 
-    def _go_on_with(self, plan: Any) -> None:
-        """The parameters or the backend have changed: take the state along."""
-        if self._dtype != plan.dtype:
-            raise RuntimeError(
-                f"the module's dtype is now {plan.dtype}, but the state has {self._dtype}: call reset(), or set state"
-            )
-        h, c = self.state
-        self._plan, self._stepper = plan, plan.backend.stepper(plan.layers, batch_size=self.batch_size)
-        self._set_state(h, c)
+    def _go_on(self) -> None:
+        """Take the state along to the parameters and the backend that are in force now."""
+        snapshot = self._lstm._store.snapshot
+        plan = self._lstm._plan(snapshot, training=False)
+        if plan is not self._plan:
+            if self._dtype != plan.dtype:
+                raise RuntimeError(
+                    f"the module's dtype is now {plan.dtype}, but the state has {self._dtype}: "
+                    "call reset(), or set state"
+                )
+            h, c = self.state
+            stepper = plan.backend.stepper(plan.layers, batch_size=self.batch_size)
+            self._plan, self._token, self._stepper = plan, plan.token, stepper
+            self._set_state(h, c)
+        self._snapshot = snapshot
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +190,7 @@ class Stream:
         self._dtype = self._lstm.dtype
         self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
         if self._plan is not None and self._plan.dtype != self._dtype:
-            self._plan = self._stepper = None
+            self._snapshot = self._plan = self._stepper = None
 
     def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
         if self._stepper is None:

@@ -44,6 +44,10 @@ from ._openmp cimport (
 cdef extern from "<unistd.h>" nogil:
     int getpid()
 
+import numpy as np
+
+cdef object _empty = np.empty, _ndarray = np.ndarray
+
 ctypedef fused real:
     float
     double

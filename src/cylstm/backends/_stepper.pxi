@@ -14,7 +14,9 @@ cdef class Stepper:
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Step* steps
-    cdef Py_ssize_t B, count, itemsize
+    cdef Py_ssize_t B, I, R, count, itemsize
+    cdef object dtype
+    cdef tuple shapes  # of the output, without B and with it
     cdef int64_t batch_size
     cdef int now       # h[now] is the state
     cdef readonly bint serial  # no layer has work for a second thread
@@ -40,6 +42,9 @@ cdef class Stepper:
                 step.h_full = _buffer(padded, itemsize)
             if layer.serial_below <= batch_size:
                 self.serial = False
+        self.I, self.R = (<Layer>layers[0]).shape.I, step.shape.R
+        self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
+        self.shapes = ((self.R,), (batch_size, self.R))
 
     def __dealloc__(self):
         cdef Py_ssize_t n
@@ -52,24 +57,31 @@ cdef class Stepper:
             _release(self.steps)
 
     def step(self, x_t, out, int threads):
-        """One step. The caller has checked shapes and dtypes.
+        """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
 
-        x_t : (B, I), C-contiguous; out : (B, R), C-contiguous, written to. Or both without B, which is 1.
+        x_t : (B, I); out : (B, R), or None for a new array. Aligned, C-contiguous, of the layers' dtype. Both may be
+        without B where it is 1.
         """
         cdef Py_buffer x_view, out_view
-        PyObject_GetBuffer(x_t, &x_view, PyBUF_CONTIG_RO)
+        if not _fits(&x_view, x_t, self.dtype, PyBUF_CONTIG_RO, self.B, self.I):
+            return None
         try:
-            PyObject_GetBuffer(out, &out_view, PyBUF_CONTIG)
-        except BaseException:
-            PyBuffer_Release(&x_view)
-            raise
-        with nogil:
-            if self.itemsize == 4:
-                _take_step(self, <const float*>x_view.buf, <float*>out_view.buf, threads)
+            if out is None:
+                out = _empty(self.shapes[x_view.ndim - 1], self.dtype)
+            if not _fits(&out_view, out, self.dtype, PyBUF_CONTIG, self.B, self.R):
+                return None
+            if out_view.ndim == x_view.ndim:
+                with nogil:
+                    if self.itemsize == 4:
+                        _take_step(self, <const float*>x_view.buf, <float*>out_view.buf, threads)
+                    else:
+                        _take_step(self, <const double*>x_view.buf, <double*>out_view.buf, threads)
             else:
-                _take_step(self, <const double*>x_view.buf, <double*>out_view.buf, threads)
-        PyBuffer_Release(&x_view)
-        PyBuffer_Release(&out_view)
+                out = None
+            PyBuffer_Release(&out_view)
+            return out
+        finally:
+            PyBuffer_Release(&x_view)
 
     def get_state(self, h not None, c not None):
         """Write the state to h (L, B, R) and c (L, B, H)."""
@@ -84,6 +96,22 @@ cdef class Stepper:
             _copy_states[float](self, h, c, True)
         else:
             _copy_states[double](self, h, c, True)
+
+
+cdef bint _fits(Py_buffer* view, array, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
+    """Whether an array is an aligned, C-contiguous (B, n), or (n,) where B is 1. If so, its view is to be released."""
+    if type(array) is not _ndarray or (array.dtype is not dtype and array.dtype != dtype):
+        return False
+    try:
+        PyObject_GetBuffer(array, view, flags)
+    except (BufferError, ValueError):  # not contiguous, or not writable
+        return False
+    if (<uintptr_t>view.buf % <uintptr_t>view.itemsize == 0
+            and ((view.ndim == 2 and view.shape[0] == B and view.shape[1] == n)
+                 or (view.ndim == 1 and B == 1 and view.shape[0] == n))):
+        return True
+    PyBuffer_Release(view)
+    return False
 
 
 cdef void _take_step(Stepper stepper, const real* x_t, real* out, int threads) noexcept nogil:

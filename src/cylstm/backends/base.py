@@ -79,8 +79,12 @@ class Stepper(Protocol):
 
     serial: bool  # nothing in it uses more than one thread, whatever `threads` says
 
-    def step(self, x_t: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Take one step: x_t (B, I) -> out (B, R) of the last layer, both C-contiguous; B = 1 may be left out."""
+    def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
+        """Take one step: x_t (B, I) -> out (B, R) of the last layer, or a new array; B may be left out where it is 1.
+
+        Anything may come. What is no aligned, C-contiguous numpy.ndarray of such a shape and of the layers' dtype gives
+        None, and no step is taken.
+        """
 
     def get_state(self, h: np.ndarray, c: np.ndarray) -> None:
         """Write the state of all layers to h (L, B, R) and c (L, B, H)."""
