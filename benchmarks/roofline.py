@@ -162,19 +162,36 @@ UNITS = 32
 ROW = 16 * UNITS  # bytes of weights per input, float32
 
 
-def _step_times(sizes: list[int], threads: int, patience: float) -> list[float]:
-    """Best time of a step with so many bytes of weights."""
-    return [_best(_probe(1, 1, size // ROW - UNITS + 1, UNITS, "float32", threads), patience) for size in sizes]
+def _step(size: int, threads: int) -> Callable[[], object]:
+    """A step with so many bytes of weights, with as little around it as there can be."""
+    rng, I = np.random.default_rng(0), size // ROW - UNITS
+    weights = [rng.uniform(-0.01, 0.01, (4 * UNITS, n)).astype(np.float32) for n in (I, UNITS)]
+    backend = CythonBackend()
+    stepper = backend.stepper((backend.prepare((DirectionParameters(*weights),)),), batch_size=1)
+    x, out = rng.standard_normal(I).astype(np.float32), np.empty(UNITS, np.float32)
+    return lambda: stepper.step(x, out, threads)
+
+
+def _beyond(call: Callable[[], object], other: Callable[[], object], seconds: float) -> float:
+    """The least time of one call less that of another, by turns: both see the same moods of the machine."""
+    best, end = [math.inf, math.inf], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for n, run in enumerate((call, other)):
+            for _ in range(10):  # the first of them read again what the other has pushed out of the caches
+                begin = time.perf_counter()
+                run()
+                best[n] = min(best[n], time.perf_counter() - begin)
+    return best[0] - best[1]
 
 
 def _bandwidth(threads: int, patience: float, sizes: list[int]) -> Curve:
-    """Bytes per second beyond what the call and the layer's own 16 KB take. A smaller size is never slower."""
-    smallest = ROW * UNITS
-    base = _step_times([smallest], 1, patience)[0]
-    times = [time - base for time in _step_times(sizes, threads, patience)]
-    if threads > 1:
-        times = [time - _region(threads, patience) for time in times]
-    speeds = [(size - smallest) / max(time, 1e-9) for size, time in zip(sizes, times, strict=True)]
+    """Bytes per second beyond what the call and a layer of 32 KB take. A smaller size is never slower."""
+    smallest = 2 * ROW * UNITS
+    region = _region(threads, patience) if threads > 1 else 0.0
+    speeds = []
+    for size in sizes:
+        seconds = _beyond(_step(size, threads), _step(smallest, 1), patience) - region
+        speeds.append((size - smallest) / max(seconds, 1e-9))
     return [(size, max(speeds[i:])) for i, size in enumerate(sizes)]
 
 
@@ -182,8 +199,7 @@ def _bandwidth(threads: int, patience: float, sizes: list[int]) -> Curve:
 def _region(threads: int, patience: float) -> float:
     """Seconds that a parallel region costs: a step on all threads against the share of one of them on one thread."""
     share = 1 << 20
-    all, one = _step_times([threads * share], threads, patience)[0], _step_times([share], 1, patience)[0]
-    return max(0.0, all - one)
+    return max(0.0, _beyond(_step(threads * share, threads), _step(share, 1), patience))
 
 
 def _barrier(threads: int, patience: float) -> float:
