@@ -305,21 +305,20 @@ class LSTM(ComputedModule):
         `masks` are those of the dropout on the inputs of the layers from the second on, where the caller has drawn
         them; they are drawn here otherwise.
         """
-        dropping = self.training and self.dropout > 0
+        D, dropout = self._directions, self.dropout  # a module's attributes are found slowly
         h_n, c_n, kept = [], [], []
         for layer, prepared in enumerate(plan.layers):
             mask = None
-            if layer > 0 and (masks or dropping):
-                mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
+            if layer > 0 and (masks or (dropout > 0 and self.training)):
+                mask = masks[layer - 1] if masks else dropout_mask(rows.shape, dropout, plan.dtype)
                 mask = np.asarray(mask, like=rows)
                 rows = rows * mask
-            first, last = layer * self._directions, (layer + 1) * self._directions
             result = plan.backend.forward(
                 prepared,
                 input=rows,
                 batch_sizes=batch_sizes,
-                h_0=None if h_0 is None else h_0[first:last],
-                c_0=None if c_0 is None else c_0[first:last],
+                h_0=None if h_0 is None else h_0[layer * D : (layer + 1) * D],
+                c_0=None if c_0 is None else c_0[layer * D : (layer + 1) * D],
                 keep=keep,
             )
             rows = result.output
