@@ -157,18 +157,14 @@ def _matmul_peak(dtype: str, threads: int, patience: float) -> float:
         return 2 * 1024**3 / _best(lambda: np.matmul(a, a, out=out), 3 * patience)
 
 
-# One step at batch 1 of a layer with few units and many inputs: next to nothing but reading weights.
-UNITS = 32
-ROW = 16 * UNITS  # bytes of weights per input, float32
-
-
 def _step(size: int, threads: int) -> Callable[[], object]:
-    """A step with so many bytes of weights, with as little around it as there can be."""
-    rng, I = np.random.default_rng(0), size // ROW - UNITS
-    weights = [rng.uniform(-0.01, 0.01, (4 * UNITS, n)).astype(np.float32) for n in (I, UNITS)]
+    """One step at batch 1 with so many bytes of weights, of a layer with many inputs and 16 units for each thread."""
+    rng, H = np.random.default_rng(0), 16 * max(2, threads)
+    I = size // (16 * H) - H
+    weights = [rng.uniform(-0.01, 0.01, (4 * H, n)).astype(np.float32) for n in (I, H)]
     backend = CythonBackend()
     stepper = backend.stepper((backend.prepare((DirectionParameters(*weights),)),), batch_size=1)
-    x, out = rng.standard_normal(I).astype(np.float32), np.empty(UNITS, np.float32)
+    x, out = rng.standard_normal(I).astype(np.float32), np.empty(H, np.float32)
     return lambda: stepper.step(x, out, threads)
 
 
@@ -186,12 +182,12 @@ def _beyond(call: Callable[[], object], other: Callable[[], object], seconds: fl
 
 def _bandwidth(threads: int, patience: float, sizes: list[int]) -> Curve:
     """Bytes per second beyond what the call and a layer of 32 KB take. A smaller size is never slower."""
-    smallest = 2 * ROW * UNITS
+    smallest = 32 << 10
     region = _region(threads, patience) if threads > 1 else 0.0
     speeds = []
     for size in sizes:
         seconds = _beyond(_step(size, threads), _step(smallest, 1), patience) - region
-        speeds.append((size - smallest) / max(seconds, 1e-9))
+        speeds.append((size - smallest) / seconds if seconds > 0 else 0.0)  # 0: lost in the noise, the next size counts
     return [(size, max(speeds[i:])) for i, size in enumerate(sizes)]
 
 

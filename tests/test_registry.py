@@ -58,6 +58,17 @@ def python(script: str, **environment: str) -> str:
 # Selection ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_selection_given_up_is_not_taken_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, x = cylstm.LSTM(2, 3), np.zeros((1, 2), np.float32)
+    stream = lstm.stream()
+    stream(x)
+    monkeypatch.setenv("CYLSTM_BACKEND", "numpy")
+    cylstm.set_backend(None)  # the environment is read again
+    stream(x)
+    assert stream._plan.backend.name == "numpy"
+    assert lstm._plan(lstm._store.snapshot, training=False).backend.name == "numpy"
+
+
 def test_precedence(alpha_and_beta: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYLSTM_BACKEND", "alpha")
     assert cylstm.get_backend() == "alpha"

@@ -6,6 +6,7 @@ import copy
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from random_cases import BACKENDS, dtypes_of
 
 import cylstm
+from cylstm.backends.numpy_backend import NumpyBackend
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 OPTIONS = [{}, {"num_layers": 3}, {"num_layers": 2, "proj_size": 3}, {"bias": False, "batch_first": True}]
@@ -133,6 +135,9 @@ def test_input_may_be_strided_read_only_or_a_tensor(backend: str) -> None:
     strided = np.repeat(x_t, 2, axis=1)[:, ::2]
     strided.flags.writeable = False
     np.testing.assert_array_equal(lstm.stream(2)(strided), expected)
+    locked = x_t.copy()
+    locked.flags.writeable = False
+    np.testing.assert_array_equal(lstm.stream(2)(locked), expected)
     np.testing.assert_array_equal(lstm.stream(2)(torch.tensor(x_t, requires_grad=True)), expected)
 
 
@@ -170,14 +175,14 @@ def test_wrong_input_leaves_the_state(x_t: Any, error: type[Exception], message:
         (zeros(2, 4), ValueError, r"\(2, 5\).*got a writable one of shape \(2, 4\)"),
         (zeros(2, 5, dtype="float64"), ValueError, "float32, got.*float64"),
         (np.broadcast_to(zeros(1, 1), (2, 5)), ValueError, "writable.*got a read-only"),
+        (np.frombuffer(bytes(40), np.float32).reshape(2, 5), ValueError, "writable.*got a read-only"),
         ([[0.0] * 5] * 2, TypeError, "numpy.ndarray, got list"),
     ],
 )
 def test_wrong_out_leaves_the_state(out: Any, error: type[Exception], message: str, backend: str) -> None:
     stream = cylstm.LSTM(4, 5, backend=backend).stream(2)
-    for _ in range(2):  # the second time there is a stepper
-        with pytest.raises(error, match=message):
-            stream(np.ones((2, 4), np.float32), out=out)
+    with pytest.raises(error, match=message):
+        stream(np.ones((2, 4), np.float32), out=out)
     assert not np.concatenate(stream.state).any()
 
 
@@ -190,6 +195,17 @@ def test_out_has_as_many_dimensions_as_the_input(backend: str) -> None:
         with pytest.raises(ValueError, match="out must be a writable array of shape"):
             stream(x_t, out=out)
     np.testing.assert_equal(stream.state, before)
+
+
+def test_a_stepper_that_refuses_what_it_must_take() -> None:
+    class Refusing(NumpyBackend):
+        def stepper(self, layers: Any, *, batch_size: int) -> Any:
+            nothing = {"step": lambda *_: None, "set_state": lambda *_: None}
+            return SimpleNamespace(serial=True, **nothing)
+
+    stream = cylstm.LSTM(4, 5, backend=Refusing()).stream()
+    with pytest.raises(RuntimeError, match=r"the stepper of backend 'numpy' refuses x_t of shape \(4,\)"):
+        stream(zeros(4))
 
 
 @EVERY_BACKEND
@@ -305,10 +321,51 @@ def test_a_copy_goes_on_by_itself(clone: Callable[[Any], Any], steps: int, backe
 def test_a_deep_copy_has_a_module_of_its_own() -> None:
     stream = cylstm.LSTM(4, 5).stream()
     x_t = cylstm.randn(4)
-    stream(x_t)
+    expected = stream(x_t)
     other = copy.deepcopy(stream)
-    before = other(x_t)
-    stream._lstm.bias_ih_l0 = np.ones(20, np.float32)
+    other._lstm.bias_ih_l0 = np.ones(20, np.float32)
+    stream.reset()
     other.reset()
-    other(x_t)
-    np.testing.assert_array_equal(other(x_t), before)
+    np.testing.assert_array_equal(stream(x_t), expected)
+    np.testing.assert_array_equal(other(x_t), other._lstm(x_t[np.newaxis])[0][0])
+    assert not np.array_equal(other._lstm(x_t[np.newaxis])[0][0], expected)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda lstm: pickle.loads(pickle.dumps(lstm))])
+def test_a_module_may_hold_its_own_stream(clone: Callable[[Any], Any]) -> None:
+    lstm = cylstm.LSTM(4, 5)
+    lstm.live = lstm.stream()
+    x = cylstm.randn(2, 4)
+    lstm.live(x[0])
+    other = clone(lstm)
+    assert other.live._lstm is other
+    np.testing.assert_array_equal(other.live(x[1]), lstm.live(x[1]))
+
+
+def test_another_backend_between_two_steps() -> None:
+    """Whoever computes the next step takes the state along."""
+    lstm, x = cylstm.LSTM(4, 5), cylstm.randn(3, 4)
+    stream = lstm.stream()
+    expected = lstm(x)[0]
+    own = cylstm.get_backend()
+    h, backends = [], []
+    for name, x_t in zip((own, "numpy", own), x, strict=True):
+        with cylstm.use_backend(name):
+            h.append(stream(x_t))
+            backends.append(stream._plan.backend.name)
+    assert backends == [own, "numpy", own]
+    np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-6)
+
+
+@EVERY_BACKEND
+def test_dropout_while_the_module_trains(backend: str) -> None:
+    lstm = cylstm.LSTM(4, 5, 2, dropout=0.5, backend=backend).eval()
+    stream, x_t = lstm.stream(), cylstm.randn(1, 4)
+    for training in (False, True, False):
+        state = stream.state
+        lstm.train(training)
+        cylstm.manual_seed(1)
+        h_t = stream(x_t)
+        cylstm.manual_seed(1)
+        np.testing.assert_array_equal(h_t, lstm(x_t[np.newaxis], state)[0][0])
+        assert np.array_equal(h_t, lstm.eval()(x_t[np.newaxis], state)[0][0]) is not training

@@ -305,12 +305,13 @@ class LSTM(ComputedModule):
         `masks` are those of the dropout on the inputs of the layers from the second on, where the caller has drawn
         them; they are drawn here otherwise.
         """
-        D, dropout = self._directions, self.dropout  # a module's attributes are found slowly
+        D = self._directions
+        dropping = self.dropout > 0 and self.training
         h_n, c_n, kept = [], [], []
         for layer, prepared in enumerate(plan.layers):
             mask = None
-            if layer > 0 and (masks or (dropout > 0 and self.training)):
-                mask = masks[layer - 1] if masks else dropout_mask(rows.shape, dropout, plan.dtype)
+            if layer > 0 and (masks or dropping):
+                mask = masks[layer - 1] if masks else dropout_mask(rows.shape, self.dropout, plan.dtype)
                 mask = np.asarray(mask, like=rows)
                 rows = rows * mask
             result = plan.backend.forward(

@@ -14,6 +14,7 @@ from .threads import get_num_threads
 if TYPE_CHECKING:
     from .backends.base import Stepper
     from .lstm import LSTM
+    from .parameters import ParameterStore
 
 
 class Stream:
@@ -62,11 +63,12 @@ class Stream:
         self._layout = Layout(1, self.batch_size)
         B, I, R = self.batch_size, lstm.input_size, lstm.proj_size or lstm.hidden_size
         self._shapes = {(B, I): (B, R), (I,): (R,)} if B == 1 else {(B, I): (B, R)}  # of x_t: of the output
-        self._store = lstm._store  # a module's attributes are found slowly
-        self._snapshot: Any = None  # of the parameters, with which the last step was taken
-        self._plan: Any = None  # likewise
-        self._token: object = None  # of the plan
-        self._stepper: Stepper | None = None  # holds the state where the backend has one
+        # With what the last step was taken: parameters (a module's attributes are found slowly), backend, its stepper
+        self._store: ParameterStore | None = None
+        self._version = -1
+        self._plan: Any = None
+        self._token: object = None
+        self._stepper: Stepper | None = None  # holds the state, where the backend has one
         self.reset()
 
     def __repr__(self) -> str:
@@ -75,11 +77,8 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         """Module and state alone, for pickle and copy: the stepper is made anew at the next step."""
         h, c = self.state
-        return {**self.__dict__, "_store": None, "_snapshot": None, "_plan": None, "_stepper": None, "_h": h, "_c": c}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Go on with the parameters of the module that came along."""
-        self.__dict__.update(state, _store=state["_lstm"]._store)
+        made_anew = dict.fromkeys(("_store", "_plan", "_token", "_stepper"))
+        return {**self.__dict__, **made_anew, "_h": h, "_c": c}
 
     def __call__(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Take one step.
@@ -103,7 +102,12 @@ class Stream:
             If x_t or out has another shape or dtype than expected. The state is as before then.
         """
         store = self._store
-        if store.snapshot is not self._snapshot or registry.token() is not self._token or store.unlocked_by is not None:
+        if (
+            store is None
+            or store.snapshot.version != self._version
+            or store.unlocked_by is not None
+            or registry.token() is not self._token
+        ):
             self._go_on()
         stepper = self._stepper
         if stepper is not None and not (self._lstm.dropout > 0 and self._lstm.training):
@@ -146,7 +150,8 @@ class Stream:
 
     def _go_on(self) -> None:
         """Take the state along to the parameters and the backend that are in force now."""
-        snapshot = self._lstm._store.snapshot
+        store = self._lstm._store
+        snapshot = store.snapshot
         plan = self._lstm._plan(snapshot, training=False)
         if plan is not self._plan:
             if self._dtype != plan.dtype:
@@ -158,7 +163,7 @@ class Stream:
             stepper = plan.backend.stepper(plan.layers, batch_size=self.batch_size)
             self._plan, self._token, self._stepper = plan, plan.token, stepper
             self._set_state(h, c)
-        self._snapshot = snapshot
+        self._store, self._version = store, snapshot.version
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +195,7 @@ class Stream:
         self._dtype = self._lstm.dtype
         self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
         if self._plan is not None and self._plan.dtype != self._dtype:
-            self._snapshot = self._plan = self._stepper = None
+            self._store = self._plan = self._stepper = None
 
     def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
         if self._stepper is None:

@@ -143,7 +143,7 @@ cdef void _forward_direction(
                         tile.gates = gates + (j * s.N + row + r) * W
                     if B > 1 and step + 1 < s.T:  # fetch what the next step reads, and where it writes
                         if not plan.ahead:
-                            share = tile.rows * I // (j1 - j0)
+                            share = _ceil_div(tile.rows * I, j1 - j0)
                             fetch(input + (row_after + r) * I + (m - j0) * share, share * <Py_ssize_t>sizeof(real))
                         if not P:
                             for k in range(tile.rows):

@@ -10,7 +10,7 @@ cdef struct Step:  # of one layer
 
 
 cdef class Stepper:
-    """A stack of layers of one direction that takes one time step per call. Allocates nothing in a step."""
+    """A stack of layers of one direction that takes one time step per call. Allocates no more than the output."""
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Step* steps
@@ -59,8 +59,8 @@ cdef class Stepper:
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
 
-        x_t : (B, I); out : (B, R), or None for a new array. Aligned, C-contiguous, of the layers' dtype. Both may be
-        without B where it is 1.
+        x_t : (B, I); out : (B, R), writable, or None for a new array. With B = 1, both (I,) and (R,). Plain
+        numpy.ndarray, aligned, C-contiguous, of the layers' dtype.
         """
         cdef Py_buffer x_view, out_view
         if not _fits(&x_view, x_t, self.dtype, PyBUF_CONTIG_RO, self.B, self.I):

@@ -80,10 +80,11 @@ class Stepper(Protocol):
     serial: bool  # nothing in it uses more than one thread, whatever `threads` says
 
     def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
-        """Take one step: x_t (B, I) -> out (B, R) of the last layer, or a new array; B may be left out where it is 1.
+        """Take one step: x_t (B, I) -> out (B, R) of the last layer. With B = 1 both may be without it.
 
-        Anything may come. What is no aligned, C-contiguous numpy.ndarray of such a shape and of the layers' dtype gives
-        None, and no step is taken.
+        A new array is made where out is None. Anything may come: unless both are a plain numpy.ndarray, aligned,
+        C-contiguous, of such a shape and of the layers' dtype, and out can be written to, the answer is None and no
+        step is taken.
         """
 
     def get_state(self, h: np.ndarray, c: np.ndarray) -> None:

@@ -85,7 +85,7 @@ class _Selection(NamedTuple):
     source: str  # who named it, for messages
 
 
-_UNREAD = _Selection("", "the environment, not read yet")
+_UNREAD = "the environment, not read yet"
 _AUTOMATIC = _Selection("", "automatic")
 
 
@@ -94,7 +94,7 @@ class _State:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # re-entrant: a backend's constructor may ask for another backend
-        self.selected = _UNREAD
+        self.selected = _Selection("", _UNREAD)
         self.by_name: dict[str, Backend] = {}
         self.by_class: dict[type, Backend] = {}
         self.passed_over: set[str] = set()  # built-in names that the automatic choice found not to work
@@ -130,7 +130,7 @@ def set_backend(name: str | None) -> None:
         The backend cannot be used; the selection stays as it was.
     """
     if name is None:
-        selection = _UNREAD
+        selection = _Selection("", _UNREAD)  # a new one: what was chosen before is asked for again
     else:
         selection = _Selection(name, "set_backend")
         _instance(selection)
@@ -283,9 +283,9 @@ def load(name: str) -> Backend:
 
 def _in_force() -> _Selection:
     selection = _in_context.get() or _state.selected
-    if selection is _UNREAD:
+    if selection.source == _UNREAD:
         with _state.lock:
-            if _state.selected is _UNREAD:
+            if _state.selected.source == _UNREAD:
                 name = os.environ.get(VARIABLE, "").strip()
                 _state.selected = _Selection(name, VARIABLE) if name else _AUTOMATIC
             selection = _state.selected
