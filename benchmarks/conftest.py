@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cases import CASES
 from contenders import CONTENDERS
-from session import Session
+from session import KEY, Session
 
 PACKAGES = ("cylstm", "numpy", "torch", "onnxruntime", "jax", "keras", "tensorflow", "pytest-benchmark")
 
@@ -25,9 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[KEY] = Session(config)
-
-
-KEY = pytest.StashKey[Session]()
 
 
 @pytest.fixture(scope="session")

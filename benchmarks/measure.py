@@ -1,4 +1,8 @@
-"""Values first, then time: all contenders of a case in turns, so that a noisy machine is noisy for each of them."""
+"""Values first, then time: all contenders of a case in turns, so that a noisy machine is noisy for each of them.
+
+Noise also lasts for seconds to minutes, and where arrays happen to lie matters. So a full run measures each case in
+several passes over the whole table, minutes apart and with fresh arrays, and takes the median of all rounds.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,15 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, rounds: int = 15) -> dict[str, Measured]:
+def measure(
+    case: Case,
+    names: Iterable[str],
+    threads: int,
+    *,
+    budget: float,
+    rounds: int = 15,
+    earlier: dict[str, Measured] | None = None,
+) -> dict[str, Measured]:
     """Check and time contenders.
 
     Parameters
@@ -51,6 +63,8 @@ def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, ro
         counted. 0 checks the values only.
     rounds : int
         Blocks per contender at most.
+    earlier : dict, optional
+        What the last pass returned. Those that were right and not far behind are checked again and get further rounds.
 
     Returns
     -------
@@ -59,8 +73,9 @@ def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, ro
     """
     problem = make_problem(case)
     expected = reference(case, problem, threads)
-    measured, runners = {}, {}
-    for name in names:
+    measured, runners = dict(earlier or {}), {}
+    for name in _near(measured) if earlier else names:
+        seconds = measured[name].seconds if earlier else []
         try:
             runner = CONTENDERS[name].prepare(case, problem, threads)
             with runner.context():
@@ -69,6 +84,7 @@ def measure(case: Case, names: Iterable[str], threads: int, *, budget: float, ro
             measured[name] = Measured(float("nan"), f"{type(error).__name__}: {error}")
             continue
         if not measured[name].wrong:
+            measured[name].seconds = seconds
             runners[name] = runner
     if budget:
         _time(runners, measured, budget, rounds)
@@ -103,9 +119,7 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
     try:
         for turn in range(rounds if names else 0):
             if turn == ALL:
-                fastest = min(measured[name].median for name in names)
-                names = [name for name in names if measured[name].median < BEHIND * fastest]
-                spent = 0.0
+                names, spent = _near({name: measured[name] for name in names}), 0.0
             if turn >= ALL and spent > budget:
                 break
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -121,6 +135,12 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
     finally:
         if collecting:
             gc.enable()
+
+
+def _near(measured: dict[str, Measured]) -> list[str]:
+    """The contenders that are right and not far behind."""
+    medians = {name: row.median for name, row in measured.items() if not row.wrong}
+    return [name for name, median in medians.items() if median < BEHIND * min(medians.values())]
 
 
 def _block(runner: Runner, calls: int) -> float:

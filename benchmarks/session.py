@@ -8,19 +8,22 @@ import pytest
 from measure import Measured
 from roofline import Limits, measure_limits
 
+KEY = pytest.StashKey["Session"]()  # where pytest's configuration has it
+
 
 class Session:
-    """The settings, the limits of the machine, the case that was measured last."""
+    """The settings, the limits of the machine, what was measured."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.threads: int = config.getoption("bench_threads")
         self.checking = config.getoption("benchmark_disable")  # values only
         self.quick = config.getoption("bench_quick")
         self.budget = 0.0 if self.checking else 0.3 if self.quick else 2.5
+        self.passes = 1 if self.checking or self.quick else 3  # over the table
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")  # of others, before the run
         self.limits: Limits | None = None
-        self.case = ""
-        self.measured: dict[str, Measured] = {}  # of this case
+        self.last = ""  # case whose last pass is done
+        self.measured: dict[str, dict[str, Measured]] = {}  # case to contender to its row
         self.invalid: list[dict[str, str]] = []
 
     def begin(self) -> None:

@@ -1,7 +1,8 @@
 """Every contender in every case. ``pytest benchmarks`` measures, with ``--benchmark-disable`` it checks values only.
 
-The first test of a case measures all its contenders in turns (``measure.py``); each test then hands its own contender's
-times to pytest-benchmark, by a clock that shows them.
+`test_pass` measures all contenders of a case in turns (``measure.py``), once in each pass over the table but the last.
+There the first test of a case does so, and each test hands its own contender's times of all passes to pytest-benchmark,
+by a clock that shows them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import pytest
 from cases import CASES, Case
 from contenders import CONTENDERS
-from measure import Measured, measure
-from session import Session
+from measure import measure
+from session import KEY, Session
 
 pytestmark = pytest.mark.filterwarnings("default")  # the peers' warnings are theirs
 FASTEST = ("cylstm-cython", "cylstm-cython-stream", "torch-onednn", "torch-native", "onnxruntime")  # in quick runs
@@ -40,6 +41,17 @@ class Replay:
 REPLAY = Replay()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_pass:
+        passes = range(1, metafunc.config.stash[KEY].passes)
+        names = [pytest.param(name, id=f"{name}-pass{number}") for number in passes for name in BY_NAME]
+        metafunc.parametrize("case_name", names)
+
+
+def test_pass(case_name: str, session: Session, request: pytest.FixtureRequest) -> None:
+    _measure(BY_NAME[case_name], session, request)
+
+
 @pytest.mark.benchmark(timer=REPLAY.now)
 @pytest.mark.parametrize(("case_name", "name"), PAIRS)
 def test_case(case_name: str, name: str, session: Session, request: pytest.FixtureRequest, benchmark) -> None:
@@ -48,7 +60,10 @@ def test_case(case_name: str, name: str, session: Session, request: pytest.Fixtu
         pytest.skip("left out of quick runs")
     if not CONTENDERS[name].installed:
         pytest.skip(f"{CONTENDERS[name].needs} is not installed")
-    row = _measured(case, name, session, request)
+    if session.last != case.name:
+        _measure(case, session, request)
+        session.last = case.name
+    row = session.measured[case.name][name]
     if row.wrong:
         session.invalid.append({"group": case.name, "contender": name, "reason": row.wrong})
         pytest.fail(f"{name} has no time in {case.name}: {row.wrong}")
@@ -80,16 +95,18 @@ def _wanted(case: Case, name: str, session: Session) -> bool:
     return not session.checking or case.quick or name in FASTEST
 
 
-def _measured(case: Case, name: str, session: Session, request: pytest.FixtureRequest) -> Measured:
-    """The row of one contender; all that are to run in this case are measured when the first of them asks."""
-    if session.case != case.name:
-        wanted = [
-            item.callspec.params["name"]
-            for item in request.session.items
-            if getattr(item, "callspec", None) and item.callspec.params.get("case_name") == case.name
-        ]
-        names = [n for n in wanted if CONTENDERS[n].installed and _wanted(case, n, session)]
-        task = case.shortened(CHECK_STEPS) if session.checking else case
-        session.measured = measure(task, names, session.threads, budget=session.budget)
-        session.case = case.name
-    return session.measured[name]
+def _measure(case: Case, session: Session, request: pytest.FixtureRequest) -> None:
+    """Measure all contenders that are to run in this case, in a later pass those that are not far behind."""
+    wanted = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.function is test_case and item.callspec.params["case_name"] == case.name
+    ]
+    names = [name for name in wanted if CONTENDERS[name].installed and _wanted(case, name, session)]
+    session.measured[case.name] = measure(
+        case.shortened(CHECK_STEPS) if session.checking else case,
+        names,
+        session.threads,
+        budget=session.budget,
+        earlier=session.measured.get(case.name),
+    )
