@@ -1,4 +1,4 @@
-"""What a call costs beside its arithmetic: import, wheel, memory, first call; and scaling.
+"""What a call costs beside its arithmetic: import, wheel, memory, first call, calls after a rest; and scaling.
 
 ``python benchmarks/costs.py`` prints it as JSON. Import, memory and first calls are measured in processes of their own.
 """
@@ -11,13 +11,14 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from cases import Case
+from cases import Case, make_problem
 from contenders import CONTENDERS
-from measure import measure
+from measure import measure, settle
 
 ROOT = Path(__file__).parent.parent
 FAST = ["cylstm-cython", "torch-onednn", "torch-native", "onnxruntime"]
@@ -81,6 +82,7 @@ def measure_costs(threads: int, *, quick: bool) -> dict[str, Any]:
         "first_call": dict(
             zip(("import", "construct", "first call", "second call"), _medians(_FIRST_CALL, repeats), strict=True)
         ),
+        "after_rest": measure_after_rest(threads, 10 if quick else 60),
         "wheel": _wheel_size(),
         "memory": {},
     }
@@ -111,6 +113,23 @@ def measure_scaling(threads: int) -> dict[str, Any]:
                     point = [sizes[axis], row.median / sizes["B"] / sizes["T"]]
                     result[axis].setdefault(name, []).append(point)
     return result
+
+
+def measure_after_rest(threads: int, repeats: int) -> dict[str, Any]:
+    """Ten calls, T=1 H=256, when all threads have gone to sleep: {contender: [median seconds of the ten, the most]}."""
+    case = Case(name="", regime="", H=256)
+    problem = make_problem(case)
+    runners = {name: CONTENDERS[name].prepare(case, problem, threads) for name in FAST if CONTENDERS[name].installed}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(repeats):
+        for name, runner in runners.items():
+            settle()
+            with runner.context():
+                begin = time.perf_counter()
+                for _ in range(10):
+                    runner.call()
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: [statistics.median(taken), max(taken)] for name, taken in seconds.items()}
 
 
 def measure_threads(threads: int) -> dict[str, dict[str, float]]:

@@ -123,6 +123,9 @@ def table_of_costs(data: dict[str, Any]) -> list[list[str]]:
         table.append([f"import {name}, after NumPy", format_time(seconds)])
     for name, seconds in costs["first_call"].items():
         table.append([f"a new process, T=1 H=256: {name}", format_time(seconds)])
+    for name, (median, most) in costs.get("after_rest", {}).items():
+        text = f"{format_time(median)}, at most {format_time(most)}"
+        table.append([f"ten calls after a rest, T=1 H=256, {name}", text])
     if costs["wheel"]:
         sizes = costs["wheel"]
         table.append(["wheel", f"{sizes['packed'] / 1e6:.2f} MB, unpacked {sizes['unpacked'] / 1e6:.2f} MB"])

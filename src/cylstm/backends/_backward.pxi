@@ -304,7 +304,7 @@ cdef void _backward_thread(
                       s.H, s.R, s.VL, j0, j1)
         _unpack_gates(<const real*>own + layout.grad_bias, grad_bias + d * 4 * s.H, s.H, 1, s.VL, j0, j1)
     if came > 1:
-        thread_ends(since)
+        thread_ends(&all, since)
     restore_mode(mode)
 
 

@@ -364,5 +364,5 @@ cdef void _forward_thread(
             NULL if a.c_segment == NULL else <real*>a.c_segment + d * count * s.blocks * s.B * s.VL,
             arrivals + asked.threads + first * team)
     if came > 1:
-        thread_ends(since)
+        thread_ends(&all, since)
     restore_mode(mode)

@@ -65,7 +65,7 @@ cdef extern from "kernels/team.h" nogil:
     void region_begins()
     long long thread_begins(const Barrier* all)
     long long barrier_nanoseconds()
-    void thread_ends(long long since)
+    void thread_ends(const Barrier* all, long long since)
     void region_ends(int threads)
     bint set_always_pays(bint always)
     bint region_pays(bint long_call)

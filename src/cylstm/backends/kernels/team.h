@@ -26,9 +26,10 @@
  * until all that was written is out, as it does for an atomic addition. A thread spins for a moment, as long as a step
  * may be uneven, then sleeps: one that sleeps leaves its processor to the one that it waits for. */
 typedef struct {
-    int count;    /* barriers that this thread has arrived at */
-    int sleeping; /* threads that sleep until then */
-    char apart[56];
+    int count;        /* barriers that this thread has arrived at */
+    int sleeping;     /* threads that sleep until then */
+    long long worked; /* nanoseconds in this region that it did not sleep at barriers */
+    char apart[48];
 } Arrival;
 
 typedef struct {
@@ -37,8 +38,6 @@ typedef struct {
 } Barrier; /* as one of its threads sees it */
 
 enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
-
-static long long worked; /* nanoseconds that the threads of regions were at work, waiting at barriers not counted */
 
 static inline long long nanoseconds(void)
 {
@@ -56,39 +55,50 @@ static inline void pause_(void)
 #endif
 }
 
-/* A thread that wakes up may be put on the processor of the one that woke it, and threads that wait for each other in
- * turn are left there. Thread `rank` leaves a processor that a lower rank is on: it forbids itself that one, for a
- * moment. */
-static inline void move_apart(int rank)
+static __thread struct {
+    int rank, threads;
+    long long slept; /* nanoseconds, at barriers */
+} self;              /* in the region */
+
+#if defined(__linux__)
+enum { PLACES = 64 };
+static int places[PLACES]; /* the processor that each rank was on when it last looked */
+#endif
+
+/* A thread that wakes up may be put on the processor of the one that woke it, and stays there for milliseconds if that
+ * one spins. So it leaves a processor that another one is on, of those with a rank below `ranks`: it forbids itself that
+ * one, for a moment. */
+static inline void move_apart(int ranks)
 {
 #if defined(__linux__)
-    static int processors[64];
     int here = sched_getcpu();
-    if (rank >= 64)
+    if (self.rank >= PLACES)
         return;
-    __atomic_store_n(&processors[rank], here, __ATOMIC_RELAXED);
-    for (int r = 0; r < rank; r++)
-        if (__atomic_load_n(&processors[r], __ATOMIC_RELAXED) == here) {
+    __atomic_store_n(&places[self.rank], here, __ATOMIC_RELAXED);
+    ranks = ranks < PLACES ? ranks : PLACES;
+    for (int r = 0; r < ranks; r++)
+        if (r != self.rank && __atomic_load_n(&places[r], __ATOMIC_RELAXED) == here) {
             cpu_set_t allowed, others;
             if (sched_getaffinity(0, sizeof(allowed), &allowed))
                 return;
             others = allowed;
-            for (r = 0; r < rank; r++)
-                CPU_CLR(__atomic_load_n(&processors[r], __ATOMIC_RELAXED), &others);
+            for (r = 0; r < ranks; r++)
+                if (r != self.rank)
+                    CPU_CLR(__atomic_load_n(&places[r], __ATOMIC_RELAXED), &others);
             if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others)) {
-                __atomic_store_n(&processors[rank], sched_getcpu(), __ATOMIC_RELAXED);
+                __atomic_store_n(&places[self.rank], sched_getcpu(), __ATOMIC_RELAXED);
                 sched_setaffinity(0, sizeof(allowed), &allowed);
             }
             return;
         }
 #else
-    (void)rank;
+    (void)ranks;
 #endif
 }
 
 static inline int is_behind(int seen, int count) { return (int)((unsigned)seen - (unsigned)count) < 0; }
 
-static inline void sleep_until(Arrival *arrival, int count)
+static __attribute__((noinline, cold)) void sleep_until(Arrival *arrival, int count)
 {
     long long since = nanoseconds();
 #if defined(__linux__)
@@ -97,12 +107,13 @@ static inline void sleep_until(Arrival *arrival, int count)
     __atomic_add_fetch(&arrival->sleeping, 1, __ATOMIC_SEQ_CST);
     for (int seen; is_behind(seen = __atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count);)
         syscall(SYS_futex, &arrival->count, FUTEX_WAIT_PRIVATE, seen, &at_most, NULL, 0);
+    move_apart(self.threads);
     __atomic_sub_fetch(&arrival->sleeping, 1, __ATOMIC_RELAXED);
 #else
     while (is_behind(__atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count))
         sched_yield();
 #endif
-    __atomic_sub_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
+    self.slept += nanoseconds() - since;
 }
 
 static inline void barrier_wait(const Barrier *b)
@@ -167,12 +178,12 @@ static inline long long barrier_nanoseconds(void)
  * - Threads that rested are slow to come, up to a millisecond: a short call opens a region only where calls follow each
  *   other closely.
  * - Where other programs take the processors, those that wait lose more than all gain. That is known afterwards only:
- *   after two such regions in a row calls run on one thread for a while, longer each time it happens again. A region
- *   after a rest is not judged.
+ *   after two such regions in a row calls run on one thread for a while, longer each time it happens again. Neither a
+ *   region after a rest is judged, nor one that lost no more than opening it may take.
  * One region at a time is open, so plain variables do. */
-enum { BREATH = 2000000, REST = 10000000, FIRST_PAUSE = 10000000, LONGEST_PAUSE = 1000000000 }; /* nanoseconds */
-static long long call_ended, region_began, region_ended, pause_until, pause_length = FIRST_PAUSE;
-static int judged, failed, always_pays; /* always: for tests */
+enum { BREATH = 2000000, REST = 10000000, PRICE = 50000, FIRST_PAUSE = 10000000, LONGEST_PAUSE = 1000000000 }; /* nanoseconds */
+static long long call_ended, worked, region_began, region_ended, pause_until, pause_length = FIRST_PAUSE;
+static int rested, judged, failed, always_pays; /* always: for tests */
 
 static inline int region_pays(int long_call)
 {
@@ -221,34 +232,57 @@ static inline void call_ends(void) { __atomic_store_n(&call_ended, nanoseconds()
 
 static inline void region_begins(void)
 {
-    __atomic_store_n(&worked, 0, __ATOMIC_RELAXED);
+    worked = 0;
     region_began = nanoseconds();
+#if defined(__linux__)
+    places[0] = sched_getcpu(); /* before the others look */
+#endif
+    rested = region_began - region_ended > BREATH;
     judged = region_began - region_ended < REST;
     measuring = judged && region_began - barrier_measured > MEASURE_EVERY;
 }
 
 static inline long long thread_begins(const Barrier *all)
 {
-    move_apart(all->rank);
+    self.rank = all->rank;
+    self.threads = all->threads;
+    self.slept = 0;
+    if (all->rank)
+        move_apart(self.rank);
+    else if (rested)
+        sched_yield(); /* to those that were woken and put on this processor: they move */
     long long since = nanoseconds();
     if (measuring)
         measure_barrier(all);
     return since;
 }
 
-static inline void thread_ends(long long since)
+/* Threads meet here before they meet at the end of OpenMP's region: there one may spin for milliseconds on the processor
+ * that the other needs. Those that slept are waited for once more, until they have moved apart. */
+static inline void thread_ends(const Barrier *all, long long since)
 {
-    __atomic_add_fetch(&worked, nanoseconds() - since, __ATOMIC_RELAXED);
+    Arrival *own = &all->arrivals[all->rank];
+    own->worked = nanoseconds() - since - self.slept;
+    barrier_wait(all);
+    if (all->rank == 0)
+        for (int r = 0; r < all->threads; r++)
+            worked += all->arrivals[r].worked;
+#if defined(__linux__)
+    while (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED)) {
+        syscall(SYS_futex, &own->count, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+        sched_yield();
+    }
+#endif
 }
 
 static inline void region_ends(int threads)
 {
     region_ended = nanoseconds();
     long long took = region_ended - region_began;
-    long long lost = threads * took - __atomic_load_n(&worked, __ATOMIC_RELAXED);
+    long long lost = threads * took - worked;
     if (!judged)
         return;
-    if (4 * lost <= 3 * (threads - 1) * took) {
+    if (lost <= (threads - 1) * PRICE || 4 * lost <= 3 * (threads - 1) * took) {
         failed = 0;
         pause_until = 0;
         pause_length = FIRST_PAUSE;
