@@ -20,7 +20,8 @@ from contenders import CONTENDERS, Runner, Values, reference
 #: relative to its largest element.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
-#: Rounds that all contenders of a case take part in, and how many times slower than the fastest one is that then stops.
+#: Rounds that all contenders of a case take part in, and how many times slower than the fastest of ours or of the peers
+#: one is that then stops.
 ALL, BEHIND = 5, 3
 #: Seconds that a block of calls lasts at least, that unmeasured calls go before it, and a call that needs none of them.
 BLOCK, WARM, LONG = 0.005, 0.003, 0.02
@@ -75,7 +76,7 @@ def measure(
     expected = reference(case, problem, threads)
     measured, runners = dict(earlier or {}), {}
     for name in _near(measured) if earlier else names:
-        seconds = measured[name].seconds if earlier else []
+        seconds = list(measured[name].seconds) if earlier else []
         try:
             runner = CONTENDERS[name].prepare(case, problem, threads)
             with runner.context():
@@ -138,9 +139,13 @@ def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: flo
 
 
 def _near(measured: dict[str, Measured]) -> list[str]:
-    """The contenders that are right and not far behind."""
-    medians = {name: row.median for name, row in measured.items() if not row.wrong}
-    return [name for name, median in medians.items() if median < BEHIND * min(medians.values())]
+    """The contenders that are right and not far behind the fastest of ours, or of the peers."""
+    names = [name for name, row in measured.items() if not row.wrong]
+    near = []
+    for side in (True, False):
+        medians = {name: measured[name].median for name in names if name.startswith("cylstm") is side}
+        near += [name for name, median in medians.items() if median < BEHIND * min(medians.values())]
+    return near
 
 
 def _block(runner: Runner, calls: int) -> float:

@@ -204,7 +204,7 @@ def write_docs(data: dict[str, Any]) -> None:
         "![Speed of cylstm in per cent of the machine's limit, for each case](_static/benchmarks-roofline.svg)",
         "### As B, T and H grow",
         "![Microseconds per step and sequence against B, T and H](_static/benchmarks-scaling.svg)",
-        "### Beside the arithmetic\nImport, first call, package and memory.",
+        "### Beside the arithmetic\nImport, first call, calls after a rest, package and memory.",
         markdown(table_of_costs(data)),
         "![Memory beside input and output against the number of steps](_static/benchmarks-memory.svg)",
     ]

@@ -54,12 +54,13 @@ def main() -> int:
     from costs import measure_costs
     from report import RESULTS, text, write_docs
 
-    if not arguments.expression:
-        data["costs"] = measure_costs(arguments.threads, quick=arguments.quick)
-    print("\n" + text(data))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{_slug(data, arguments)}.json"
-    path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")  # also if a cost cannot be measured
+    if not arguments.expression:
+        data["costs"] = measure_costs(arguments.threads, quick=arguments.quick)
+        path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    print("\n" + text(data))
     print(f"\nsaved {path.relative_to(HERE.parent)}")
     if not (arguments.quick or arguments.expression or os.environ.get("CYLSTM_MAX_ISA")):
         from plots import draw

@@ -49,6 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_pass(case_name: str, session: Session, request: pytest.FixtureRequest) -> None:
+    session.begin()
     _measure(BY_NAME[case_name], session, request)
 
 
@@ -100,7 +101,7 @@ def _measure(case: Case, session: Session, request: pytest.FixtureRequest) -> No
     wanted = [
         item.callspec.params["name"]
         for item in request.session.items
-        if item.function is test_case and item.callspec.params["case_name"] == case.name
+        if getattr(item, "function", None) is test_case and item.callspec.params["case_name"] == case.name
     ]
     names = [name for name in wanted if CONTENDERS[name].installed and _wanted(case, name, session)]
     session.measured[case.name] = measure(

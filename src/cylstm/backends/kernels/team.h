@@ -28,7 +28,7 @@
 typedef struct {
     int count;        /* barriers that this thread has arrived at */
     int sleeping;     /* threads that sleep until then */
-    long long worked; /* nanoseconds in this region that it did not sleep at barriers */
+    long long worked; /* nanoseconds in this region, without its beginning, its end and sleep at barriers */
     char apart[48];
 } Arrival;
 
@@ -56,43 +56,39 @@ static inline void pause_(void)
 }
 
 static __thread struct {
-    int rank, threads;
+    int rank;
     long long slept; /* nanoseconds, at barriers */
 } self;              /* in the region */
 
+/* A thread that wakes up may be put on the processor of the one that woke it, and stays there for milliseconds if that
+ * one spins. So a thread leaves a processor that a lower rank is on: it forbids itself that one, for a moment. The
+ * caller, rank 0, stays where it is. */
 #if defined(__linux__)
 enum { PLACES = 64 };
 static int places[PLACES]; /* the processor that each rank was on when it last looked */
 #endif
 
-/* A thread that wakes up may be put on the processor of the one that woke it, and stays there for milliseconds if that
- * one spins. So it leaves a processor that another one is on, of those with a rank below `ranks`: it forbids itself that
- * one, for a moment. */
-static inline void move_apart(int ranks)
+static inline void move_apart(void)
 {
 #if defined(__linux__)
     int here = sched_getcpu();
     if (self.rank >= PLACES)
         return;
     __atomic_store_n(&places[self.rank], here, __ATOMIC_RELAXED);
-    ranks = ranks < PLACES ? ranks : PLACES;
-    for (int r = 0; r < ranks; r++)
-        if (r != self.rank && __atomic_load_n(&places[r], __ATOMIC_RELAXED) == here) {
+    for (int r = 0; r < self.rank; r++)
+        if (__atomic_load_n(&places[r], __ATOMIC_RELAXED) == here) {
             cpu_set_t allowed, others;
             if (sched_getaffinity(0, sizeof(allowed), &allowed))
                 return;
             others = allowed;
-            for (r = 0; r < ranks; r++)
-                if (r != self.rank)
-                    CPU_CLR(__atomic_load_n(&places[r], __ATOMIC_RELAXED), &others);
+            for (r = 0; r < self.rank; r++)
+                CPU_CLR(__atomic_load_n(&places[r], __ATOMIC_RELAXED), &others);
             if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others)) {
                 __atomic_store_n(&places[self.rank], sched_getcpu(), __ATOMIC_RELAXED);
                 sched_setaffinity(0, sizeof(allowed), &allowed);
             }
             return;
         }
-#else
-    (void)ranks;
 #endif
 }
 
@@ -107,7 +103,7 @@ static __attribute__((noinline, cold)) void sleep_until(Arrival *arrival, int co
     __atomic_add_fetch(&arrival->sleeping, 1, __ATOMIC_SEQ_CST);
     for (int seen; is_behind(seen = __atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count);)
         syscall(SYS_futex, &arrival->count, FUTEX_WAIT_PRIVATE, seen, &at_most, NULL, 0);
-    move_apart(self.threads);
+    move_apart();
     __atomic_sub_fetch(&arrival->sleeping, 1, __ATOMIC_RELAXED);
 #else
     while (is_behind(__atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count))
@@ -179,7 +175,7 @@ static inline long long barrier_nanoseconds(void)
  *   other closely.
  * - Where other programs take the processors, those that wait lose more than all gain. That is known afterwards only:
  *   after two such regions in a row calls run on one thread for a while, longer each time it happens again. Neither a
- *   region after a rest is judged, nor one that lost no more than opening it may take.
+ *   region after a long rest counts, nor one that lost no more than opening it may take.
  * One region at a time is open, so plain variables do. */
 enum { BREATH = 2000000, REST = 10000000, PRICE = 50000, FIRST_PAUSE = 10000000, LONGEST_PAUSE = 1000000000 }; /* nanoseconds */
 static long long call_ended, worked, region_began, region_ended, pause_until, pause_length = FIRST_PAUSE;
@@ -245,12 +241,11 @@ static inline void region_begins(void)
 static inline long long thread_begins(const Barrier *all)
 {
     self.rank = all->rank;
-    self.threads = all->threads;
     self.slept = 0;
-    if (all->rank)
-        move_apart(self.rank);
-    else if (rested)
+    if (rested && all->rank == 0)
         sched_yield(); /* to those that were woken and put on this processor: they move */
+    else
+        move_apart();
     long long since = nanoseconds();
     if (measuring)
         measure_barrier(all);
@@ -258,7 +253,7 @@ static inline long long thread_begins(const Barrier *all)
 }
 
 /* Threads meet here before they meet at the end of OpenMP's region: there one may spin for milliseconds on the processor
- * that the other needs. Those that slept are waited for once more, until they have moved apart. */
+ * that the other needs. One that others slept for lets them on, and looks where they are now. */
 static inline void thread_ends(const Barrier *all, long long since)
 {
     Arrival *own = &all->arrivals[all->rank];
@@ -268,9 +263,10 @@ static inline void thread_ends(const Barrier *all, long long since)
         for (int r = 0; r < all->threads; r++)
             worked += all->arrivals[r].worked;
 #if defined(__linux__)
-    while (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED)) {
-        syscall(SYS_futex, &own->count, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-        sched_yield();
+    if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED)) {
+        for (int n = 0; n < 100 && __atomic_load_n(&own->sleeping, __ATOMIC_RELAXED); n++)
+            sched_yield();
+        move_apart();
     }
 #endif
 }
@@ -282,11 +278,11 @@ static inline void region_ends(int threads)
     long long lost = threads * took - worked;
     if (!judged)
         return;
-    if (lost <= (threads - 1) * PRICE || 4 * lost <= 3 * (threads - 1) * took) {
+    if (4 * lost <= 3 * (threads - 1) * took) {
         failed = 0;
         pause_until = 0;
         pause_length = FIRST_PAUSE;
-    } else if (++failed == 2) {
+    } else if (lost > (threads - 1) * PRICE && ++failed == 2) {
         failed = 0;
         pause_until = region_ended + pause_length;
         pause_length = pause_length * 2 < LONGEST_PAUSE ? pause_length * 2 : LONGEST_PAUSE;
