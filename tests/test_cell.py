@@ -12,7 +12,7 @@ import torch
 from layers import TOLERANCE, WRONG_ARGUMENTS, close
 
 import cylstm
-from cylstm.cell import LSTMCell
+from cylstm.nn.cell import LSTMCell
 
 each_backend = pytest.mark.parametrize("backend", available.names())
 each_backend_and_dtype = pytest.mark.parametrize(("backend", "dtype"), available.pairs(list(TOLERANCE)))

@@ -10,7 +10,7 @@ import torch
 from layers import TOLERANCE, WRONG_ARGUMENTS, close
 
 import cylstm
-from cylstm.linear import Linear
+from cylstm.nn.linear import Linear
 
 
 def pair(in_features=4, out_features=3, bias=True, dtype="float32", seed=0):

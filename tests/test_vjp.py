@@ -27,7 +27,7 @@ from torch.nn.utils import rnn
 
 import cylstm
 from cylstm.backends import registry
-from cylstm.gradients import Gradients
+from cylstm.nn.gradients import Gradients
 
 CASES, CHUNK = 1000, 100
 CHUNKS = [range(start, start + CHUNK) for start in range(10_000, 10_000 + CASES, CHUNK)]

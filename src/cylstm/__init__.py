@@ -2,6 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .arrays.packed import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+)
 from .backends.registry import (
     BackendError,
     BackendLoadError,
@@ -13,17 +21,9 @@ from .backends.registry import (
     set_backend,
     use_backend,
 )
-from .cell import LSTMCell
-from .linear import Linear
-from .lstm import LSTM
-from .packed import (
-    PackedSequence,
-    pack_padded_sequence,
-    pack_sequence,
-    pad_packed_sequence,
-    pad_sequence,
-    unpack_sequence,
-)
+from .nn.cell import LSTMCell
+from .nn.linear import Linear
+from .nn.lstm import LSTM
 from .random import manual_seed, rand, randn
 from .threads import get_num_threads, set_num_threads
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import random
 from .backends import registry
-from .lstm import LSTM
+from .nn.lstm import LSTM
 from .threads import get_num_threads, set_num_threads
 
 Pass = Callable[[], list[Any]]  # returns output and states, or in training all gradients; NumPy's or PyTorch's arrays

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import DTYPES
-from .cell import LSTMCell
-from .linear import Linear
-from .lstm import LSTM
+from .arrays.arguments import DTYPES
+from .nn.cell import LSTMCell
+from .nn.linear import Linear
+from .nn.lstm import LSTM
 from .tensor_files import (
     Contents,
     Tensor,

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arguments import as_array
 from ._onnx_graph import ONNX, Scope, Unknown, scopes
+from .arrays.arguments import as_array
+from .arrays.packed import pack_padded_sequence, pad_packed_sequence
 from .backends.base import Backend
 from .files import as_tensors, make_lstm
-from .lstm import LSTM as Module
-from .packed import pack_padded_sequence, pad_packed_sequence
+from .nn.lstm import LSTM as Module
 from .tensor_files import Contents, Tensor, TensorFileError, replacing
 
 __all__ = ["LSTM", "Found", "export", "find", "load", "save"]

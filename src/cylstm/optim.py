@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import as_array
-from .gradients import check_gradient
-from .parameters import Module, exclusively
+from .arrays.arguments import as_array
+from .nn.gradients import check_gradient
+from .nn.parameters import Module, exclusively
 
 #: The gradients of one module: an array for each of its parameters, by name.
 Grads = Mapping[str, Any]

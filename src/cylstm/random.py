@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import as_dtype
+from .arrays.arguments import as_dtype
 
 __all__ = [
     "Generator",

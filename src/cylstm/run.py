@@ -21,8 +21,8 @@ import numpy as np
 
 from .backends import registry
 from .files import load
-from .linear import Linear
-from .lstm import LSTM
+from .nn.linear import Linear
+from .nn.lstm import LSTM
 from .progress import Progress
 from .system import backend_info
 from .tensor_files import read_npz, replaceable, replacing

@@ -26,7 +26,7 @@ import numpy as np
 
 import cylstm
 
-from ._arguments import as_dtype
+from .arrays.arguments import as_dtype
 from .backends.base import API_VERSION, Backend, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
 from .backends.numpy_backend import NumpyBackend
 from .backends.registry import load

@@ -21,14 +21,14 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from . import cell, linear
-from . import lstm as _lstm
-from ._arguments import as_array, as_dtype
 from ._torch_operator import Arguments, Options, backend_name
 from ._torch_operator import lstm as _operator
+from .arrays.arguments import as_array, as_dtype
 from .backends import registry
 from .backends.base import Backend
-from .parameters import Module
+from .nn import cell, linear
+from .nn import lstm as _lstm
+from .nn.parameters import Module
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 

@@ -12,6 +12,6 @@ A map of this folder::
     _openmp.pxd        the only file that names OpenMP
     kernels/           C, one object per instruction set: the register tile and the CPU probe
 
-Imports run one way: ``cylstm.lstm`` → ``registry`` → ``base`` and ``*_backend`` → ``base``. The registry imports no
+Imports run one way: ``cylstm.nn.lstm`` → ``registry`` → ``base`` and ``*_backend`` → ``base``. The registry imports no
 backend before it is asked for; importing this package imports nothing.
 """

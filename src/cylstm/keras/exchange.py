@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import as_tensors
-from ..lstm import LSTM as Module
+from ..nn.lstm import LSTM as Module
 from ..tensor_files import Contents, Tensor
 from .formats import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import as_dtype
+from ..arrays.arguments import as_dtype
 from ..random import randn, uniform
 
 Initializer = str | Callable[..., Any]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._arguments import as_array, as_dtype
-from ..linear import Linear
-from ..lstm import LSTM as Module
-from ..packed import pack_padded_sequence, pad_packed_sequence
+from ..arrays.arguments import as_array, as_dtype
+from ..arrays.packed import pack_padded_sequence, pad_packed_sequence
+from ..nn.linear import Linear
+from ..nn.lstm import LSTM as Module
 from .formats import BACKWARD, CELL, FORWARD, OWN, snake_case
 from .initializers import Initializer, initializer
 

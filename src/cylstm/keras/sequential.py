@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import as_array, as_dtype
+from ..arrays.arguments import as_array, as_dtype
 from ..progress import Progress
 from .formats import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
 from .layers import (

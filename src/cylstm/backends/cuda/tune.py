@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from ... import random, testing
-from ...lstm import LSTM
+from ...nn.lstm import LSTM
 from ..cupy_backend import CupyBackend
 from .measured import MOST_ROWS, Shape, Table, measure, write
 from .planner import TIERS, TYPES

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ._arguments import DTYPES, as_array, as_dtype, check_device
+from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
 
 #: Held while parameters are replaced, and while something is derived from them. Re-entrant: deriving one thing may need
 #: another.
@@ -364,7 +364,7 @@ class Module:
         RuntimeError
             If its dtype is none of cylstm's.
         """
-        from .torch import from_torch
+        from ..torch import from_torch
 
         converted = from_torch(module, backend=backend)
         if not isinstance(converted, cls):
@@ -373,7 +373,7 @@ class Module:
 
     def to_torch(self) -> Any:
         """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
-        from .torch import to_torch
+        from ..torch import to_torch
 
         return to_torch(self)
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arguments import as_array, check_place, check_size
-from .backends.base import Backend, DirectionParameters, LayerParameters
+from ..arrays.arguments import as_array, check_place, check_size
+from ..arrays.layout import contiguous
+from ..backends.base import Backend, DirectionParameters, LayerParameters
+from ..random import uniform
+from .dispatch import ComputedModule, Plan
 from .gradients import Gradients, check_gradient
-from .layout import contiguous
-from .plan import ComputedModule, Plan
-from .random import uniform
 
 State = tuple[np.ndarray, np.ndarray]
 

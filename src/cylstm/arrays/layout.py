@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arguments import as_array
+from .arguments import as_array
 from .packed import PackedSequence, as_packed, is_packed
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arguments import as_array, check_place
-from .backends import registry
-from .layout import Layout, contiguous
-from .threads import get_num_threads
+from ..arrays.arguments import as_array, check_place
+from ..arrays.layout import Layout, contiguous
+from ..backends import registry
+from ..threads import get_num_threads
 
 if TYPE_CHECKING:
-    from .backends.base import Stepper
+    from ..backends.base import Stepper
     from .lstm import LSTM
     from .parameters import ParameterStore
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ._arguments import as_array, check_device, check_place
+from .arguments import as_array, check_device, check_place
 
 __all__ = [
     "PackedSequence",

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import DTYPES, as_array, check_lstm_arguments, check_place
-from .backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
+from ..arrays.arguments import DTYPES, as_array, check_lstm_arguments, check_place
+from ..arrays.layout import Layout, layout_of
+from ..backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerParameters
+from ..random import dropout_mask, uniform
+from .dispatch import ComputedModule, Plan
 from .gradients import Gradients, check_gradient
-from .layout import Layout, layout_of
-from .plan import ComputedModule, Plan
-from .random import dropout_mask, uniform
 from .stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ._arguments import GPU_REMEDY, as_dtype, check_device
-from .backends import registry
-from .backends.base import Backend, LayerParameters
+from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
+from ..backends import registry
+from ..backends.base import Backend, LayerParameters
 from .parameters import Module, Snapshot
 
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arguments import as_array, check_place, check_size
+from ..arrays.arguments import as_array, check_place, check_size
+from ..random import uniform
 from .gradients import Gradients, check_gradient
 from .parameters import Module, Snapshot
-from .random import uniform
 
 
 class Linear(Module):

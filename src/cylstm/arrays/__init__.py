@@ -1,0 +1,1 @@
+"""What callers hand in: arguments, how arrays lie, packed sequences."""

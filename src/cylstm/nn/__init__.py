@@ -1,0 +1,1 @@
+"""The modules: parameters, dispatch to a backend, LSTM, LSTMCell, Linear, streams, gradients."""
