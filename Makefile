@@ -58,7 +58,7 @@ COMPUTING := allocations cell concurrency conformance differential floating_poin
     threads torch_bridge training vjp
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
-	@isas=$$($(PY) -c 'from cylstm.backends import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
+	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
 	for isa in $$isas; do \
 	    $(STEP) "pytest, CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa" \
 	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) $(COMPUTING:%=tests/test_%.py) --only-in-force || exit; \
@@ -85,7 +85,7 @@ lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
 	@$(STEP) "cython-lint" env PATH="$(CURDIR)/.venv-test/bin:$$PATH" cython-lint src
 	@$(STEP) "mypy" $(PY) -m mypy
 	@$(STEP) "stubtest" $(PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
-	    --allowlist tools/stubtest_allowlist.txt cylstm.backends._lstm
+	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._lstm
 
 fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz.py
@@ -118,7 +118,7 @@ format: $(TEST)  ## ruff: fix and format
 clean:  ## remove everything that the other targets made
 	rm -rf .venv .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f src/cylstm/backends/_lstm.c src/cylstm/backends/*.so
+	rm -f src/cylstm/backends/cython_backend/_lstm.c src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help:

@@ -1,6 +1,6 @@
 """Build of the compiled backend. Everything else about the package stands in pyproject.toml.
 
-One extension module, ``cylstm.backends._lstm``, and one object file of C tiles per instruction set and precision, from
+One extension module, ``cylstm.backends.cython_backend._lstm``, and one object file of C tiles per instruction set and precision, from
 which the program chooses when it runs. Environment variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP
 an error instead of a warning.
 """
@@ -16,7 +16,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-HERE = Path("src/cylstm/backends")
+HERE = Path("src/cylstm/backends/cython_backend")
 KERNELS = HERE / "kernels"
 HEADERS = [*sorted(str(p) for p in KERNELS.glob("*.h")), str(HERE / "_openmp.h")]
 # -O3 without -ffast-math: the order of every sum is part of the result. -ffp-contract=off: a fused multiply-add only
@@ -82,7 +82,7 @@ class BuildKernels(build_ext):
 
 
 extension = Extension(
-    "cylstm.backends._lstm",
+    "cylstm.backends.cython_backend._lstm",
     sources=[str(HERE / "_lstm.pyx")],
     include_dirs=[str(HERE)],
     depends=[

@@ -23,9 +23,8 @@ import numpy as np
 from cases import Case
 
 import cylstm
-from cylstm.backends import _lstm
 from cylstm.backends.base import DirectionParameters
-from cylstm.backends.cython_backend import CythonBackend
+from cylstm.backends.cython_backend import CythonBackend, _lstm
 
 Curve = list[tuple[int, float]]  # (bytes, bytes per second), growing sizes
 

@@ -79,7 +79,7 @@ def _selection_restored() -> Iterator[None]:
 def _threads_open() -> Iterator[None]:
     """Where a test asks for threads, they run, though they might not pay."""
     try:
-        from cylstm.backends import _lstm
+        from cylstm.backends.cython_backend import _lstm
     except ImportError:  # not built
         yield
         return

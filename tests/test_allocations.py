@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import run
 
-pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = [
     pytest.mark.names_backend("cython"),
@@ -35,7 +35,7 @@ long allocations(void) { return __atomic_load_n(&count, __ATOMIC_RELAXED); }
 COUNT = """
 import ctypes, sys
 import numpy as np, cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 
 counter = ctypes.CDLL({library!r})
 counter.allocations.restype = ctypes.c_long

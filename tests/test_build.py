@@ -24,7 +24,7 @@ CHECK = """
 import sys
 import cylstm
 from cylstm import testing
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 
 assert cylstm.__file__.startswith(sys.argv[1]), cylstm.__file__
 assert not _lstm.openmp()

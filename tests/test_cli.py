@@ -492,7 +492,7 @@ def test_starting_is_cheap() -> None:
     code = (
         "import sys\nfrom cylstm.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "unwanted = {'torch', 'importlib.metadata', 'cylstm.run', 'cylstm.testing', 'cylstm.backends._lstm'}\n"
+        "unwanted = {'torch', 'importlib.metadata', 'cylstm.run', 'cylstm.testing', 'cylstm.backends.cython_backend._lstm'}\n"
         "print(sorted(unwanted & set(sys.modules)))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -503,7 +503,7 @@ def test_the_warning_of_the_automatic_choice_is_one_line(folder: Path) -> None:
     """Where the compiled backend does not load, `run` says so and goes on."""
     prepare()
     code = (
-        "import sys; sys.modules['cylstm.backends._lstm'] = None\n"
+        "import sys; sys.modules['cylstm.backends.cython_backend._lstm'] = None\n"
         "from cylstm.cli import main; sys.exit(main(['run', 'model.safetensors', 'input.npy']))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "CYLSTM_BACKEND"}

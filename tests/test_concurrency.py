@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 from processes import run
 
-pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
 needs_proc = pytest.mark.skipif(
     not os.path.isdir("/proc/self/task"), reason="this system does not show the threads of a process"
@@ -21,7 +21,7 @@ BEGIN = """
 import os, threading, time
 import numpy as np
 import cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 
 _lstm.open_regions(True)
 cylstm.manual_seed(0)
@@ -158,7 +158,9 @@ print(len(answers) - 15 * len(others), all(answers))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there /proc tells which libraries are loaded")
-@pytest.mark.parametrize("first", ["import cylstm.backends._lstm", "import torch", "import sklearn.cluster"])
+@pytest.mark.parametrize(
+    "first", ["import cylstm.backends.cython_backend._lstm", "import torch", "import sklearn.cluster"]
+)
 def test_beside_other_openmp_libraries(first: str) -> None:
     """In turn, at once, and our calls on the threads of another library; whichever of the libraries came first."""
     pytest.importorskip("sklearn")

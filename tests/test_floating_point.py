@@ -12,7 +12,7 @@ from processes import run
 
 import cylstm
 
-_lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
 knows_register = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and platform.machine() == "x86_64"),
@@ -24,7 +24,7 @@ REGISTER = f"""
 import ctypes, threading
 import numpy as np
 import cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 
 libm = ctypes.CDLL({ctypes.util.find_library("m")!r})
 

@@ -13,7 +13,7 @@ import pytest
 
 import cylstm
 
-_lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
 
 ISAS = _lstm.instruction_sets()
@@ -49,7 +49,7 @@ def lstm(request: pytest.FixtureRequest, isa_backend: object, shape: tuple[int, 
 
 @pytest.fixture(autouse=True)
 def threads_restored() -> Iterator[None]:
-    from cylstm import threads
+    from cylstm.backends import threads
 
     before = threads._count
     yield

@@ -13,7 +13,7 @@ import cylstm
 from cylstm.backends.base import DirectionParameters
 from cylstm.backends.numpy_backend import NumpyBackend
 
-_lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
 
 ISAS = _lstm.instruction_sets()
@@ -126,7 +126,7 @@ import os, sys
 {first}
 import numpy as np
 import cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 _lstm.open_regions(True)
 cylstm.set_num_threads(2)
 cylstm.manual_seed(0)
@@ -152,7 +152,7 @@ torch.set_num_threads(2)
 torch.ones(2000, 2000).exp()
 import cylstm
 lstm = cylstm.LSTM(128, 256, backend="cython")
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 _lstm.open_regions(True)
 cylstm.set_num_threads(2)
 x = cylstm.randn(40, 16, 128)

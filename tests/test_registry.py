@@ -183,7 +183,7 @@ def test_nothing_is_imported_before_it_is_asked_for() -> None:
         loaded = [m for m in sys.modules if m.endswith("_backend")]
         cylstm.set_backend("numpy")
         cylstm.LSTM(2, 3)(np.ones((4, 1, 2), np.float32))
-        print(loaded, "importlib.metadata" in sys.modules, "cylstm.backends.cython_backend" in sys.modules)
+        print(loaded, "importlib.metadata" in sys.modules, "cylstm.backends.cython_backend.backend" in sys.modules)
     """)
     assert modules == "[] False False"
 

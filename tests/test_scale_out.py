@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import cylstm
-from cylstm import threads
+from cylstm.backends.cython_backend import threads
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BUILT = any(b.name == "cython" and b.status == "available" for b in cylstm.available_backends())
@@ -122,7 +122,7 @@ if pid == 0:
     lstm = cylstm.LSTM(128, 256)
     x = cylstm.randn(40, 16, 128)
     try:
-        from cylstm.backends import _lstm
+        from cylstm.backends.cython_backend import _lstm
         _lstm.open_regions(True)
     except ImportError:
         pass
@@ -143,7 +143,7 @@ import os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 
 def count():
     return len(os.listdir("/proc/self/task"))

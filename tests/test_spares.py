@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm.backends.cython_backend import Spares, Workspace, _spares
+from cylstm.backends.cython_backend.backend import Spares, Workspace, _spares
 
-pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
 
 

@@ -276,7 +276,7 @@ def test_repr() -> None:
 
 def test_a_step_into_out_allocates_nothing() -> None:
     """On the compiled backend: all buffers were made beforehand."""
-    pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+    pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
     lstm = cylstm.LSTM(300, 200, 2, backend="cython")
     stream = lstm.stream(batch_size=3)
     x_t, out = cylstm.randn(3, 300), np.empty((3, 200), np.float32)

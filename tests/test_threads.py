@@ -16,9 +16,9 @@ import pytest
 from processes import run
 
 import cylstm
-from cylstm import threads
+from cylstm.backends import threads
 
-_lstm = pytest.importorskip("cylstm.backends._lstm", reason="the compiled backend is not built")
+_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
 
 
@@ -61,7 +61,7 @@ COUNT = """
 import os
 {first}
 import numpy as np, cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 {then}
 _lstm.open_regions(True)
 lstm, x = cylstm.LSTM(64, 256, backend="cython"), cylstm.randn(20, 16, 64)
@@ -113,7 +113,7 @@ def test_a_wrong_environment_variable_is_an_error() -> None:
 
 
 def test_one_thread_where_nothing_is_compiled() -> None:
-    code = "import sys; sys.modules['cylstm.backends._lstm'] = None; "
+    code = "import sys; sys.modules['cylstm.backends.cython_backend._lstm'] = None; "
     assert run(code + "import cylstm; cylstm.set_num_threads(3); print(cylstm.get_num_threads())") == "1"
 
 
@@ -193,7 +193,7 @@ def test_more_threads_than_processors_come_to_an_end() -> None:
 def test_wait_policy(policy: str) -> None:
     code = """
 import numpy as np, cylstm
-from cylstm.backends import _lstm
+from cylstm.backends.cython_backend import _lstm
 _lstm.open_regions(True)
 cylstm.manual_seed(0)
 lstm = cylstm.LSTM(64, 256, backend="cython")

@@ -1,4 +1,4 @@
-"""Print the polynomial coefficients of ``src/cylstm/backends/kernels/activations.h``.
+"""Print the polynomial coefficients of ``src/cylstm/backends/cython_backend/kernels/activations.h``.
 
 Remez exchange in 60 digits (mpmath) for the error of q in
 

@@ -10,6 +10,7 @@ from .arrays.packed import (
     pad_sequence,
     unpack_sequence,
 )
+from .backends.cython_backend.threads import get_num_threads, set_num_threads
 from .backends.registry import (
     BackendError,
     BackendLoadError,
@@ -25,7 +26,6 @@ from .nn.cell import LSTMCell
 from .nn.linear import Linear
 from .nn.lstm import LSTM
 from .random import manual_seed, rand, randn
-from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from . import optim as optim

@@ -9,7 +9,7 @@ import numpy as np
 from ..arrays.arguments import as_array, check_place
 from ..arrays.layout import Layout, contiguous
 from ..backends import registry
-from ..threads import get_num_threads
+from ..backends.cython_backend.threads import get_num_threads
 
 if TYPE_CHECKING:
     from ..backends.base import Stepper

@@ -78,7 +78,7 @@ def _load() -> bool:
     """Load the compiled module, where there is one."""
     global _lstm
     with contextlib.suppress(ImportError):
-        _lstm = importlib.import_module(".backends._lstm", __package__)
+        _lstm = importlib.import_module("._lstm", __package__)
     return _lstm is not None
 
 

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..threads import get_num_threads
-from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from .threads import get_num_threads
 
 try:
     from . import _lstm
 except ImportError as error:  # a source tree that was not built
     _lstm = None  # type: ignore[assignment]
-    _WHY_NOT = f"the compiled module cylstm.backends._lstm cannot be imported ({error}): build it by `pip install .`"
+    _WHY_NOT = f"the compiled module {__package__}._lstm cannot be imported ({error}): build it by `pip install .`"
 
 VARIABLE = "CYLSTM_MAX_ISA"
 _FLOAT32 = np.dtype(np.float32)
