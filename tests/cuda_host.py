@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from device_array import DeviceArray, Library, here, on_device
 
-from cylstm.backends.cuda.planner import UNITS, Facts, Tile
-from cylstm.backends.cuda.source import KERNELS, definitions, source
 from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.planner import UNITS, Facts, Tile
+from cylstm.backends.cupy_backend.source import KERNELS, definitions, source
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot run on the CPU here")
@@ -68,7 +68,7 @@ class OutOfMemory(Exception):
 
 
 class HostDevice:
-    """Stands for a GPU with these facts; see `cylstm.backends.cuda.steps.Device`."""
+    """Stands for a GPU with these facts; see `cylstm.backends.cupy_backend.steps.Device`."""
 
     xp = Library()
     out_of_memory = OutOfMemory
@@ -119,7 +119,7 @@ def _value(argument: Any) -> np.generic:
 
 
 class HostSystem:
-    """Stands for a machine with GPUs; see `cylstm.backends.cuda.steps.System`."""
+    """Stands for a machine with GPUs; see `cylstm.backends.cupy_backend.steps.System`."""
 
     def __init__(self, count: int = 1, facts: Facts = SMALL) -> None:
         self.devices = [HostDevice(number, facts) for number in range(count)]

@@ -20,10 +20,10 @@ from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, 
 from device_array import here
 
 from cylstm import testing
-from cylstm.backends.cuda.planner import TILES, TYPES, Tile
-from cylstm.backends.cuda.source import FOLDER, KERNELS, definitions, source
-from cylstm.backends.cuda.steps import MOST_PLANS
 from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
+from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
+from cylstm.backends.cupy_backend.steps import MOST_PLANS
 
 pytestmark = pytest.mark.skipif(
     "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
@@ -110,7 +110,7 @@ def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
     if place == "CPU as GPU":
         system = HostSystem()
         return system, HostBackend(tier="steps", system=system)
-    from cylstm.backends.cuda.system import CupySystem
+    from cylstm.backends.cupy_backend.system import CupySystem
 
     gpus = CupySystem()
     gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cylstm
-from cylstm.backends.cuda import planner
-from cylstm.backends.cuda.measured import MOST_ROWS, Row, Shape, Table, measure, write
-from cylstm.backends.cuda.planner import (
+from cylstm.backends.cupy_backend import planner
+from cylstm.backends.cupy_backend.measured import MOST_ROWS, Row, Shape, Table, measure, write
+from cylstm.backends.cupy_backend.planner import (
     TIERS,
     TILES,
     Facts,
@@ -26,8 +26,8 @@ from cylstm.backends.cuda.planner import (
     policy,
     possible_tiers,
 )
-from cylstm.backends.cuda.steps import Plans, last_rows, previous_rows, walk
-from cylstm.backends.cuda.tune import main, shapes_of
+from cylstm.backends.cupy_backend.steps import Plans, last_rows, previous_rows, walk
+from cylstm.backends.cupy_backend.tune import main, shapes_of
 
 DEVICES = {
     "T4": Facts((7, 5), 40, 48 * 1024),
@@ -276,7 +276,7 @@ def test_plans_from_several_threads() -> None:
     assert len(plans) <= 3
 
 
-# python -m cylstm.backends.cuda.tune ---------------------------------------------------------------------------------
+# python -m cylstm.backends.cupy_backend.tune ---------------------------------------------------------------------------------
 
 
 def test_shapes_to_measure() -> None:

@@ -1,6 +1,6 @@
 """The cupy backend without a GPU: on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's.
 
-The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cuda/system.py`` runs. With a GPU at hand,
+The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/system.py`` runs. With a GPU at hand,
 the same tests run on it too.
 """
 
@@ -25,8 +25,8 @@ from device_array import DeviceArray, here, on_device, to_device
 import cylstm
 from cylstm import testing
 from cylstm.backends import registry
-from cylstm.backends.cuda.steps import Device, System
 from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.steps import Device, System
 
 PATH = "cylstm.backends.cupy_backend:CupyBackend"
 
@@ -383,9 +383,9 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
 
 
 def test_the_devices_of_cupy_have_all_that_is_asked_of_them() -> None:
-    """What can be said of ``cuda/system.py`` without a GPU."""
+    """What can be said of ``cupy_backend/system.py`` without a GPU."""
     pytest.importorskip("cupy")
-    from cylstm.backends.cuda import system
+    from cylstm.backends.cupy_backend import system
 
     for protocol, ours, hosts in (
         (System, system.CupySystem(), HostSystem()),

@@ -1,4 +1,4 @@
-"""``python -m cylstm.backends.cuda.tune tiers.json``: checks and measures the tiers on a GPU, and writes the table.
+"""``python -m cylstm.backends.cupy_backend.tune tiers.json``: checks and measures the tiers on a GPU, and writes the table.
 
 ``CYLSTM_CUPY_TIER=tiers.json`` chooses by it from then on. Each tier has to pass the conformance kit first. No line
 of `measured_seconds` and `main` has run on a GPU yet.
@@ -15,7 +15,7 @@ from typing import Any
 
 from ... import random, testing
 from ...nn.lstm import LSTM
-from ..cupy_backend import CupyBackend
+from .backend import CupyBackend
 from .measured import MOST_ROWS, Shape, Table, measure, write
 from .planner import TIERS, TYPES
 
@@ -71,7 +71,7 @@ def _lstm_seconds(tier: str, shape: Shape, steps: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m cylstm.backends.cuda.tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cylstm.backends.cupy_backend.tune", description=__doc__)
     parser.add_argument("path", type=Path, help="the table to write, ending in .json")
     parser.add_argument("--dtypes", nargs="+", choices=list(TYPES), default=["float32"])
     parser.add_argument("--hidden-sizes", nargs="+", type=int, default=[64, 128, 256, 512, 1024, 2048])

@@ -81,7 +81,7 @@ def policy(value: str | None) -> str | Table:
     if value not in TIERS:
         raise ValueError(
             f"{VARIABLE} must be one of {', '.join(TIERS)}, or the path of a .json file that "
-            f"cylstm.backends.cuda.tune wrote; got {value!r}: correct it, or unset it"
+            f"cylstm.backends.cupy_backend.tune wrote; got {value!r}: correct it, or unset it"
         )
     return value
 

@@ -4,7 +4,7 @@ NumPy in gives NumPy out, with the transfers inside. CuPy in gives CuPy out, in 
 and no synchronisation. What runs where, and what has been run on a GPU at all: ``docs/gpu.md``.
 
 ``CYLSTM_CUPY_TIER`` (``array``, ``steps``, or the path of a table that was measured) chooses tiers, see
-`cylstm.backends.cuda.planner`; it is read when a layer is prepared.
+`cylstm.backends.cupy_backend.planner`; it is read when a layer is prepared.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
-from .cuda.measured import Shape, Table
-from .cuda.planner import VARIABLE, choose_tier, policy, possible_tiers
-from .cuda.steps import Device, Steps, System
-from .numpy_backend import NumpyBackend
+from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..numpy_backend import NumpyBackend
+from .measured import Shape, Table
+from .planner import VARIABLE, choose_tier, policy, possible_tiers
+from .steps import Device, Steps, System
 
 INSTALL = "install the extra cylstm[cuda13] or, for a driver of CUDA 12, cylstm[cuda12]"
 
@@ -209,7 +209,7 @@ _ARRAY = NumpyBackend()
 
 @cache
 def _cupy_system() -> System:
-    from .cuda.system import CupySystem
+    from .system import CupySystem
 
     return CupySystem()
 

@@ -1,6 +1,6 @@
 """Which tier is the fastest on a device, as it was measured there: a table in a JSON file.
 
-`cylstm.backends.cuda.tune` writes such a file on the machine with the GPU; ``CYLSTM_CUPY_TIER`` names it. What was not
+`cylstm.backends.cupy_backend.tune` writes such a file on the machine with the GPU; ``CYLSTM_CUPY_TIER`` names it. What was not
 measured stays with the default tier.
 """
 
@@ -88,7 +88,7 @@ def read(path: str, tiers: tuple[str, ...]) -> Table:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path!r} is no table of measured tiers ({type(error).__name__}: {error}): write one by "
-            "python -m cylstm.backends.cuda.tune"
+            "python -m cylstm.backends.cupy_backend.tune"
         ) from error
 
 
