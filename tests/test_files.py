@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cylstm
-from cylstm.files import READERS
-from cylstm.tensor_files import replacing
+from cylstm.files.container import replacing
+from cylstm.files.modules import READERS
 
 SAFETENSORS_DTYPES = ["float16", "float32", "float64", "complex64"]
 NPZ_DTYPES = [*SAFETENSORS_DTYPES, "complex128"]

@@ -29,8 +29,8 @@ from .random import manual_seed, rand, randn
 
 if TYPE_CHECKING:
     from . import optim as optim
-    from .files import load as load
-    from .files import save as save
+    from .files.modules import load as load
+    from .files.modules import save as save
 
 __version__ = "0.1.0"
 

@@ -21,9 +21,9 @@ from ._onnx_graph import ONNX, Scope, Unknown, scopes
 from .arrays.arguments import as_array
 from .arrays.packed import pack_padded_sequence, pad_packed_sequence
 from .backends.base import Backend
-from .files import as_tensors, make_lstm
+from .files.container import Contents, Tensor, TensorFileError, replacing
+from .files.modules import as_tensors, make_lstm
 from .nn.lstm import LSTM as Module
-from .tensor_files import Contents, Tensor, TensorFileError, replacing
 
 __all__ = ["LSTM", "Found", "export", "find", "load", "save"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import as_tensors
+from ..files.container import Contents, Tensor
+from ..files.modules import as_tensors
 from ..nn.lstm import LSTM as Module
-from ..tensor_files import Contents, Tensor
 from .formats import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
 from .sequential import Sequential

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tensor_files import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
+from ..files.container import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
 
 #: Nested groups, and nested layers of a configuration.
 MAX_DEPTH = 50

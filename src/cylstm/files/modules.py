@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .arrays.arguments import DTYPES
-from .nn.cell import LSTMCell
-from .nn.linear import Linear
-from .nn.lstm import LSTM
-from .tensor_files import (
+from ..arrays.arguments import DTYPES
+from ..nn.cell import LSTMCell
+from ..nn.linear import Linear
+from ..nn.lstm import LSTM
+from .container import (
     Contents,
     Tensor,
     read_npz,
