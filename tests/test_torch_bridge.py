@@ -24,8 +24,8 @@ from torch.testing._internal.common_modules import module_db
 
 import cylstm
 import cylstm.torch
-from cylstm import _torch_operator as operator
 from cylstm.backends.numpy_backend import NumpyBackend
+from cylstm.torch import operator
 
 torch.set_num_threads(1)
 

@@ -364,7 +364,7 @@ class Module:
         RuntimeError
             If its dtype is none of cylstm's.
         """
-        from ..torch import from_torch
+        from ..torch.modules import from_torch
 
         converted = from_torch(module, backend=backend)
         if not isinstance(converted, cls):
@@ -373,7 +373,7 @@ class Module:
 
     def to_torch(self) -> Any:
         """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
-        from ..torch import to_torch
+        from ..torch.modules import to_torch
 
         return to_torch(self)
 

@@ -1,14 +1,4 @@
-"""The LSTM inside PyTorch: modules that are ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` but for who computes.
-
-`LSTM` and `LSTMCell` are subclasses of PyTorch's: constructor, parameters, initial weights, ``state_dict``, ``repr``
-and all that other code expects of these classes are PyTorch's own. Only ``forward`` is another: it runs on a backend of
-cylstm, on the memory of the tensors, and autograd goes through it.
-
-`replace` turns every ``torch.nn.LSTM`` of a model into the drop-in and `restore` turns it back; `from_torch` and
-`to_torch` copy between PyTorch's modules and those that live without PyTorch.
-
-This module imports PyTorch; ``import cylstm`` does not import this module.
-"""
+"""The drop-ins, ``replace`` and ``restore``, and the conversions."""
 
 from __future__ import annotations
 
@@ -21,14 +11,14 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from ._torch_operator import Arguments, Options, backend_name
-from ._torch_operator import lstm as _operator
-from .arrays.arguments import as_array, as_dtype
-from .backends import registry
-from .backends.base import Backend
-from .nn import cell, linear
-from .nn import lstm as _lstm
-from .nn.parameters import Module
+from ..arrays.arguments import as_array, as_dtype
+from ..backends import registry
+from ..backends.base import Backend
+from ..nn import cell, linear
+from ..nn import lstm as _lstm
+from ..nn.parameters import Module
+from .operator import Arguments, Options, backend_name
+from .operator import lstm as _operator
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 

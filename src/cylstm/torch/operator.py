@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .arrays.arguments import as_array
-from .arrays.layout import Layout, contiguous
-from .arrays.packed import PackedSequence
-from .backends.base import Backend
-from .nn.lstm import LSTM
-from .nn.parameters import Snapshot
+from ..arrays.arguments import as_array
+from ..arrays.layout import Layout, contiguous
+from ..arrays.packed import PackedSequence
+from ..backends.base import Backend
+from ..nn.lstm import LSTM
+from ..nn.parameters import Snapshot
 
 #: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
 _objects: dict[str, Backend] = {}

@@ -1,0 +1,17 @@
+"""The LSTM inside PyTorch: modules that are ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` but for who computes.
+
+`LSTM` and `LSTMCell` are subclasses of PyTorch's: constructor, parameters, initial weights, ``state_dict``, ``repr``
+and all that other code expects of these classes are PyTorch's own. Only ``forward`` is another: it runs on a backend of
+cylstm, on the memory of the tensors, and autograd goes through it.
+
+`replace` turns every ``torch.nn.LSTM`` of a model into the drop-in and `restore` turns it back; `from_torch` and
+`to_torch` copy between PyTorch's modules and those that live without PyTorch.
+
+This module imports PyTorch; ``import cylstm`` does not import this module.
+"""
+
+from .modules import LSTM, LSTMCell, from_torch, replace, restore, to_torch
+
+__all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
+
+LSTM.__module__ = LSTMCell.__module__ = __name__  # the public path, also in pickles
