@@ -1,10 +1,4 @@
-"""LSTM nodes of ONNX files: ``load``, ``find``, ``save``. The package ``onnx`` is imported when it is needed.
-
-ONNX describes one layer by a node: X (T, B, I), or (B, T, I) with layout 1; W (D, 4H, I), R (D, 4H, H), B (D, 8H) with
-the gates in the order i, o, f, c (c is PyTorch's g), the biases of W first; initial_h and initial_c (D, B, H); Y
-(T, D, B, H). The node can be reversed alone, and have peepholes, a clip and other activations: what cylstm does not
-compute is refused by its name. Convention: https://onnx.ai/onnx/operators/onnx__LSTM.html
-"""
+"""LSTMs in ONNX models: find, load, run, export."""
 
 from __future__ import annotations
 
@@ -17,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._onnx_graph import ONNX, Scope, Unknown, scopes
-from .arrays.arguments import as_array
-from .arrays.packed import pack_padded_sequence, pad_packed_sequence
-from .backends.base import Backend
-from .files.container import Contents, Tensor, TensorFileError, replacing
-from .files.modules import as_tensors, make_lstm
-from .nn.lstm import LSTM as Module
+from ..arrays.arguments import as_array
+from ..arrays.packed import pack_padded_sequence, pad_packed_sequence
+from ..backends.base import Backend
+from ..files.container import Contents, Tensor, TensorFileError, replacing
+from ..files.modules import as_tensors, make_lstm
+from ..nn.lstm import LSTM as Module
+from .graph import ONNX, Scope, Unknown, scopes
 
 __all__ = ["LSTM", "Found", "export", "find", "load", "save"]
 
