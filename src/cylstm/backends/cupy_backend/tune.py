@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ... import random, testing
+from ... import random
 from ...nn.lstm import LSTM
+from ...testing import kit as testing
 from .backend import CupyBackend
 from .measured import MOST_ROWS, Shape, Table, measure, write
 from .planner import TIERS, TYPES

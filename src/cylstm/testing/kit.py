@@ -1,18 +1,4 @@
-"""The conformance kit: whether a backend computes the LSTM, all of it, and keeps to the contract of a backend.
-
-::
-
-    cylstm.testing.check_backend("numpy")                      # raises ConformanceError, or returns a report to print
-
-    @cylstm.testing.parametrize_with_checks(["my-backend"])    # one pytest test per check
-    def test_conformance(check):
-        check()
-
-Every claim in the backend's ``capabilities`` is tested: each dtype (bfloat16 where the package ml_dtypes is installed,
-which adds it to NumPy), gradients, projection. Values and gradients are
-compared with the numpy backend, the definition, evaluated in float64 or complex128 on the same numbers; gradients also
-with central differences. Symbols and shapes are those of :mod:`cylstm.backends.base`.
-"""
+"""The checks of the conformance kit, and who runs them."""
 
 from __future__ import annotations
 
@@ -26,10 +12,10 @@ import numpy as np
 
 import cylstm
 
-from .arrays.arguments import as_dtype
-from .backends.base import API_VERSION, Backend, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
-from .backends.numpy_backend import NumpyBackend
-from .backends.registry import load
+from ..arrays.arguments import as_dtype
+from ..backends.base import API_VERSION, Backend, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
+from ..backends.numpy_backend import NumpyBackend
+from ..backends.registry import load
 
 
 class Tolerance(NamedTuple):
