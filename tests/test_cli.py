@@ -19,7 +19,7 @@ from available import names
 
 import cylstm
 from cylstm.cli import main
-from cylstm.run import plan_chunks
+from cylstm.cli.run import plan_chunks
 
 LAYOUTS = {"time-major": (7, 5, 3), "batch-first": (5, 7, 3), "unbatched": (7, 3)}
 MODELS = {
@@ -170,7 +170,7 @@ def test_bidirectional_is_not_cut_in_time(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_chunks_follow_the_order_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cylstm.run.CHUNK_BYTES", 100 * 4 * (3 + 4))  # 100 rows of input and output
+    monkeypatch.setattr("cylstm.cli.run.CHUNK_BYTES", 100 * 4 * (3 + 4))  # 100 rows of input and output
     lstm = cylstm.LSTM(3, 4)
     assert plan_chunks(lstm, 1000, 20) == (5, 20)  # whole steps
     assert plan_chunks(lstm, 1000, 2000) == (1, 100)
@@ -492,7 +492,7 @@ def test_starting_is_cheap() -> None:
     code = (
         "import sys\nfrom cylstm.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "unwanted = {'torch', 'importlib.metadata', 'cylstm.run', 'cylstm.testing', 'cylstm.backends.cython_backend._lstm'}\n"
+        "unwanted = {'torch', 'importlib.metadata', 'cylstm.cli.run', 'cylstm.testing', 'cylstm.backends.cython_backend._lstm'}\n"
         "print(sorted(unwanted & set(sys.modules)))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from . import random
-from .backends import registry
-from .backends.cython_backend.threads import get_num_threads, set_num_threads
-from .nn.lstm import LSTM
+from .. import random
+from ..backends import registry
+from ..backends.cython_backend.threads import get_num_threads, set_num_threads
+from ..nn.lstm import LSTM
 
 Pass = Callable[[], list[Any]]  # returns output and states, or in training all gradients; NumPy's or PyTorch's arrays
 

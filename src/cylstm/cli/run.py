@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backends import registry
-from .files.container import read_npz, replaceable, replacing
-from .files.modules import load
-from .nn.linear import Linear
-from .nn.lstm import LSTM
-from .progress import Progress
-from .system import backend_info
+from ..backends import registry
+from ..files.container import read_npz, replaceable, replacing
+from ..files.modules import load
+from ..nn.linear import Linear
+from ..nn.lstm import LSTM
+from ..progress import Progress
+from .info import backend_info
 
 #: Size of a chunk of input and output where the caller does not choose.
 CHUNK_BYTES = 16 << 20

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .backends import registry
-from .backends.base import Backend
+from ..backends import registry
+from ..backends.base import Backend
 
 #: The environment variables that change what cylstm computes with, or how fast.
 VARIABLES = (
@@ -39,7 +39,7 @@ def system_info() -> dict[str, Any]:
         ``backends`` (the rows of :func:`cylstm.available_backends`) and ``environment`` (of :data:`VARIABLES`, those
         that are set).
     """
-    from . import __version__
+    from .. import __version__
 
     return {
         "cylstm": {

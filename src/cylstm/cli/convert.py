@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .files.modules import find_modules, load, make, read, save
+from ..files.modules import find_modules, load, make, read, save
 
 
 def convert_file(source: Path, target: Path, *, prefix: str = "") -> str:

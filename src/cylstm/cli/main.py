@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__
+    from .. import __version__
 
     parser = argparse.ArgumentParser(
         prog="cylstm",
@@ -238,7 +238,7 @@ def _seconds(text: str) -> float:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from .system import system_info
+    from .info import system_info
 
     info = system_info()
     if _json(arguments, info):
@@ -251,15 +251,15 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _backends(arguments: argparse.Namespace) -> int:
-    from .backends.registry import available_backends
+    from ..backends.registry import available_backends
 
     print(available_backends())
     return 0
 
 
 def _check_backend(arguments: argparse.Namespace) -> int:
-    from .progress import Progress
-    from .testing.kit import checks
+    from ..progress import Progress
+    from ..testing.kit import checks
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}
@@ -277,7 +277,7 @@ def _check_backend(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from .backends.registry import use_backend
+    from ..backends.registry import use_backend
     from .run import run_file
 
     with nullcontext() if arguments.backend is None else use_backend(arguments.backend):
