@@ -157,7 +157,7 @@ def test_bits_do_not_depend_on_the_callers_rounding() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_decays_ends_at_zero(dtype: str, T: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of c is forgotten in each step: by the definition there are denormal numbers in the end."""
-    from cylstm import threads as counts
+    from cylstm.backends.cython_backend import threads as counts
 
     monkeypatch.setattr(counts, "_count", threads)
     smallest = np.finfo(dtype).tiny

@@ -190,15 +190,15 @@ def test_nothing_is_imported_before_it_is_asked_for() -> None:
 
 def test_token(alpha_and_beta: None) -> None:
     cylstm.get_backend()
-    token = registry.token()
-    assert registry.token() is token
+    selection = registry.selection()
+    assert registry.selection() is selection
     with cylstm.use_backend("alpha"):
-        inner = registry.token()
-        assert inner is not token
-        assert registry.token() is inner
-    assert registry.token() is token
+        inner = registry.selection()
+        assert inner is not selection
+        assert registry.selection() is inner
+    assert registry.selection() is selection
     cylstm.set_backend("beta")
-    assert registry.token() is not token
+    assert registry.selection() is not selection
 
 
 # The automatic choice -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 from processes import run
 
 import cylstm
-from cylstm.backends import threads
+from cylstm.backends.cython_backend import threads
 
 _lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
@@ -51,7 +51,7 @@ def test_environment_variables() -> None:
 #: What a program does before OpenMP is there, and after.
 FIRST = {
     "one processor": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
-    "quota of 1.5": "from cylstm import threads; threads._quota_of_group = lambda: 1.5",
+    "quota of 1.5": "from cylstm.backends.cython_backend import threads; threads._quota_of_group = lambda: 1.5",
 }
 THEN = {
     "set to 3": "cylstm.set_num_threads(3)",

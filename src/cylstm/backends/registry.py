@@ -178,7 +178,7 @@ def get_backend() -> str:
     return selection.name
 
 
-def token() -> object:
+def selection() -> object:
     """An object that stands for the selection in force.
 
     As long as it is the same object, ``choose(None, ...)`` with the same needs gives the same backend.

@@ -15,7 +15,7 @@ from .parameters import Module, Snapshot
 class Plan(NamedTuple):
     """Who computes one version of the parameters."""
 
-    token: object  # of the registry: another one, and the choice is made again
+    selection: object  # of the registry, in force: another one, and the choice is made again
     backend: Backend
     layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
     dtype: np.dtype
@@ -61,9 +61,9 @@ class ComputedModule(Module):
     def _plan(self, snapshot: Snapshot, *, training: bool) -> Plan:
         """The backend in force and the parameters as it has prepared them: once per version."""
         plan = snapshot.derived.get(training)
-        if plan is None or plan.token is not registry.token() or self._store.unlocked_by is not None:
+        if plan is None or plan.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
-            token, layers = registry.token(), self._layers(snapshot.arrays)
+            selection, layers = registry.selection(), self._layers(snapshot.arrays)
             first = layers[0][0]
             dtype = first.weight_ih.dtype
             backend = registry.choose(
@@ -75,6 +75,6 @@ class ComputedModule(Module):
             )
             prepared = snapshot.derive(backend, lambda: tuple(map(backend.prepare, layers)))
             plan = snapshot.derived[training] = Plan(
-                token, backend, prepared, dtype, "cuda" in backend.capabilities.devices
+                selection, backend, prepared, dtype, "cuda" in backend.capabilities.devices
             )
         return plan

@@ -67,7 +67,7 @@ class Stream:
         self._store: ParameterStore | None = None
         self._version = -1
         self._plan: Any = None
-        self._token: object = None
+        self._selection: object = None
         self._stepper: Stepper | None = None  # holds the state, where the backend has one
         self.reset()
 
@@ -77,7 +77,7 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         """Module and state alone, for pickle and copy: the stepper is made anew at the next step."""
         h, c = self.state
-        made_anew = dict.fromkeys(("_store", "_plan", "_token", "_stepper"))
+        made_anew = dict.fromkeys(("_store", "_plan", "_selection", "_stepper"))
         return {**self.__dict__, **made_anew, "_h": h, "_c": c}
 
     def __call__(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -106,7 +106,7 @@ class Stream:
             store is None
             or store.snapshot.version != self._version
             or store.unlocked_by is not None
-            or registry.token() is not self._token
+            or registry.selection() is not self._selection
         ):
             self._go_on()
         stepper = self._stepper
@@ -161,7 +161,7 @@ class Stream:
                 )
             h, c = self.state
             stepper = plan.backend.stepper(plan.layers, batch_size=self.batch_size)
-            self._plan, self._token, self._stepper = plan, plan.token, stepper
+            self._plan, self._selection, self._stepper = plan, plan.selection, stepper
             self._set_state(h, c)
         self._store, self._version = store, snapshot.version
 
