@@ -1,19 +1,22 @@
-/* The tiles of one instruction set (ISA_...) and one precision (DOUBLE = 0 or 1). See kernels.h for every argument. */
+/* The tiles of one line of kernels.def: ISA_NAME, PRECISION, DOUBLE (the state's type), and the headers of the
+ * instruction set and of the weights. See kernels.h for every argument. */
 #include "kernels.h"
-#include "vec.h"
+#include ISA_HEADER
 #include "activations.h"
+#include "transpose.h"
+#include WEIGHTS_HEADER
 
-/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `fetch` are fetched into the second level.
- * m, a_k and whether `fetch` is NULL are constants where this is inlined. */
+/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `next` are brought to the second cache.
+ * m, a_k and whether `next` is NULL are constants where this is inlined. */
 INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
-                       const real *panel, const char *fetch)
+                       const weight *panel, const char *next)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
-        if (fetch)
-            __builtin_prefetch(fetch + k * LINE, 0, 2);
+        if (next)
+            __builtin_prefetch(next + k * LINE, 0, 2);
         vec w[4];
         for (int v = 0; v < 4; v++)
-            w[v] = load(panel + (4 * k + v) * VL);
+            w[v] = load_weights(panel + (4 * k + v) * VL);
         for (int r = 0; r < m; r++) {
             vec s = all(a[r * a_row + k * a_k]);
             for (int v = 0; v < 4; v++)
@@ -62,14 +65,14 @@ INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
         store_some(h_row, h, t->lanes);
 }
 
-INLINE void gates_rows(const int m, const GatesTile *t, const char *fetch)
+INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
 {
     vec sums[MAX_ROWS][4];
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL); /* (1) */
-    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh, fetch);
+    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh, next);
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
     for (int r = 0; r < m; r++)
@@ -77,13 +80,14 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *fetch)
 }
 
 /* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
-INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const real *panel_0, const real *panel_1)
+INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0,
+                            const weight *panel_1)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
         vec s = all(a[k]);
         for (int v = 0; v < 4; v++) {
-            sums[0][v] = fma_(s, load(panel_0 + (4 * k + v) * VL), sums[0][v]);
-            sums[1][v] = fma_(s, load(panel_1 + (4 * k + v) * VL), sums[1][v]);
+            sums[0][v] = fma_(s, load_weights(panel_0 + (4 * k + v) * VL), sums[0][v]);
+            sums[1][v] = fma_(s, load_weights(panel_1 + (4 * k + v) * VL), sums[1][v]);
         }
     }
 }
@@ -102,16 +106,17 @@ static void gates_pair(const GatesTile *t)
         hidden_row(&t[b], 0, sums[b]);
 }
 
-INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k, const char *fetch)
+INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k, const char *next)
 {
     vec sums[MAX_ROWS][4];
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = t->start ? load((const real *)t->start + r * t->start_stride + v * VL) : (vec){0};
-    const real *a = t->a, *panel = t->panel;
+    const real *a = t->a;
+    const weight *panel = t->panel;
     for (ptrdiff_t s = 0; s < t->segments; s++)
         accumulate(m, sums, a + s * t->a_segment, t->a_row, a_k, t->K, panel + s * t->K * 4 * VL,
-                   fetch ? fetch + s * t->K * LINE : NULL);
+                   next ? next + s * t->K * LINE : NULL);
     for (int r = 0; r < m; r++) {
         real *out = (real *)t->out + r * t->out_stride;
         for (int v = 0; v < 4; v++) {
@@ -124,48 +129,48 @@ INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k,
     }
 }
 
-/* one copy of the code per number of rows, so that the sums are registers, and per value of what else is a constant */
-#if MAX_ROWS == 6
+/* One copy of the code per number of rows, so that the sums are registers, and per value of what else is a constant. */
+#define ROW_COUNT(m, function, ...) \
+    case m: \
+        function(m, __VA_ARGS__); \
+        break;
 #define FOR_ROWS(function, t, ...) \
-    switch (t->rows) { \
-    case 1: function(1, t, __VA_ARGS__); break; \
-    case 2: function(2, t, __VA_ARGS__); break; \
-    case 3: function(3, t, __VA_ARGS__); break; \
-    case 4: function(4, t, __VA_ARGS__); break; \
-    case 5: function(5, t, __VA_ARGS__); break; \
-    case 6: function(6, t, __VA_ARGS__); break; \
+    switch ((t)->rows) { \
+        EACH_ROW_COUNT(ROW_COUNT, function, t, __VA_ARGS__) \
     }
-#elif MAX_ROWS == 3
-#define FOR_ROWS(function, t, ...) \
-    switch (t->rows) { \
-    case 1: function(1, t, __VA_ARGS__); break; \
-    case 2: function(2, t, __VA_ARGS__); break; \
-    case 3: function(3, t, __VA_ARGS__); break; \
-    }
-#else
-#define FOR_ROWS(function, t, ...) \
-    switch (t->rows) { \
-    case 1: function(1, t, __VA_ARGS__); break; \
-    case 2: function(2, t, __VA_ARGS__); break; \
-    }
-#endif
 
 static void gates(const GatesTile *t)
 {
-    if (!t->fetch)
+    if (!t->prefetch)
         FOR_ROWS(gates_rows, t, NULL)
     else
-        FOR_ROWS(gates_rows, t, t->fetch)
+        FOR_ROWS(gates_rows, t, t->prefetch)
 }
 
 static void product(const ProductTile *t)
 {
     if (t->a_k != 1)
         FOR_ROWS(product_rows, t, t->a_k, NULL)
-    else if (!t->fetch)
+    else if (!t->prefetch)
         FOR_ROWS(product_rows, t, 1, NULL)
     else
-        FOR_ROWS(product_rows, t, 1, t->fetch)
+        FOR_ROWS(product_rows, t, 1, t->prefetch)
+}
+
+static void pack(const PackTask *t)
+{
+    for (int v = 0; v < 4; v++)
+        transpose_weights(t->matrix[v], t->stride, (weight *)t->panel + v * VL, 4 * VL, t->lanes[v], t->K);
+}
+
+#if TRAINS
+static void transpose_panels(const void *panels, void *transposed, ptrdiff_t n, ptrdiff_t K)
+{
+    const ptrdiff_t W = 4 * VL;
+    for (ptrdiff_t g = 0; g * W < n; g++)
+        for (ptrdiff_t h = 0; h * W < K; h++)
+            transpose_weights((const weight *)panels + (g * K + h * W) * W, W, (weight *)transposed + (h * n + g * W) * W,
+                              W, K - h * W < W ? K - h * W : W, n - g * W < W ? n - g * W : W);
 }
 
 static void gates_backward(const GatesBackwardTile *t)
@@ -176,8 +181,8 @@ static void gates_backward(const GatesBackwardTile *t)
         vec i = load(gates), f = load(gates + VL), g = load(gates + 2 * VL), o = load(gates + 3 * VL);
         vec c_prev = load((const real *)t->c_prev + r * VL);
         for (ptrdiff_t byte = 0; byte < 4 * VECTOR_BYTES; byte += 64)
-            __builtin_prefetch((const char *)(gates + t->next * 4 * VL) + byte);
-        __builtin_prefetch((const real *)t->c_prev + (r + t->next) * VL);
+            __builtin_prefetch((const char *)(gates + t->prefetch_rows * 4 * VL) + byte);
+        __builtin_prefetch((const real *)t->c_prev + (r + t->prefetch_rows) * VL);
         vec tanh_c = hyperbolic_tangent(fma_(f, c_prev, i * g));
         vec grad_h = load((const real *)t->grad_h + r * t->grad_h_stride);
         if (t->grad_output)
@@ -194,6 +199,7 @@ static void gates_backward(const GatesBackwardTile *t)
             store_padded((real *)t->h + r * t->h_stride, o * tanh_c, t->lanes);
     }
 }
+#endif
 
 static void activate(int tanh, ptrdiff_t n, const void *in, void *out)
 {
@@ -204,16 +210,27 @@ static void activate(int tanh, ptrdiff_t n, const void *in, void *out)
     }
 }
 
-#define JOIN2(a, b) a##b
-#define JOIN(a, b) JOIN2(a, b)
+#define JOIN2(a, b, c) a##b##_##c
+#define JOIN(a, b, c) JOIN2(a, b, c)
 #define TEXT2(a) #a
 #define TEXT(a) TEXT2(a)
-#if DOUBLE
-#define TABLE JOIN(JOIN(cylstm_, ISA_NAME), _float64)
-#else
-#define TABLE JOIN(JOIN(cylstm_, ISA_NAME), _float32)
-#endif
+#define TABLE JOIN(cylstm_, ISA_NAME, PRECISION)
 
-const Kernels TABLE;
-const Kernels TABLE = {TEXT(ISA_NAME), sizeof(real), VECTOR_BYTES / sizeof(real), MAX_ROWS, gates, gates_pair,
-                       gates_backward, product, activate};
+extern const Kernels TABLE;
+const Kernels TABLE = {
+    .isa = TEXT(ISA_NAME),
+    .precision = TEXT(PRECISION),
+    .itemsize = sizeof(real),
+    .lanes = VL,
+    .max_rows = MAX_ROWS,
+    .panel_bytes = 4 * VL * sizeof(weight),
+    .pack = pack,
+    .gates = gates,
+    .gates_pair = gates_pair,
+    .product = product,
+#if TRAINS
+    .gates_backward = gates_backward,
+    .transpose = transpose_panels,
+#endif
+    .activate = activate,
+};
