@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ import machine
 import pytest
 from cases import CASES, Case, make_problem
 from contenders import CONTENDERS, FASTEST, Values, reference
+from pytest_benchmark.logger import PytestBenchmarkWarning
 from values import check
 
 BY_NAME = {case.name: case for case in CASES}
@@ -18,6 +20,12 @@ CHECK_STEPS = 12  # a run that checks values only cuts the sequences to these
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bench-threads", type=int, default=2, help="threads of every contender (2)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Of --benchmark-compare where versions differ: a warning, no error.
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def compare_all(arguments: argparse.Namespace) -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": results.commit(),
         "command": " ".join(["python benchmarks/run.py", *sys.argv[1:]]),
-        "machine": machine.facts(),  # before anything runs: the load is that of others
+        "machine": {**machine.facts(), "load": machine.load()},  # before anything runs: the load is that of others
         "costs": {} if arguments.words else measure_costs(arguments.threads, quick=arguments.quick),
         **compare(cases, arguments.threads, quick=arguments.quick),
     }

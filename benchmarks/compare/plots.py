@@ -85,7 +85,6 @@ def _roofline(data: Mapping[str, Any]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(7, 0.17 * len(rows) + 0.8))
     axes.barh(range(len(rows)), [100 * row.share for row in rows], color=COLOURS["cylstm-cython"], height=0.7)
     axes.axvline(100, color="#4b5563", linewidth=1)
-    axes.axvline(85, color="#4b5563", linewidth=1, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.case for row in rows], fontsize=7)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="y", visible=False)
