@@ -240,7 +240,7 @@ def speed_call(case: Case, stream: bool) -> Callable[[], object]:
 def time_block(call: Callable[[], object]) -> float:
     """Seconds of one call, after calls that go unmeasured; then this process's threads fall asleep."""
     end, calls, fastest = time.perf_counter() + WARM_UP, 0, float("inf")
-    while calls < 3 or time.perf_counter() < end:
+    while not calls or time.perf_counter() < end:
         begin = time.perf_counter()
         call()
         fastest, calls = min(fastest, time.perf_counter() - begin), calls + 1
