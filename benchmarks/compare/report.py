@@ -1,96 +1,92 @@
-"""Tables from a file of results: ``python benchmarks/report.py [FILE]`` prints those of the newest.
+"""Tables of a comparison, for a terminal and for the documentation.
 
 Of ours the faster of call and stream counts. The ratio is the fastest peer's median over ours, so above 1 we are ahead.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cases import CASES, LOWER_MARKS, MARKS
+from cases import CASES
 
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 OURS = ("cylstm-cython", "cylstm-cython-stream")
+#: Regimes that are held against PyTorch alone: of its peers few or none can do all of their cases.
+AGAINST_PYTORCH = {"ragged, proj_size, float64", "training", "training, ragged or float64"}
 
 
 @dataclass
 class Row:
-    """A case: the medians of those that were right, in seconds."""
+    """A case: seconds of a call of those whose results are right."""
 
     case: str
     regime: str
     seconds: dict[str, float]
+    best: str  # the faster of ours; "" where we have no time
     share: float  # of the roofline, of the faster of ours
     gflops: float
     wrong: list[str]
 
     @property
     def ours(self) -> float:
-        return min((s for name, s in self.seconds.items() if name in OURS), default=math.nan)
+        return self.seconds.get(self.best, math.nan)
 
     def ratio(self, peers: str = "") -> float:
-        """The fastest peer's time over ours; nan where one of the two is missing."""
-        times = [s for name, s in self.seconds.items() if not name.startswith("cylstm") and name.startswith(peers)]
-        return min(times, default=math.nan) / self.ours
+        """The time of the fastest peer whose name begins so over ours; nan where one of the two is missing."""
+        others = {name: seconds for name, seconds in self.seconds.items() if not name.startswith("cylstm")}
+        return fastest(others, peers) / self.ours
 
 
 @dataclass
 class Summary:
-    """A regime against its mark."""
+    """The ratios of a regime."""
 
     regime: str
+    cases: int
     least: float
     least_case: str
-    mean: float
-    cases: int
-    short: list[str]  # cases below their mark
-    every: float
-    mean_mark: float
-    peers: str
-
-    @property
-    def met(self) -> bool:
-        return not self.short and self.mean >= self.mean_mark
+    mean: float  # geometric
+    peers: str  # how their names begin; "" for all of them
 
 
-def rows_of(data: dict[str, Any], statistic: str = "median") -> list[Row]:
+def fastest(seconds: Mapping[str, float], prefix: str) -> float:
+    """The least time of those whose names begin with a prefix; nan where there is none."""
+    return min((s for name, s in seconds.items() if name.startswith(prefix)), default=math.nan)
+
+
+def rows_of(data: Mapping[str, Any], statistic: str = "median") -> list[Row]:
     """One row per case, in the order of the table of cases."""
-    rows = {}
+    rows = []
     for case in CASES:
-        found = {b["extra_info"]["contender"]: b for b in data["benchmarks"] if b["group"] == case.name}
-        wrong = [item["contender"] for item in data["invalid"] if item["group"] == case.name]
+        found = {row["contender"]: row for row in data["rows"] if row["case"] == case.name}
+        wrong = [item["contender"] for item in data["invalid"] if item["case"] == case.name]
         if not found and not wrong:
             continue
-        seconds = {name: b["stats"][statistic] for name, b in found.items()}
-        best = min((name for name in OURS if name in found), key=seconds.get, default=None)
+        seconds = {name: row[statistic] for name, row in found.items()}
+        best = min((name for name in OURS if name in found), key=seconds.__getitem__, default="")
         share = gflops = math.nan
         if best:
-            info, to_median = found[best]["extra_info"], found[best]["stats"]["median"] / seconds[best]
-            share, gflops = info["share"] * to_median, info["gflops"] * to_median
-        rows[case.name] = Row(case.name, case.regime, seconds, share, gflops, wrong)
-    return list(rows.values())
+            to_median = found[best]["median"] / seconds[best]
+            share, gflops = found[best]["share"] * to_median, found[best]["gflops"] * to_median
+        rows.append(Row(case.name, case.regime, seconds, best, share, gflops, wrong))
+    return rows
 
 
 def summaries_of(rows: list[Row]) -> list[Summary]:
     """One line per regime that has cases with a peer."""
     result = []
-    for regime, mark in MARKS.items():
-        ratios = {r.case: r.ratio(mark.peers) for r in rows if r.regime == regime}
-        if not ratios:
-            continue
-        short = [case for case, ratio in ratios.items() if not ratio >= LOWER_MARKS.get(case, mark.every)]
-        short += [f"{r.case} without {name}" for r in rows if r.regime == regime for name in r.wrong]
-        least = min(ratios, key=lambda case: -math.inf if math.isnan(ratios[case]) else ratios[case])
-        mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
-        result.append(
-            Summary(regime, ratios[least], least, mean, len(ratios), short, mark.every, mark.mean, mark.peers)
-        )
+    for regime in dict.fromkeys(row.regime for row in rows):
+        peers = "torch" if regime in AGAINST_PYTORCH else ""
+        ratios = {row.case: row.ratio(peers) for row in rows if row.regime == regime}
+        ratios = {case: ratio for case, ratio in ratios.items() if not math.isnan(ratio)}
+        if ratios:
+            least = min(ratios, key=ratios.__getitem__)
+            mean = math.exp(sum(math.log(ratio) for ratio in ratios.values()) / len(ratios))
+            result.append(Summary(regime, len(ratios), ratios[least], least, mean, peers))
     return result
 
 
@@ -105,16 +101,14 @@ def table_of_cases(rows: list[Row]) -> list[list[str]]:
 
 
 def table_of_regimes(summaries: list[Summary]) -> list[list[str]]:
-    table = [["regime", "cases", "least ratio", "mark", "geometric mean", "mark", "peers", "met"]]
+    table = [["regime", "cases", "least ratio", "geometric mean", "peers"]]
     for s in summaries:
-        met = "yes" if s.met else f"no: {', '.join(s.short) or 'the mean'}"
         least = f"{s.least:.2f} ({s.least_case})"
-        peers = "PyTorch" if s.peers else "all"
-        table.append([s.regime, str(s.cases), least, f"{s.every:g}", f"{s.mean:.2f}", f"{s.mean_mark:g}", peers, met])
+        table.append([s.regime, str(s.cases), least, f"{s.mean:.2f}", "PyTorch" if s.peers else "all"])
     return table
 
 
-def table_of_costs(data: dict[str, Any]) -> list[list[str]]:
+def table_of_costs(data: Mapping[str, Any]) -> list[list[str]]:
     costs = data.get("costs") or {}
     table = [["cost", "measured"]]
     if not costs:
@@ -157,39 +151,37 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def machine_line(data: dict[str, Any]) -> str:
-    machine = data["machine_info"]
-    isa = {b["extra_info"]["instruction_set"] for b in data["benchmarks"] if b["extra_info"]["contender"] in OURS}
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+def machine_line(data: Mapping[str, Any]) -> str:
+    machine = data["machine"]
+    sets = {isa for name, isa in data["instruction_sets"].items() if name in OURS}
     parts = [
         f"{machine['processor']}, {machine['cpus']} CPUs",
         f"{data['threads']} threads",
-        f"kernels for {'/'.join(sorted(isa))}",
+        f"kernels for {'/'.join(sorted(sets))}",
         f"{machine['system']}",
         f"Python {machine['python']}",
-        versions,
-        f"{data['datetime'][:10]}",
+        ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        f"{data['date'][:10]}",
         f"load {machine['load']:.1f} before the run",
         f"`{data['command']}`",
     ]
     return ", ".join(parts)
 
 
-def text(data: dict[str, Any], statistic: str = "median") -> str:
+def text(data: Mapping[str, Any], statistic: str = "median") -> str:
     """Everything, for a terminal."""
-    from roofline import Limits, describe
+    from .roofline import Limits, describe
 
     rows = rows_of(data, statistic)
     parts = [machine_line(data), aligned(table_of_cases(rows)), aligned(table_of_regimes(summaries_of(rows)))]
-    parts += [f"{i['contender']} has no time in {i['group']}: {i['reason']}" for i in data["invalid"]]
-    if data.get("costs"):
+    parts += [f"{i['contender']} has no time in {i['case']}: {i['reason']}" for i in data["invalid"]]
+    if data["costs"]:
         parts.append(aligned(table_of_costs(data)))
-    if data["limits"]:
-        parts.append(describe(Limits(**data["limits"])))
+    parts.append(describe(Limits(**data["limits"])))
     return "\n\n".join(parts)
 
 
-def write_docs(data: dict[str, Any]) -> None:
+def docs_text(data: Mapping[str, Any]) -> str:
     """What docs/benchmarks.md includes: tables, and the plots that `plots.draw` makes."""
     rows = rows_of(data)
     parts = [
@@ -198,7 +190,7 @@ def write_docs(data: dict[str, Any]) -> None:
         markdown(table_of_regimes(summaries_of(rows))),
         "### By case\nMedian time of a call.",
         markdown(table_of_cases(rows)),
-        *(f"{i['contender']} has no time in {i['group']}: {i['reason']}." for i in data["invalid"]),
+        *(f"{i['contender']} has no time in {i['case']}: {i['reason']}." for i in data["invalid"]),
         "![Time of each peer over that of cylstm, for each case](_static/benchmarks-ratios.svg)",
         "### Share of the limit",
         "![Speed of cylstm in per cent of the machine's limit, for each case](_static/benchmarks-roofline.svg)",
@@ -208,20 +200,10 @@ def write_docs(data: dict[str, Any]) -> None:
         markdown(table_of_costs(data)),
         "![Memory beside input and output against the number of steps](_static/benchmarks-memory.svg)",
     ]
-    folder = DOCS / "_generated"
-    folder.mkdir(exist_ok=True)
-    (folder / "benchmarks.inc").write_text("\n\n".join(parts) + "\n", "utf-8")
+    return "\n\n".join(parts) + "\n"
 
 
-def newest() -> Path:
-    return max(RESULTS.glob("*.json"), key=lambda path: json.loads(path.read_text("utf-8"))["datetime"])
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("file", nargs="?", type=Path, help="the newest in benchmarks/results/ if not given")
-    parser.add_argument(
-        "--statistic", choices=("median", "min"), default="median", help="min: while the machine is busy"
-    )
-    arguments = parser.parse_args()
-    print(text(json.loads((arguments.file or newest()).read_text("utf-8")), arguments.statistic))
+def write_docs(data: Mapping[str, Any], docs: Path = DOCS) -> None:
+    """Renew the tables that docs/benchmarks.md includes."""
+    (docs / "_generated").mkdir(exist_ok=True)
+    (docs / "_generated" / "benchmarks.inc").write_text(docs_text(data), "utf-8")

@@ -1,11 +1,10 @@
 """What a call costs beside its arithmetic: import, wheel, memory, first call, calls after a rest; and scaling.
 
-``python benchmarks/costs.py`` prints it as JSON. Import, memory and first calls are measured in processes of their own.
+``python benchmarks/run.py costs`` prints it. Import, memory and first calls have processes of their own.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -18,9 +17,11 @@ from typing import Any
 
 from cases import Case, make_problem
 from contenders import CONTENDERS
-from measure import measure, settle
+from machine import settle
 
-ROOT = Path(__file__).parent.parent
+from .measure import measure
+
+BENCHMARKS = Path(__file__).parents[1]
 FAST = ["cylstm-cython", "torch-onednn", "torch-native", "onnxruntime"]
 
 _IMPORT = """
@@ -89,7 +90,7 @@ def measure_costs(threads: int, *, quick: bool) -> dict[str, Any]:
     if Path("/proc/self/clear_refs").exists():
         for T in (1_000, 10_000) if quick else (1_000, 5_000, 20_000, 50_000):
             for name in FAST:
-                script = _MEMORY.format(folder=str(Path(__file__).parent), T=T, name=name, threads=threads)
+                script = _MEMORY.format(folder=str(BENCHMARKS), T=T, name=name, threads=threads)
                 costs["memory"].setdefault(name, []).append([T, max(0.0, _medians(script, 1)[0])])
     costs["scaling"] = {} if quick else measure_scaling(threads)
     costs["threads"] = {} if quick else measure_threads(threads)
@@ -161,13 +162,10 @@ def _medians(script: str, repeats: int) -> list[float]:
 
 def _wheel_size() -> dict[str, int] | None:
     """Bytes of the newest wheel, packed and unpacked; None where none was built."""
-    wheels = sorted([*ROOT.glob("wheelhouse/*.whl"), *ROOT.glob("dist/*.whl")], key=os.path.getmtime)
+    wheels = sorted(
+        [*BENCHMARKS.parent.glob("wheelhouse/*.whl"), *BENCHMARKS.parent.glob("dist/*.whl")], key=os.path.getmtime
+    )
     if not wheels:
         return None
     with zipfile.ZipFile(wheels[-1]) as wheel:
         return {"packed": wheels[-1].stat().st_size, "unpacked": sum(item.file_size for item in wheel.infolist())}
-
-
-if __name__ == "__main__":
-    assert set(FAST) <= set(CONTENDERS)
-    print(json.dumps(measure_costs(2, quick="--quick" in sys.argv), indent=1))

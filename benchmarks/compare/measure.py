@@ -12,14 +12,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
 from cases import Case, make_problem
-from contenders import CONTENDERS, Runner, Values, reference
+from contenders import CONTENDERS, Runner, reference
+from machine import settle
+from values import check
 
-#: Largest error against float64 that a result may have: of the output and the states, which are below 1; of a gradient
-#: relative to its largest element.
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
-GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 #: Rounds that all contenders of a case take part in, and how many times slower than the fastest of ours or of the peers
 #: one is that then stops.
 ALL, BEHIND = 5, 3
@@ -80,7 +77,7 @@ def measure(
         try:
             runner = CONTENDERS[name].prepare(case, problem, threads)
             with runner.context():
-                measured[name] = _judge(case, runner.values(runner.call()), expected)
+                measured[name] = Measured(*check(case, runner.values(runner.call()), expected))
         except Exception as error:  # of any contender, on any machine: it has no result
             measured[name] = Measured(float("nan"), f"{type(error).__name__}: {error}")
             continue
@@ -92,25 +89,10 @@ def measure(
         for name, runner in runners.items():  # what was timed: threads that are awake may go another way
             with runner.context():
                 _warm(runner)
-                again = _judge(case, runner.values(runner.call()), expected)
+                again = check(case, runner.values(runner.call()), expected)
             if again.wrong:
-                measured[name] = again
+                measured[name] = Measured(*again)
     return measured
-
-
-def _judge(case: Case, got: Values, expected: Values) -> Measured:
-    """How far the values are from those in float64."""
-    tolerance = (GRADIENT_TOLERANCE if case.training else TOLERANCE)[case.dtype]
-    if (missing := expected.keys() - got.keys()) and got.keys() != {"output"}:  # which is all that Keras gives
-        return Measured(float("nan"), f"without {', '.join(sorted(missing))}")
-    worst = 0.0
-    for name, array in got.items():
-        if array.shape != expected[name].shape:
-            return Measured(float("nan"), f"{name} has shape {array.shape} instead of {expected[name].shape}")
-        error = np.abs(array - expected[name]).max()
-        worst = np.maximum(worst, error / np.abs(expected[name]).max() if case.training else error)  # nan stays
-    wrong = "" if worst <= tolerance else f"the error against float64 is {worst:.2g}, above {tolerance:g}"
-    return Measured(float(worst), wrong)
 
 
 def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: float, rounds: int) -> None:
@@ -163,14 +145,3 @@ def _warm(runner: Runner) -> float:
         seconds = _block(runner, 1)
         calls += 1
     return seconds
-
-
-def settle(at_most: float = 0.25) -> None:
-    """Wait until no thread of this process spins: pools go on for 10 to 40 ms, not all visibly."""
-    time.sleep(0.05)
-    end = time.perf_counter() + at_most
-    while time.perf_counter() < end:
-        wall, busy = time.perf_counter(), time.process_time()
-        time.sleep(0.002)
-        if time.process_time() - busy < 0.1 * (time.perf_counter() - wall):
-            return

@@ -1,9 +1,8 @@
-"""The plots of the documentation, from a file of results: ``python benchmarks/plots.py [FILE]``."""
+"""The plots of the documentation, from a file of results."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import matplotlib as mpl
 mpl.use("svg")
 
 import matplotlib.pyplot as plt
-from report import DOCS, newest, rows_of
+
+from .report import DOCS, rows_of
 
 COLOURS = {
     "cylstm-cython": "#c2410c",
@@ -39,24 +39,23 @@ STYLE = {
 }
 
 
-def draw(data: dict[str, Any]) -> None:
+def draw(data: Mapping[str, Any], docs: Path = DOCS) -> None:
     """Write the SVG files that docs/benchmarks.md shows."""
-    (DOCS / "_static").mkdir(exist_ok=True)
+    folder = docs / "_static"
+    folder.mkdir(exist_ok=True)
+    costs = data["costs"]
     with plt.rc_context(STYLE):
-        _ratios(data)
-        _roofline(data)
-        if data.get("costs", {}).get("scaling"):
-            _scaling(data["costs"]["scaling"])
-        if data.get("costs", {}).get("memory"):
-            _memory(data["costs"]["memory"])
+        figures = {"ratios": _ratios(data), "roofline": _roofline(data)}
+        if costs.get("scaling"):
+            figures["scaling"] = _scaling(costs["scaling"])
+        if costs.get("memory"):
+            figures["memory"] = _memory(costs["memory"])
+        for name, figure in figures.items():
+            figure.savefig(folder / f"benchmarks-{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            plt.close(figure)
 
 
-def _save(figure: plt.Figure, name: str) -> None:
-    figure.savefig(DOCS / "_static" / f"benchmarks-{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-
-
-def _ratios(data: dict[str, Any]) -> None:
+def _ratios(data: Mapping[str, Any]) -> plt.Figure:
     """A dot per case and peer: how many times longer the peer takes."""
     rows = rows_of(data)[::-1]
     figure, axes = plt.subplots(figsize=(7, 0.19 * len(rows) + 0.8))
@@ -77,24 +76,23 @@ def _ratios(data: dict[str, Any]) -> None:
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("time over that of cylstm (logarithmic): right of the line the peer is slower")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=4, frameon=False, fontsize=8)
-    _save(figure, "ratios")
+    return figure
 
 
-def _roofline(data: dict[str, Any]) -> None:
+def _roofline(data: Mapping[str, Any]) -> plt.Figure:
     """Share of the limit, a bar per case."""
     rows = rows_of(data)[::-1]
     figure, axes = plt.subplots(figsize=(7, 0.17 * len(rows) + 0.8))
     axes.barh(range(len(rows)), [100 * row.share for row in rows], color=COLOURS["cylstm-cython"], height=0.7)
     axes.axvline(100, color="#4b5563", linewidth=1)
-    axes.axvline(85, color="#4b5563", linewidth=1, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.case for row in rows], fontsize=7)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("speed in % of the limit that this machine sets")
-    _save(figure, "roofline")
+    return figure
 
 
-def _scaling(scaling: dict[str, Any]) -> None:
+def _scaling(scaling: dict[str, Any]) -> plt.Figure:
     titles = {"B": "batch, T=50 H=128", "T": "steps, B=1 H=128", "H": "hidden size, B=1 T=100"}
     figure, panels = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
     for axes, (axis, lines) in zip(panels, scaling.items(), strict=True):
@@ -105,10 +103,10 @@ def _scaling(scaling: dict[str, Any]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("µs per step and sequence")
     panels[0].legend(frameon=False, fontsize=7)
-    _save(figure, "scaling")
+    return figure
 
 
-def _memory(memory: dict[str, Any]) -> None:
+def _memory(memory: dict[str, Any]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(4.5, 2.8), layout="constrained")
     for name, points in memory.items():
         steps, sizes = zip(*points, strict=True)
@@ -116,9 +114,4 @@ def _memory(memory: dict[str, Any]) -> None:
     axes.set_xlabel("steps T (B=1, H=256)")
     axes.set_ylabel("MB beside input and output")
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, "memory")
-
-
-if __name__ == "__main__":
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
-    draw(json.loads(path.read_text("utf-8")))
+    return figure

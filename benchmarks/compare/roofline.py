@@ -1,6 +1,6 @@
 """What this machine allows: measured with cylstm's own kernels, and the least time that a case can take by it.
 
-``python benchmarks/roofline.py`` prints the limits. Best times count, not medians: a limit is what can be done.
+``python benchmarks/run.py limits`` prints the limits. Best times count, not medians: a limit is what can be done.
 
 - Multiply-adds: the slope of time over input_size, for a product whose weights lie in the first-level cache. In the
   slope there are neither activations nor the start of threads. NumPy's matrix product is measured beside it, and the
@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -230,10 +229,3 @@ def describe(limits: Limits) -> str:
 
 def _bytes(size: int) -> str:
     return f"{size >> 20} MB" if size >= 1 << 20 else f"{size >> 10} KB"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    print(describe(measure_limits(arguments.threads)))
