@@ -127,6 +127,8 @@ def pack(
     cdef Py_ssize_t W = 4 * s.VL, H = s.H, row = layer.kernels.panel_bytes, unit, gate
     cdef real* bias
     cdef unsigned long long mode
+    if sizeof(real) != layer.kernels.itemsize:
+        raise TypeError(f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
     p.weight_ih = <char*>allocate(s.blocks * s.I, row)
     p.weight_hh = <char*>allocate(s.blocks * s.R, row)
     p.bias = allocate(s.blocks * W, sizeof(real))
