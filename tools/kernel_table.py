@@ -1,4 +1,4 @@
-"""Print the table of instruction sets and precisions, made of kernels.def, for docs/design/kernels.md; --write puts it there."""
+"""Print the table of instruction sets and precisions, made of kernels.def; --write puts it into the documentation."""
 
 from __future__ import annotations
 

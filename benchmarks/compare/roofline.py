@@ -23,7 +23,7 @@ from cases import Case
 
 import cylstm
 from cylstm.backends.base import DirectionParameters
-from cylstm.backends.cython_backend import CythonBackend, _lstm
+from cylstm.backends.cython_backend import CythonBackend, _layer
 
 Curve = list[tuple[int, float]]  # (bytes, bytes per second), growing sizes
 

@@ -1,7 +1,7 @@
 """The table of kernels, and the precisions in it that no dtype stands for.
 
-``f32_bf16w`` keeps the weights as bfloat16, widens them on load and computes in float32. Widening is exact: so its results
-are, bit for bit, those of float32 with weights that were rounded before.
+``f32_bf16w`` keeps the weights as bfloat16, widens them on load and computes in float32. Widening is exact: so its
+results are, bit for bit, those of float32 with weights that were rounded before.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_a_stepper_takes_them(backend: Any, B: int) -> None:
 
 @pytest.mark.names_backend("cython")
 def test_rounding(backend: Any) -> None:
-    """To nearest, ties to even, to infinity above the largest; NaN stays NaN. Read off through one multiplication by 1."""
+    """To nearest, ties to even, to infinity above the largest; NaN stays NaN."""
     values = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-9, 3.3e38, 3.4e38, np.nan], np.float32)
     weight_hr = values[:, None].copy()  # (P, H = 1): h_n = weight_hr * h
     direction = DirectionParameters(
