@@ -25,6 +25,7 @@ from .backends.registry import (
 from .nn.cell import LSTMCell
 from .nn.linear import Linear
 from .nn.lstm import LSTM
+from .nn.module import Module as _Module
 from .random import manual_seed, rand, randn
 
 if TYPE_CHECKING:
@@ -62,6 +63,15 @@ __all__ = [
     "unpack_sequence",
     "use_backend",
 ]
+
+
+def _torch_bridge() -> Any:
+    from . import torch
+
+    return torch
+
+
+_Module._torch_bridge = staticmethod(_torch_bridge)  # for from_torch and to_torch, which import PyTorch when called
 
 
 def __getattr__(name: str) -> Any:
