@@ -17,6 +17,7 @@ import cylstm
 from cylstm import testing
 from cylstm.backends import registry
 from cylstm.backends.numpy_backend import NumpyBackend
+from cylstm.testing import problems
 
 PLUGIN = Path(__file__).parent / "plugins" / "cylstm-torch-kernels"
 #: Backends that come with cylstm, and whether they claim the same bits however a call is cut up.
@@ -105,7 +106,7 @@ def test_torch_is_the_judge(name: str, plugin: None, monkeypatch: pytest.MonkeyP
     """The kit's checks of values and gradients, with PyTorch in the place of the numpy definition."""
     torch_backend = importlib.import_module("cylstm_torch_kernels").TorchBackend
     todo = [check for check in testing.checks(name) if check.id.startswith(("values-", "gradients-", "gradient_"))]
-    monkeypatch.setattr(testing, "NumpyBackend", torch_backend)
+    monkeypatch.setattr(problems, "REFERENCE", torch_backend())
     assert len(todo) > 40
     for check in todo:
         check()

@@ -259,7 +259,7 @@ def _backends(arguments: argparse.Namespace) -> int:
 
 def _check_backend(arguments: argparse.Namespace) -> int:
     from ..progress import Progress
-    from ..testing.kit import checks
+    from ..testing import checks
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}
