@@ -15,7 +15,7 @@ import pytest
 
 import cylstm
 from cylstm import testing
-from cylstm.backends import registry
+from cylstm.backends import plugins, registry
 from cylstm.backends.numpy_backend import NumpyBackend
 from cylstm.testing import problems
 
@@ -61,7 +61,7 @@ def plugin(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plugin_is_listed_and_chosen_by_name(plugin: None) -> None:
     info = next(info for info in cylstm.available_backends() if info.name == "torch-kernels")
-    assert info == registry.BackendInfo("torch-kernels", "cylstm-torch-kernels", "available", "")
+    assert info == plugins.BackendInfo("torch-kernels", "cylstm-torch-kernels", "available", "")
     lstm, x = cylstm.LSTM(3, 4, backend="torch-kernels"), cylstm.randn(5, 2, 3)
     reference = cylstm.LSTM(3, 4, backend="numpy")
     reference.load_state_dict(lstm.state_dict())

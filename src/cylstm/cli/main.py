@@ -251,7 +251,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _backends(arguments: argparse.Namespace) -> int:
-    from ..backends.registry import available_backends
+    from ..backends.plugins import available_backends
 
     print(available_backends())
     return 0
