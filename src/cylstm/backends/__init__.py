@@ -8,6 +8,7 @@
     cython_backend/    the compiled backend, for CPUs
     cupy_backend/      NVIDIA GPUs, on CuPy
 
-Imports run one way: ``registry`` → ``plugins`` → ``base``, ``errors``; ``cython_backend`` → ``base``; ``cupy_backend`` →
-``numpy_backend`` → ``base``. No backend is imported before it is asked for; importing this package imports nothing.
+Imports run one way: ``registry`` → ``plugins`` → ``errors`` and ``base``; ``cupy_backend`` → ``numpy_backend`` →
+``base``; ``cython_backend`` → ``base``. No backend is imported before it is asked for; importing this package imports
+nothing.
 """
