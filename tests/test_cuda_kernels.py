@@ -23,7 +23,7 @@ from cylstm import testing
 from cylstm.backends.cupy_backend import CupyBackend
 from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
 from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
-from cylstm.backends.cupy_backend.steps import MOST_PLANS
+from cylstm.backends.cupy_backend.steps import MOST_SCHEDULES
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import (
     REFERENCE,
@@ -119,7 +119,7 @@ def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
     if place == "CPU as GPU":
         system = HostSystem()
         return system, HostBackend(tier="steps", system=system)
-    from cylstm.backends.cupy_backend.system import CupySystem
+    from cylstm.backends.cupy_backend.cupy_device import CupySystem
 
     gpus = CupySystem()
     gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)
@@ -184,7 +184,7 @@ def test_only_the_recurrent_loop_is_made_of_steps(P: int, kernels: list[str]) ->
 
 
 @needs_compiler
-def test_a_plan_belongs_to_one_stream_and_one_thread() -> None:
+def test_a_schedule_belongs_to_one_stream_and_one_thread() -> None:
     """So nobody else uses its arrays before the work that uses them is done."""
     system = HostSystem()
     backend = HostBackend(tier="steps", system=system)
@@ -203,19 +203,19 @@ def test_a_plan_belongs_to_one_stream_and_one_thread() -> None:
     thread = threading.Thread(target=run, args=(1,))
     thread.start()
     thread.join()
-    assert len(prepared.forms["steps"].parameters.plans) == 3
+    assert len(prepared.forms["steps"].parameters.schedules) == 3
     assert system.device(0).recordings == 2  # of the two that were used again
 
 
 @needs_compiler
-def test_plans_are_reused_and_bounded() -> None:
+def test_schedules_are_reused_and_bounded() -> None:
     backend = HostBackend(tier="steps")
     problem = make_problem(testing.Case(T=2, B=2), "float32")
     prepared = backend.prepare(problem.parameters)
-    for T in (*range(1, MOST_PLANS + 3), MOST_PLANS + 2):
+    for T in (*range(1, MOST_SCHEDULES + 3), MOST_SCHEDULES + 2):
         longer = make_problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
         forward(backend, longer, prepared)
-    assert len(prepared.forms["steps"].parameters.plans) == MOST_PLANS
+    assert len(prepared.forms["steps"].parameters.schedules) == MOST_SCHEDULES
 
 
 # The header ----------------------------------------------------------------------------------------------------------
