@@ -12,7 +12,8 @@ from ..arrays.arguments import as_array, check_place, check_size
 from ..arrays.arithmetic import widened
 from ..random import uniform
 from .gradients import Gradients, check_gradient
-from .parameters import Module, Snapshot
+from .module import Module
+from .parameters import Snapshot
 
 
 class Linear(Module):
