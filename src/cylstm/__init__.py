@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .arrays.packed import (
-    PackedSequence,
+from .arrays.packed import PackedSequence
+from .arrays.packing import (
     pack_padded_sequence,
     pack_sequence,
     pad_packed_sequence,
@@ -68,6 +68,9 @@ def _torch_bridge() -> Any:
 
     return torch
 
+
+for _public in (LSTM, LSTMCell, Linear, PackedSequence):
+    _public.__module__ = __name__  # the public path, also in pickles
 
 _Module._torch_bridge = staticmethod(_torch_bridge)  # for from_torch and to_torch, which import PyTorch when called
 
