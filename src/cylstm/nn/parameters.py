@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -216,7 +216,21 @@ class Module:
     def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
         self._device = check_device(device, self._devices)
         self.training = True
-        self._store = ParameterStore(self._initial_parameters(as_dtype(dtype)))
+        dtype = as_dtype(dtype)
+        given = self.__dict__.pop("_given", None)
+        arrays = self._initial_parameters(dtype) if given is None else dict(given)
+        self._store = ParameterStore({name: array.astype(dtype, copy=False) for name, array in arrays.items()})
+
+    @classmethod
+    def _of(cls, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]], **options: Any) -> Self:
+        """A module with the parameters of `arrays`, in PyTorch's order. No random number is drawn.
+
+        The options are the arguments of the constructor, which checks them before it takes an array from an iterator.
+        """
+        module = cls.__new__(cls)
+        module.__dict__["_given"] = arrays
+        cls.__init__(module, **options)
+        return module
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         """Freshly drawn parameters in PyTorch's order."""
