@@ -1,7 +1,7 @@
 """The file formats by extension: ``save`` and ``load``.
 
-This module alone knows all of them. A new format is a module that reads and writes, a function here that imports it,
-and a line of :data:`FORMATS`.
+This module alone knows all of them. A new format is a module that reads and writes, and a line of :data:`FORMATS`. The
+bridges to other systems' files are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -13,48 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import npz, safetensors
 from .container import Contents
 from .modules import Module, make, parameters_of
 from .names import either
 
 
-class Functions(NamedTuple):
-    """What reads and writes files of one format."""
-
-    read: Callable[[Path], Contents]
-    save: Callable[[Any, Path], None]
-
-
 class Format(NamedTuple):
     """How files with one extension are read and written."""
 
-    functions: Callable[[], Functions]  # imports them
+    read: Callable[[Path], Contents]
+    save: Callable[[Any, Path], None]
     written: str = ""  # the end of a path that is written; empty where such files are only read
-
-
-def _safetensors() -> Functions:
-    from .safetensors import read, write
-
-    return Functions(read, _saving(write))
-
-
-def _npz() -> Functions:
-    from .npz import read, write
-
-    return Functions(read, _saving(write))
-
-
-def _onnx() -> Functions:
-    from ..onnx.reader import read
-    from ..onnx.writer import save
-
-    return Functions(read, save)
-
-
-def _keras() -> Functions:
-    from ..keras.convert import read, save
-
-    return Functions(read, save)
 
 
 def _saving(write: Callable[[Path, Mapping[str, np.ndarray], Mapping[str, str]], None]) -> Callable[[Any, Path], None]:
@@ -62,12 +32,36 @@ def _saving(write: Callable[[Path, Mapping[str, np.ndarray], Mapping[str, str]],
     return lambda module, path: write(path, *parameters_of(module))
 
 
+def _read_onnx(path: Path) -> Contents:
+    from ..onnx.reader import read
+
+    return read(path)
+
+
+def _save_onnx(module: Any, path: Path) -> None:
+    from ..onnx.writer import save
+
+    save(module, path)
+
+
+def _read_keras(path: Path) -> Contents:
+    from ..keras.convert import read
+
+    return read(path)
+
+
+def _save_keras(module: Any, path: Path) -> None:
+    from ..keras.convert import save
+
+    save(module, path)
+
+
 FORMATS = {
-    ".safetensors": Format(_safetensors, ".safetensors"),
-    ".npz": Format(_npz, ".npz"),
-    ".onnx": Format(_onnx, ".onnx"),
-    ".keras": Format(_keras),
-    ".h5": Format(_keras, ".weights.h5"),
+    ".safetensors": Format(safetensors.read, _saving(safetensors.write), ".safetensors"),
+    ".npz": Format(npz.read, _saving(npz.write), ".npz"),
+    ".onnx": Format(_read_onnx, _save_onnx, ".onnx"),
+    ".keras": Format(_read_keras, _save_keras),
+    ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
 }
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
@@ -101,7 +95,7 @@ def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) ->
     if path.suffix.lower() not in FORMATS:
         endings = either(filter(None, (one.written for one in FORMATS.values())))
         raise ValueError(f"expected a path that ends in {endings}, got {str(path)!r}")
-    FORMATS[path.suffix.lower()].functions().save(module, path)
+    FORMATS[path.suffix.lower()].save(module, path)
 
 
 def load(
@@ -172,4 +166,4 @@ def read(path: Path) -> Contents:
         )
     if extension not in FORMATS:
         raise ValueError(f"expected a file that ends in {either(FORMATS)}, got {str(path)!r}")
-    return FORMATS[extension].functions().read(path)
+    return FORMATS[extension].read(path)
