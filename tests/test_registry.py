@@ -65,8 +65,8 @@ def test_a_selection_given_up_is_not_taken_for_the_one_before(monkeypatch: pytes
     monkeypatch.setenv("CYLSTM_BACKEND", "numpy")
     cylstm.set_backend(None)  # the environment is read again
     stream(x)
-    assert stream._plan.backend.name == "numpy"
-    assert lstm._plan(lstm._store.snapshot, training=False).backend.name == "numpy"
+    assert stream._choice.backend.name == "numpy"
+    assert lstm._choice(lstm._store.snapshot, training=False).backend.name == "numpy"
 
 
 def test_precedence(alpha_and_beta: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,11 @@ import importlib
 import os
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..locks import ForkSafe
 from .base import API_VERSION, Backend, Capabilities
 
 GROUP = "cylstm.backends"
@@ -89,11 +89,11 @@ _UNREAD = "the environment, not read yet"
 _AUTOMATIC = _Selection("", "automatic")
 
 
-class _State:
+class _State(ForkSafe):
     """Everything the registry remembers in a process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # re-entrant: a backend's constructor may ask for another backend
+        super().__init__()  # its lock is re-entrant: a backend's constructor may ask for another backend
         self.selected = _Selection("", _UNREAD)
         self.by_name: dict[str, Backend] = {}
         self.by_class: dict[type, Backend] = {}
@@ -102,14 +102,6 @@ class _State:
 
 _state = _State()
 _in_context: contextvars.ContextVar[_Selection | None] = contextvars.ContextVar("cylstm.use_backend", default=None)
-
-
-def _renew_lock() -> None:
-    _state.lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 # Selection ----------------------------------------------------------------------------------------------------------

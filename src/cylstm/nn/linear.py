@@ -11,7 +11,8 @@ import numpy as np
 from ..arrays.arguments import as_array, check_place, check_size
 from ..random import uniform
 from .gradients import Gradients, check_gradient
-from .parameters import Module, Snapshot
+from .module import Module
+from .parameters import Snapshot
 
 
 class Linear(Module):

@@ -16,7 +16,7 @@ from ..backends import registry
 from ..backends.base import Backend
 from ..nn import cell, linear
 from ..nn import lstm as _lstm
-from ..nn.parameters import Module
+from ..nn.module import Module
 from .operator import Arguments, Options, backend_name
 from .operator import lstm as _operator
 
