@@ -152,7 +152,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def _json(arguments: argparse.Namespace, report: Mapping[str, Any]) -> bool:
-    """Print the report as JSON if that is asked for, and say whether it was."""
+    """Print the report as JSON with ``--json``, and say whether it was printed."""
     if arguments.json:
         print(json.dumps(report, indent=2))
     return bool(arguments.json)

@@ -15,7 +15,7 @@ from .parser import make_parser
 
 
 class _Signalled(BaseException):
-    """SIGTERM or SIGHUP came; raised so that temporary files are removed on the way out."""
+    """Raised by SIGTERM and SIGHUP, so that temporary files are removed on the way out."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -130,7 +130,7 @@ def run_file(
 
 
 def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_chunk: int | None = None) -> Chunks:
-    """How to cut T steps of B sequences: as asked, else into pieces of about :data:`CHUNK_BYTES`.
+    """How to cut T steps of B sequences: as given, else into pieces of about :data:`CHUNK_BYTES`.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from ..arrays.arguments import DTYPES
 from ..nn.cell import LSTMCell
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
+from ..nn.stack import Stack
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
@@ -125,30 +126,16 @@ def _lstm_from_shapes(shapes: Shapes) -> tuple[dict[str, Any], dict[str, tuple[i
     """Arguments of an LSTM, and the shapes that its parameters have then."""
     _, input_size = shapes["weight_ih_l0"]
     rows, columns = shapes["weight_hh_l0"]
-    hidden_size = rows // 4
-    projection = any(name.startswith("weight_hr") for name in shapes)
-    recurrent_size = columns if projection else hidden_size
     layers = {int(name.removesuffix("_reverse").rpartition("_l")[2]) for name in shapes}
-    sizes = {
+    sizes: dict[str, Any] = {
         "input_size": input_size,
-        "hidden_size": hidden_size,
+        "hidden_size": rows // 4,
         "num_layers": min(max(layers) + 1, len(shapes)),  # a number that leaves a gap shows as a name too many
         "bias": any(name.startswith("bias") for name in shapes),
         "bidirectional": any(name.endswith("_reverse") for name in shapes),
-        "proj_size": recurrent_size if projection else 0,
+        "proj_size": columns if any(name.startswith("weight_hr") for name in shapes) else 0,
     }
-    suffixes = ["", "_reverse"] if sizes["bidirectional"] else [""]
-    expected: dict[str, tuple[int, ...]] = {}
-    for layer in range(sizes["num_layers"]):
-        of_layer = input_size if layer == 0 else recurrent_size * len(suffixes)
-        for suffix in suffixes:
-            expected[f"weight_ih_l{layer}{suffix}"] = (4 * hidden_size, of_layer)
-            expected[f"weight_hh_l{layer}{suffix}"] = (4 * hidden_size, recurrent_size)
-            if sizes["bias"]:
-                expected[f"bias_ih_l{layer}{suffix}"] = expected[f"bias_hh_l{layer}{suffix}"] = (4 * hidden_size,)
-            if projection:
-                expected[f"weight_hr_l{layer}{suffix}"] = (recurrent_size, hidden_size)
-    return sizes, expected
+    return sizes, Stack(**sizes).shapes()
 
 
 def _cell_from_shapes(shapes: Shapes) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
