@@ -28,8 +28,8 @@ from .random import manual_seed, rand, randn
 
 if TYPE_CHECKING:
     from . import optim as optim
-    from .files.modules import load as load
-    from .files.modules import save as save
+    from .files.formats import load as load
+    from .files.formats import save as save
 
 __version__ = "0.1.0"
 
@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
     if name == "optim":
         return importlib.import_module(f"{__name__}.optim")
     if name in ("load", "save"):
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.files"), name)
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.files.formats"), name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
