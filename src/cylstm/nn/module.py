@@ -219,7 +219,7 @@ class Module:
 
     def to_torch(self) -> Any:
         """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
-        return self._torch_bridge().to_torch(self)
+        return type(self)._torch_bridge().to_torch(self)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode, in which dropout is applied."""
