@@ -13,7 +13,11 @@ followed, all of PyTorch 2.13:
 - dropout keeps an element where 53 bits are below ``1 - p``. (PyTorch on an Intel CPU asks MKL's own generator
   instead, so there its masks differ; everywhere else they are these.)
 
-Nothing is drawn or seeded before it is needed, and NumPy's global generator is never touched.
+Nothing is drawn or seeded before it is needed, and NumPy's global generator is never touched. A map of this folder::
+
+    draws.py      the functions, and the default generator
+    generator.py  Generator
+    exact.py      the multiplication and addition that are rounded once
 """
 
 from .draws import (
