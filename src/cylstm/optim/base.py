@@ -1,26 +1,15 @@
-"""Optimisers with the arguments, defaults and steps of ``torch.optim``, and ``clip_grad_norm``.
-
-An optimiser is made for one module or several. A step takes the gradients of each, in the same order, as the pullbacks
-return them::
-
-    optimizer = Adam([lstm, head], lr=1e-3)
-    ...
-    grads = [lstm_grads.parameters, head_grads.parameters]
-    clip_grad_norm(grads, 1.0)
-    optimizer.step(grads)
-"""
+"""What the optimisers have in common."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from .arrays.arguments import as_array
-from .nn.gradients import check_gradient
-from .nn.parameters import Module, exclusively
+from ..arrays.arguments import as_array
+from ..nn.gradients import check_gradient
+from ..nn.module import Module, exclusively
 
 #: The gradients of one module: an array for each of its parameters, by name.
 Grads = Mapping[str, Any]
@@ -67,7 +56,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        self._lr = _at_least_zero(lr, "learning rate")
+        self._lr = at_least_zero(lr, "learning rate")
 
     def step(self, grads: Grads | Iterable[Grads]) -> None:
         """Change the parameters of all modules by one step against the gradients.
@@ -87,7 +76,7 @@ class Optimizer:
             If the gradients of a module or of a parameter are missing, a name is unknown, a shape or dtype is not
             that of the parameter, or the parameters are unlocked. Nothing has changed then.
         """
-        given = [grads] if isinstance(grads, Mapping) else _listed(grads)
+        given = listed(grads)
         if len(given) != len(self._modules):
             raise RuntimeError(
                 f"expected the gradients of {len(self._modules)} modules, in the order of the constructor, "
@@ -192,207 +181,9 @@ class Optimizer:
                     yield f"{n}.{name}.{kind}", buffer
 
 
-class SGD(Optimizer):
-    """Stochastic gradient descent, as ``torch.optim.SGD``.
-
-    Parameters
-    ----------
-    modules : LSTM, LSTMCell, Linear, or an iterable of them
-        Whose parameters are changed. float32, float64 or complex.
-    lr : float
-        Learning rate.
-    momentum : float
-        Share of the step before that is taken again.
-    dampening : float
-        Share of the gradient that does not enter the momentum.
-    weight_decay : float
-        This many times the parameter is added to its gradient.
-    nesterov : bool
-        Whether the momentum is looked ahead.
-
-    Raises
-    ------
-    TypeError
-        If ``modules`` holds something else, or float16 or bfloat16.
-    ValueError
-        If a number is negative, ``modules`` is empty or names one twice, or nesterov has no momentum, or dampening.
-
-    Examples
-    --------
-    >>> import cylstm.optim
-    >>> lstm = cylstm.LSTM(3, 5)
-    >>> optimizer = cylstm.optim.SGD(lstm, lr=0.1, momentum=0.9)
-    >>> output, state, pullback = lstm.vjp(cylstm.randn(7, 2, 3))
-    >>> optimizer.step(pullback(grad_output=output).parameters)     # of half the sum of output²
-    """
-
-    def __init__(
-        self,
-        modules: Module | Iterable[Module],
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
-        self._momentum = _at_least_zero(momentum, "momentum")
-        self._dampening = float(dampening)
-        self._weight_decay = _at_least_zero(weight_decay, "weight_decay")
-        self._nesterov = nesterov
-        if nesterov and (not momentum or dampening):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        if momentum:
-            self._buffer_names = ("momentum_buffer",)
-        super().__init__(modules, lr)
-
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
-        if self._weight_decay:
-            gradient = gradient + self._weight_decay * parameter
-        for buffer in buffers:
-            buffer *= self._momentum
-            buffer += gradient if self._steps == 1 else (1 - self._dampening) * gradient
-            gradient = gradient + self._momentum * buffer if self._nesterov else buffer
-        parameter -= self.lr * gradient
-
-
-class Adam(Optimizer):
-    """Adam, as ``torch.optim.Adam``: steps of the size of the mean gradient over the root of its mean square.
-
-    Parameters
-    ----------
-    modules : LSTM, LSTMCell, Linear, or an iterable of them
-        Whose parameters are changed. float32, float64 or complex; real and imaginary parts are numbers of their own.
-    lr : float
-        Learning rate.
-    betas : tuple of two floats
-        How slowly the two means forget, from 0 to below 1.
-    eps : float
-        Added to the root.
-    weight_decay : float
-        This many times the parameter is added to its gradient.
-
-    Raises
-    ------
-    TypeError
-        If ``modules`` holds something else, or float16 or bfloat16.
-    ValueError
-        If a number is outside its range, or ``modules`` is empty or names one twice.
-    """
-
-    _buffer_names = ("exp_avg", "exp_avg_sq")
-    _decoupled = False
-
-    def __init__(
-        self,
-        modules: Module | Iterable[Module],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self._betas = tuple(map(float, betas))
-        if len(self._betas) != 2 or not all(0 <= beta < 1 for beta in self._betas):
-            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
-        self._eps = _at_least_zero(eps, "eps")
-        self._weight_decay = _at_least_zero(weight_decay, "weight_decay")
-        super().__init__(modules, lr)
-
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
-        exp_avg, exp_avg_sq = buffers
-        beta_1, beta_2 = self._betas
-        if self._decoupled:
-            parameter *= 1 - self.lr * self._weight_decay
-        elif self._weight_decay:
-            gradient = gradient + self._weight_decay * parameter
-        exp_avg *= beta_1
-        exp_avg += (1 - beta_1) * gradient
-        exp_avg_sq *= beta_2
-        exp_avg_sq += (1 - beta_2) * (gradient * gradient)
-        root = np.sqrt(exp_avg_sq)
-        root /= math.sqrt(1 - beta_2**self._steps)
-        root += self._eps
-        parameter -= self.lr / (1 - beta_1**self._steps) * (exp_avg / root)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay, as ``torch.optim.AdamW``.
-
-    Parameters
-    ----------
-    modules, lr, betas, eps
-        As for `Adam`.
-    weight_decay : float
-        Each step first makes the parameters smaller by this many times lr.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `Adam` does.
-    """
-
-    _decoupled = True
-
-    def __init__(
-        self,
-        modules: Module | Iterable[Module],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ) -> None:
-        super().__init__(modules, lr, betas, eps, weight_decay)
-
-
-def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
-    """Make gradients smaller, in place, so that their norm is at most ``max_norm``: PyTorch's ``clip_grad_norm_``.
-
-    Parameters
-    ----------
-    grads : mapping of str to numpy.ndarray, or an iterable of them
-        The gradients of one module or of several, which are clipped together, as `Optimizer.step` takes them.
-    max_norm : float
-        The largest norm.
-
-    Returns
-    -------
-    float
-        The norm that they had: the root of the sum of all squares, rounded to their dtype.
-
-    Raises
-    ------
-    TypeError
-        If something is no mapping of names to writable NumPy arrays. Nothing has changed then.
-    ValueError
-        If ``max_norm`` is negative.
-    """
-    listed = [grads] if isinstance(grads, Mapping) else _listed(grads)
-    arrays = [array for each in listed for array in each.values()]
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
-            raise TypeError(
-                "gradients are clipped in place: they must be writable NumPy arrays of floating point; bring those of "
-                "a GPU to the CPU first, by {name: grad.get() for name, grad in grads.items()}"
-            )
-    with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
-        norm = float(_norm(np.array([_norm(array) for array in arrays])))
-    factor = _at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
-    if not factor >= 1:  # nan too, as in PyTorch
-        with np.errstate(all="ignore"):
-            for array in arrays:
-                array *= factor
-    return norm
-
-
 def _on_cpu(gradient: Any, name: str) -> np.ndarray:
     array = as_array(gradient, name, cuda=True)
     return array if isinstance(array, np.ndarray) else array.get()
-
-
-def _norm(array: np.ndarray) -> np.floating:
-    """The root of the sum of squares in the precision of the numbers; of 16 bits the root alone is rounded."""
-    flat = array.ravel()
-    wide = flat.astype(np.float32) if flat.dtype.itemsize == 2 else flat
-    return np.linalg.norm(wide).astype(flat.real.dtype)
 
 
 def _real_items(array: np.ndarray) -> np.ndarray:
@@ -401,18 +192,20 @@ def _real_items(array: np.ndarray) -> np.ndarray:
     return flat.view(flat.real.dtype)
 
 
-def _listed(grads: Iterable[Grads]) -> list[Grads]:
-    listed = list(grads)
-    for each in listed:
+def listed(grads: Grads | Iterable[Grads]) -> list[Grads]:
+    """The gradients of each module, found to be mappings."""
+    each_module = [grads] if isinstance(grads, Mapping) else list(grads)
+    for each in each_module:
         if not isinstance(each, Mapping):
             raise TypeError(
                 "gradients must be a mapping of names to arrays for each module, such as the `parameters` of what a "
                 f"pullback returns; got {type(each).__name__}"
             )
-    return listed
+    return each_module
 
 
-def _at_least_zero(value: float, name: str) -> float:
+def at_least_zero(value: float, name: str) -> float:
+    """The value as a float, found not to be negative."""
     if not value >= 0:
         raise ValueError(f"{name} must be 0 or more, got {value}")
     return float(value)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.container import Contents, Tensor
-from ..files.modules import as_tensors
+from ..files.container import Contents, Tensor, as_tensors
 from ..nn.lstm import LSTM as Module
-from .formats import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
+from .files.contents import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
 from .sequential import Sequential
 

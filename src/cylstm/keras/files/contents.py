@@ -6,10 +6,8 @@ taken as hostile: links out of the file, and data in other files, are refused.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import mmap
 import os
 import re
 import zipfile
@@ -19,14 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.container import MAX_EXPANDED, MAX_EXPANSION, TensorFileError, replacing
+from ...files.container import TensorFileError, existing, expansion_limit, replacing
+from .hdf5 import Group, attribute, check_heaps, groups, import_h5py
 
-#: Nested groups, and nested layers of a configuration.
+#: Nested layers of a configuration.
 MAX_DEPTH = 50
 #: The attribute of the file in which cylstm keeps what Keras has no place for: text to text, as JSON.
 METADATA = "cylstm"
-
-_HEAP = b"GCOL\x01\0\0\0"
 
 CELL, FORWARD, BACKWARD, OWN = "cell", "forward_layer/cell", "backward_layer/cell", ""
 
@@ -70,12 +67,8 @@ def read_file(path: Path) -> KerasFile:
     ValueError
         If the file is damaged or hostile.
     """
-    h5py = _h5py()
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {str(path)!r}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    size = path.stat().st_size
+    h5py = import_h5py()
+    size = existing(path).stat().st_size
     try:
         model: dict[str, Any] = {}
         source: Any = path
@@ -83,18 +76,18 @@ def read_file(path: Path) -> KerasFile:
             with zipfile.ZipFile(path) as archive:
                 model = json.loads(_member(archive, "config.json", size))
                 source = io.BytesIO(_member(archive, "model.weights.h5", size))
-        _check_heaps(source)
+        check_heaps(source)
         with h5py.File(source, "r") as file:
-            limit = max(MAX_EXPANDED, MAX_EXPANSION * size)
-            groups = {group.path: group for group in _groups(h5py, file, limit)}
-            if (text := _attribute(file, "model_config")) is not None:
+            limit = expansion_limit(size)
+            found = {group.path: group for group in groups(h5py, file, limit)}
+            if (text := attribute(file, "model_config")) is not None:
                 model = json.loads(text)
-            metadata = json.loads(_attribute(file, METADATA) or "{}")
+            metadata = json.loads(attribute(file, METADATA) or "{}")
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("the metadata are not text")
         described = {one.name: one for one in _describe(model.get("config", {}), "layers", "", 0)}
         names = {one.path: one.name for one in described.values()}
-        stored = _stored(groups, names)
+        stored = _stored(found, names)
         return KerasFile(model.get("class_name", ""), model.get("config", {}), described, stored, metadata)
     except Exception as error:  # of zipfile, json, HDF5: OSError, RuntimeError, KeyError, RecursionError …
         raise TensorFileError(f"{path}: not a readable Keras file ({type(error).__name__}: {error})") from error
@@ -104,7 +97,7 @@ def write_weights(
     path: Path, layers: Sequence[Stored], metadata: Mapping[str, str] | None = None, name: str = "sequential"
 ) -> None:
     """Write variables as ``.weights.h5``, as Keras 3 does, under a temporary name first."""
-    h5py = _h5py()
+    h5py = import_h5py()
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
 
         def write(group: str, called: str, arrays: Sequence[np.ndarray]) -> None:
@@ -148,107 +141,17 @@ def numbered(name: str, used: dict[str, int]) -> str:
     return f"{name}_{used[name]}" if used[name] else name
 
 
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("Keras's files need the package h5py: pip install 'cylstm[keras]'") from error
-    return h5py
-
-
 def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     info = archive.getinfo(name)
-    if info.file_size > max(MAX_EXPANDED, MAX_EXPANSION * size):
+    if info.file_size > expansion_limit(size):
         raise ValueError(f"{name} would grow to {info.file_size} bytes")
     return archive.read(info)
 
 
-def _check_heaps(source: Path | io.BytesIO) -> None:
-    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end.
-
-    A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
-    """
-    with contextlib.ExitStack() as stack:
-        data: Any
-        if isinstance(source, Path):
-            file = stack.enter_context(open(source, "rb"))
-            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        else:
-            data = source.getvalue()
-        begin = data.find(_HEAP)
-        while begin >= 0:
-            end, at = begin + int.from_bytes(data[begin + 8 : begin + 16], "little"), begin + 16
-            while at + 16 <= min(end, len(data)):
-                index, size = (
-                    int.from_bytes(data[at : at + 2], "little"),
-                    int.from_bytes(data[at + 8 : at + 16], "little"),
-                )
-                if index == 0 and at + size != end:
-                    raise ValueError("a heap of texts does not end where it should")
-                at += size if index == 0 else 16 + size + -size % 8
-            if at > end or end - at >= 16:
-                raise ValueError("a heap of texts does not end where it should")
-            begin = data.find(_HEAP, begin + 1)
-
-
-def _attribute(item: Any, name: str) -> str | None:
-    """An attribute that is one text."""
-    if name not in item.attrs:
-        return None
-    identifier = item.attrs.get_id(name)
-    if identifier.shape != () or identifier.get_storage_size() > MAX_EXPANDED:
-        raise ValueError(f"the attribute {name!r} of {item.name} is not one text")
-    value = item.attrs[name]
-    if not isinstance(value, bytes | str):
-        raise ValueError(f"the attribute {name!r} of {item.name} is not text")
-    return value.decode() if isinstance(value, bytes) else value
-
-
-# Groups and variables -----------------------------------------------------------------------------------------------
-
-
-class _Group(NamedTuple):
-    path: str
-    name: str | None  # what Keras 3 says that the object is called
-    arrays: dict[str, np.ndarray]
-
-
-def _groups(h5py: Any, file: Any, limit: int) -> Iterator[_Group]:
-    """All groups of a file with their arrays; each once, whatever links lead to it."""
-    todo, seen, total = [("", file, 0)], set(), 0
-    while todo:
-        path, group, depth = todo.pop(0)
-        address = h5py.h5o.get_info(group.id).addr
-        if address in seen or depth > MAX_DEPTH:
-            raise ValueError(f"the group {path!r} is there twice, or too deep")
-        seen.add(address)
-        arrays: dict[str, np.ndarray] = {}
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{path}/{name} is a link, which is not followed")
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                todo.append((f"{path}/{name}".lstrip("/"), item, depth + 1))
-                continue
-            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise ValueError(f"{path}/{name} is not an array in this file")
-            bfloat16 = item.dtype == "V2" and _attribute(item, "dtype") == "bfloat16"
-            if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
-                continue
-            total += item.size * item.dtype.itemsize
-            if total > limit:
-                raise ValueError(f"the arrays have more than {limit} bytes")
-            array = item[()]
-            if bfloat16:  # the upper half of a float32
-                array = (array.view("<u2").astype("<u4") << 16).view("<f4")
-            arrays[name.partition(":")[0]] = array
-        yield _Group(path, _attribute(group, "name"), arrays)
-
-
-def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str, Stored]:
+def _stored(found: Mapping[str, Group], names: Mapping[str, str]) -> dict[str, Stored]:
     """The variables by layer."""
     stored: dict[str, Stored] = {}
-    for group in groups.values():
+    for group in found.values():
         path, _, last = group.path.rpartition("/")
         if last == "vars" or group.path == "vars":
             part, arrays = OWN, [group.arrays[key] for key in sorted(group.arrays, key=int)]
@@ -256,7 +159,7 @@ def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str,
                 if path == suffix or path.endswith(f"/{suffix}"):
                     path, part = path.removesuffix(suffix).rstrip("/"), suffix
                     break
-            name = names.get(path) or _name(path, groups)
+            name = names.get(path) or _name(path, found)
         elif "recurrent_kernel" in group.arrays and "kernel" in group.arrays:  # whole models in HDF5
             arrays = [group.arrays[key] for key in ("kernel", "recurrent_kernel", "bias") if key in group.arrays]
             parts = group.path.removeprefix("model_weights/").split("/")
@@ -270,11 +173,11 @@ def _stored(groups: Mapping[str, _Group], names: Mapping[str, str]) -> dict[str,
     return stored
 
 
-def _name(path: str, groups: Mapping[str, _Group]) -> str:
+def _name(path: str, found: Mapping[str, Group]) -> str:
     """The name of a layer: what Keras has written beside the variables, its own and what is around it; or the path."""
     parts = path.split("/")
     around = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    called = [group.name for one in around if (group := groups.get(f"{one}/vars")) is not None and group.name]
+    called = [group.name for one in around if (group := found.get(f"{one}/vars")) is not None and group.name]
     return ".".join(called) if called else path.replace("/", ".")
 
 

@@ -1,169 +1,19 @@
-"""Keras's layers, computed by :class:`cylstm.LSTM` and :class:`cylstm.Linear`."""
+"""Keras's recurrent layers: LSTM, Bidirectional."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arrays.arguments import as_array, as_dtype
-from ..arrays.packed import pack_padded_sequence, pad_packed_sequence
-from ..nn.linear import Linear
-from ..nn.lstm import LSTM as Module
-from .formats import BACKWARD, CELL, FORWARD, OWN, snake_case
-from .initializers import Initializer, initializer
-
-Shape = tuple[int | None, ...]
-
-#: Options of Keras's layers that are not computed here, and the values that ask for nothing.
-_NOTHING: dict[str, tuple[Any, ...]] = {
-    "dropout": (0, 0.0),
-    "recurrent_dropout": (0, 0.0),
-    "unroll": (False,),
-    "use_cudnn": ("auto", False),
-    "seed": (None,),
-    "weights": (None,),
-    "trainable": (True,),
-    "lora_rank": (None,),
-    "quantization_config": (None,),
-    "activity_regularizer": (None,),
-    **{f"{of}_{kind}": (None,) for of in ("kernel", "recurrent", "bias") for kind in ("regularizer", "constraint")},
-}
-
-
-class Variable(NamedTuple):
-    """One array of weights."""
-
-    name: str
-    path: str
-    value: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the array."""
-        return self.value.shape
-
-    def numpy(self) -> np.ndarray:
-        """The array, which cannot be written to."""
-        return self.value
-
-
-class Input:
-    """The shape of a model's input, without the batch; the first entry of a `Sequential`.
-
-    Parameters
-    ----------
-    shape : tuple of int or None
-        (T, I); None where any size will do.
-    batch_size : int, optional
-    name : str, optional
-    """
-
-    def __init__(self, shape: Sequence[int | None], batch_size: int | None = None, name: str | None = None) -> None:
-        self.batch_shape: Shape = (batch_size, *shape)
-        self.name = name or "input_layer"
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, shape={self.batch_shape}>"
-
-
-class Layer:
-    """What all layers have in common.
-
-    Attributes
-    ----------
-    name : str
-        By default the class's in lower case; a `Sequential` numbers its layers.
-    built : bool
-        Whether the weights are there: since the first call, or since the model knows its input's shape.
-    """
-
-    #: Arguments that a configuration in a file may have.
-    _arguments: ClassVar[tuple[str, ...]] = ("name",)
-
-    def __init__(self, *, name: str | None = None, dtype: Any = None, input_shape: Any = None, **options: Any) -> None:
-        for option, value in options.items():
-            if option not in _NOTHING:
-                raise TypeError(f"{type(self).__name__} has no option {option!r}")
-            if not any(np.array_equal(value, nothing) for nothing in _NOTHING[option]):
-                raise ValueError(f"{option}={value!r} is not computed by cylstm: leave it out, or use Keras")
-        self.name = name or snake_case(type(self).__name__)
-        self._named = name is not None
-        self._input_shape = input_shape
-        self.dtype = as_dtype(dtype)
-        self.built = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-    def build(self, input_shape: Shape) -> None:
-        """Draw the weights for input of this shape, batch included."""
-        self.built = True
-
-    def output_shape(self, input_shape: Shape) -> Any:
-        """The shape of what a call returns for input of this shape, both with the batch."""
-        return input_shape
-
-    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
-        """The mask for the next layer."""
-        return mask
-
-    def parts(self) -> dict[str, list[np.ndarray]]:
-        """The weights as they lie in Keras's files."""
-        return {}
-
-    @property
-    def weights(self) -> list[Variable]:
-        """The weights with their names in Keras."""
-        return []
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Copies of the weights, in Keras's layout and order."""
-        return [variable.value.copy() for variable in self.weights]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace the weights.
-
-        Raises
-        ------
-        ValueError
-            If the layer has no weights yet, or their number or shapes differ. Nothing is replaced then.
-        """
-        checked_weights(self, weights, [])
-
-    def count_params(self) -> int:
-        """The number of weights."""
-        return sum(variable.value.size for variable in self.weights)
-
-    def __call__(self, x: Any, *, mask: Any = None) -> Any:
-        """Apply the layer, and build it before where it is not."""
-        raise NotImplementedError
-
-    def _enter(self, x: Any, ndim: int | None = None) -> np.ndarray:
-        """The input in the layer's dtype; the layer is built."""
-        x = _converted(x, self.dtype, "x")
-        if ndim is not None and x.ndim != ndim:
-            raise ValueError(f"{self.name} takes {ndim} dimensions, (batch, steps, features); got the shape {x.shape}")
-        if not self.built:
-            self.build(x.shape)
-        return x
-
-
-class Recurrent(Layer):
-    """What `LSTM` and `Bidirectional` have in common."""
-
-    return_sequences: bool
-    return_state: bool
-
-    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
-        """The same mask, where there is an output per step."""
-        return mask if self.return_sequences else None
-
-    def reset_state(self) -> None:
-        """Let the next call begin at zero."""
-        raise NotImplementedError
+from ...arrays.packing import pack_padded_sequence, pad_packed_sequence
+from ...nn.lstm import LSTM as Module
+from ..files.contents import BACKWARD, CELL, FORWARD
+from ..initializers import Initializer, initializer
+from .arguments import checked_mask, checked_weights, converted, positive
+from .base import Recurrent, Shape, Variable
 
 
 class LSTM(Recurrent):
@@ -332,7 +182,7 @@ class LSTM(Recurrent):
             If shapes do not fit.
         """
         x = self._enter(x, ndim=3)
-        mask = _checked_mask(mask, x)
+        mask = checked_mask(mask, x)
         state = initial_state
         if state is None and self.stateful and self.states is not None:
             state = self.states
@@ -342,7 +192,7 @@ class LSTM(Recurrent):
         if state is not None:
             if len(state) != 2:
                 raise ValueError(f"{self.name} takes two initial states, h and c, got {len(state)}")
-            h_0, c_0 = (_converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
+            h_0, c_0 = (converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
             hx = h_0, c_0
         if self.go_backwards:
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
@@ -505,176 +355,3 @@ class Bidirectional(Recurrent):
         if self.merge_mode is None:
             return (*merged, *states)
         return (merged, *states) if states else merged
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-class Dense(Layer):
-    """Keras's Dense layer, computed by :class:`cylstm.Linear` and an activation.
-
-    Parameters
-    ----------
-    units : int
-    activation : {None, "linear", "softmax", "sigmoid", "relu", "tanh"}
-    use_bias : bool
-    kernel_initializer, bias_initializer, name, dtype, input_shape, **options
-        As for `LSTM`.
-    """
-
-    _arguments = ("name", "units", "activation", "use_bias")
-    _ACTIVATIONS: ClassVar[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
-        None: lambda x: x,
-        "linear": lambda x: x,
-        "softmax": _softmax,
-        "sigmoid": lambda x: (np.tanh(x / 2) + 1) / 2,
-        "relu": lambda x: np.maximum(x, 0),
-        "tanh": np.tanh,
-    }
-
-    def __init__(
-        self,
-        units: int,
-        activation: str | None = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        input_shape: Sequence[int | None] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
-        if not isinstance(activation, str | None) or activation not in self._ACTIVATIONS:
-            known = ", ".join(map(repr, self._ACTIVATIONS))
-            raise ValueError(f"activation={activation!r} is not computed by cylstm, only {known}")
-        self.units, self.activation, self.use_bias = positive(units), activation, use_bias
-        self._initializers = [initializer(kernel_initializer), initializer(bias_initializer)]
-
-    def build(self, input_shape: Shape) -> None:
-        """Draw the weights for input (..., features)."""
-        if input_shape[-1] is None:
-            raise ValueError(f"{self.name} needs to know the number of features, got the shape {input_shape}")
-        features = int(input_shape[-1])
-        self.linear = Linear(features, self.units, bias=self.use_bias, dtype=self.dtype)
-        self.built = True
-        shapes = [(features, self.units), (self.units,)][: 2 if self.use_bias else 1]
-        arrays = [make(shape, dtype=self.dtype) for make, shape in zip(self._initializers, shapes, strict=False)]
-        self.set_weights(arrays)
-
-    @property
-    def weights(self) -> list[Variable]:
-        """kernel (features, units) and bias (units,)."""
-        if not self.built:
-            return []
-        arrays = self.linear.state_dict()
-        names = {"kernel": arrays["weight"].T} | ({"bias": arrays["bias"]} if self.use_bias else {})
-        return [Variable(name, f"{self.name}/{name}", array) for name, array in names.items()]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace kernel and bias."""
-        kernel, *bias = checked_weights(self, weights, [one.value for one in self.weights])
-        self.linear.load_state_dict({"weight": kernel.T} | ({"bias": bias[0]} if bias else {}))
-
-    def parts(self) -> dict[str, list[np.ndarray]]:
-        """The weights as they lie in Keras's files."""
-        return {OWN: self.get_weights()}
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        """(..., units)."""
-        return (*input_shape[:-1], self.units)
-
-    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
-        """Apply the layer to the last dimension, (..., features) → (..., units). A mask changes nothing."""
-        x = self._enter(x)
-        return self._ACTIVATIONS[self.activation](self.linear(x))
-
-
-class Masking(Layer):
-    """Mask the steps (B, T) at which all features have one value.
-
-    Parameters
-    ----------
-    mask_value : float
-    name, input_shape
-        As for `LSTM`.
-    """
-
-    _arguments = ("name", "mask_value")
-
-    def __init__(self, mask_value: float = 0.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.mask_value = mask_value
-
-    def compute_mask(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """True where a feature differs from the value."""
-        return (x != self.mask_value).any(axis=-1)
-
-    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
-        """The input, with zeros at masked steps."""
-        x = self._enter(x)
-        return np.where(self.compute_mask(x, None)[..., np.newaxis], x, x.dtype.type(0))
-
-
-class Dropout(Layer):
-    """Nothing, as always in inference; there for the models that have it.
-
-    Parameters
-    ----------
-    rate : float
-    name, input_shape
-        As for `LSTM`.
-    """
-
-    _arguments = ("name", "rate")
-
-    def __init__(self, rate: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.rate = rate
-
-    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
-        """The input."""
-        return self._enter(x)
-
-
-# Arguments ----------------------------------------------------------------------------------------------------------
-
-
-def positive(value: Any, name: str = "units") -> int:
-    """The value as an int, which it must be."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"expected {name} to be an int, got {value!r}")
-    if value <= 0:
-        raise ValueError(f"expected {name} to be positive, got {value}")
-    return int(value)
-
-
-def _converted(value: Any, dtype: np.dtype, name: str) -> np.ndarray:
-    """The value as an array of this dtype, if it is of numbers that lose nothing but precision on the way."""
-    array = as_array(value, name)
-    if array.dtype.kind not in "biufV" and array.dtype.kind != dtype.kind:  # V: bfloat16
-        raise TypeError(f"expected {name} to be of real numbers, to be converted to {dtype}; got {array.dtype}")
-    return array.astype(dtype, copy=False)
-
-
-def _checked_mask(mask: Any, x: np.ndarray) -> np.ndarray | None:
-    if mask is None:
-        return None
-    mask = as_array(mask, "mask")
-    if mask.shape != x.shape[:2] or mask.dtype != bool:
-        raise ValueError(f"expected a mask of bool and shape {x.shape[:2]}, got {mask.dtype} and {mask.shape}")
-    return mask
-
-
-def checked_weights(layer: Any, weights: Sequence[Any], old: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The weights as arrays, if they have the shapes of the old ones."""
-    if not layer.built:
-        raise ValueError(f"{layer.name} has no weights yet: call it, or build(input_shape), first")
-    arrays = [np.asarray(one) if isinstance(one, list | float) else as_array(one, "weights") for one in weights]
-    wanted, got = [array.shape for array in old], [array.shape for array in arrays]
-    if got != wanted:
-        raise ValueError(f"{layer.name} has weights of the shapes {wanted}, got {got}")
-    return arrays
