@@ -79,10 +79,11 @@ check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, e
 	        $(PYTEST) tests/test_cuda_kernels.py -k "each_kernel and GPU and not CPU" || exit; \
 	done
 
-lint: $(TEST)  ## ruff, cython-lint, mypy, stubtest
+lint: $(TEST)  ## ruff, cython-lint, import-linter, mypy, stubtest
 	@$(STEP) "ruff check" $(PY) -m ruff check -q .
 	@$(STEP) "ruff format" $(PY) -m ruff format -q --check .
 	@$(STEP) "cython-lint" env PATH="$(CURDIR)/.venv-test/bin:$$PATH" cython-lint src
+	@$(STEP) "import-linter" env PYTHONPATH=src .venv-test/bin/lint-imports --no-cache
 	@$(STEP) "mypy" $(PY) -m mypy
 	@$(STEP) "stubtest" $(PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._lstm

@@ -1,7 +1,7 @@
 """The cupy backend without a GPU: on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's.
 
-The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/system.py`` runs. With a GPU at hand,
-the same tests run on it too.
+The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/cupy_device.py`` runs. With a
+GPU at hand, the same tests run on it too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import cylstm
 from cylstm import testing
 from cylstm.backends import registry
 from cylstm.backends.cupy_backend import CupyBackend
-from cylstm.backends.cupy_backend.steps import Device, System
+from cylstm.backends.cupy_backend.device import Device, System
 
 PATH = "cylstm.backends.cupy_backend:CupyBackend"
 
@@ -160,10 +160,10 @@ def test_nothing_is_moved_nor_waited_for_in_a_call_with_arrays_of_the_device(tie
         _, _, pullback = lstm.vjp(x, state)
         pullback(output, state)
 
-    run()  # parameters go up, plans are made
+    run()  # parameters go up, schedules are made
     device = system.device(0)
     assert device.recordings == 0
-    run()  # plans are used again, and recorded
+    run()  # schedules are used again, and recorded
     before = (here.to_host, here.to_device, device.waits, device.recordings)
     run()
     assert (here.to_host, here.to_device, device.waits, device.recordings) == before
@@ -383,13 +383,13 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
 
 
 def test_the_devices_of_cupy_have_all_that_is_asked_of_them() -> None:
-    """What can be said of ``cupy_backend/system.py`` without a GPU."""
+    """What can be said of ``cupy_backend/cupy_device.py`` without a GPU."""
     pytest.importorskip("cupy")
-    from cylstm.backends.cupy_backend import system
+    from cylstm.backends.cupy_backend import cupy_device
 
     for protocol, ours, hosts in (
-        (System, system.CupySystem(), HostSystem()),
-        (Device, system.CupyDevice, HostSystem().device(0)),
+        (System, cupy_device.CupySystem(), HostSystem()),
+        (Device, cupy_device.CupyDevice, HostSystem().device(0)),
     ):
         for name in (name for name in vars(protocol) if not name.startswith("_")):
             signatures = [inspect.signature(getattr(each, name)) for each in (protocol, type(hosts), ours)]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm.backends import registry
+from cylstm.backends import plugins, registry
 from cylstm.backends.base import Capabilities
 from cylstm.backends.numpy_backend import NumpyBackend
 
@@ -178,14 +178,19 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
-    modules = python("""
+    output = python("""
         import sys, cylstm, numpy as np
-        loaded = [m for m in sys.modules if m.endswith("_backend")]
+        from importlib.machinery import EXTENSION_SUFFIXES
+        from cylstm.backends.base import Backend
+        def compiled():
+            ours = [m for name, m in sys.modules.items() if name.partition(".")[0] == "cylstm"]
+            return [m.__name__ for m in ours if m.__file__.endswith(tuple(EXTENSION_SUFFIXES))]
+        print(Backend.__subclasses__(), compiled())
         cylstm.set_backend("numpy")
         cylstm.LSTM(2, 3)(np.ones((4, 1, 2), np.float32))
-        print(loaded, "importlib.metadata" in sys.modules, "cylstm.backends.cython_backend.backend" in sys.modules)
+        print([cls.__name__ for cls in Backend.__subclasses__()], compiled(), "importlib.metadata" in sys.modules)
     """)
-    assert modules == "[] False False"
+    assert output.splitlines() == ["[] []", "['NumpyBackend'] [] False"]
 
 
 def test_token(alpha_and_beta: None) -> None:
@@ -205,7 +210,7 @@ def test_token(alpha_and_beta: None) -> None:
 
 
 def test_automatic_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._BUILT_IN, "cython", "cylstm.backends.not_built:CythonBackend")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", "cylstm.backends.not_built:CythonBackend")
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         assert registry.choose(dtype="float32").name == "numpy"
@@ -232,7 +237,7 @@ def test_automatic_passes_over_whatever_is_wrong(
 ) -> None:
     module = f"passed_over_{number}"
     install("compiled", "", **{module: SUBCLASS.format(name="cython") + f"    {body}\n"})
-    monkeypatch.setitem(registry._BUILT_IN, "cython", f"{module}:Plugin")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", f"{module}:Plugin")
     with pytest.warns(RuntimeWarning, match=reason):
         assert registry.choose(dtype="float32").name == "numpy"
     with pytest.raises(ImportError, match=reason) as caught:
@@ -244,7 +249,7 @@ def test_automatic_goes_by_capability_without_a_warning(
     install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("compiled", "", narrow_backend=FLOAT32_ONLY)
-    monkeypatch.setitem(registry._BUILT_IN, "cython", "narrow_backend:Narrow")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", "narrow_backend:Narrow")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert registry.choose(dtype="float32").name == "narrow"
@@ -445,8 +450,8 @@ def test_table_is_aligned(alpha_and_beta: None) -> None:
         assert row[header.index("distribution") :].startswith(info.distribution)
         assert row[header.index("status") :].startswith(info.status)
     assert [info for info in table if info.distribution == "greek-letters"] == [
-        registry.BackendInfo("alpha", "greek-letters", "available", ""),
-        registry.BackendInfo("beta", "greek-letters", "available", ""),
+        plugins.BackendInfo("alpha", "greek-letters", "available", ""),
+        plugins.BackendInfo("beta", "greek-letters", "available", ""),
     ]
 
 

@@ -11,20 +11,19 @@ from .arrays.packed import (
     unpack_sequence,
 )
 from .backends.cython_backend.threads import get_num_threads, set_num_threads
-from .backends.registry import (
+from .backends.errors import (
     BackendError,
     BackendLoadError,
     BackendNotAvailableError,
     UnknownBackendError,
     UnsupportedError,
-    available_backends,
-    get_backend,
-    set_backend,
-    use_backend,
 )
+from .backends.plugins import available_backends
+from .backends.registry import get_backend, set_backend, use_backend
 from .nn.cell import LSTMCell
 from .nn.linear import Linear
 from .nn.lstm import LSTM
+from .nn.module import Module as _Module
 from .random import manual_seed, rand, randn
 
 if TYPE_CHECKING:
@@ -62,6 +61,15 @@ __all__ = [
     "unpack_sequence",
     "use_backend",
 ]
+
+
+def _torch_bridge() -> Any:
+    from . import torch
+
+    return torch
+
+
+_Module._torch_bridge = staticmethod(_torch_bridge)  # for from_torch and to_torch, which import PyTorch when called
 
 
 def __getattr__(name: str) -> Any:

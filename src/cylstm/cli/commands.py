@@ -25,7 +25,7 @@ def info(arguments: argparse.Namespace) -> int:
 
 def backends(arguments: argparse.Namespace) -> int:
     """``cylstm backends``."""
-    from ..backends.registry import available_backends
+    from ..backends.plugins import available_backends
 
     print(available_backends())
     return 0
@@ -34,7 +34,7 @@ def backends(arguments: argparse.Namespace) -> int:
 def check_backend(arguments: argparse.Namespace) -> int:
     """``cylstm check-backend``."""
     from ..progress import Progress
-    from ..testing.kit import checks
+    from ..testing import checks
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}

@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerParameters
+from ..backends.errors import BackendError
 from .module import Module
 from .parameters import Snapshot
 
@@ -63,7 +64,7 @@ class ComputedModule(Module):
     def _check_device(self, device: str, dtype: np.dtype) -> None:
         try:
             registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
-        except registry.BackendError as error:
+        except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
             ) from error

@@ -10,7 +10,8 @@ cylstm, on the memory of the tensors, and autograd goes through it.
 This module imports PyTorch; ``import cylstm`` does not import this module.
 """
 
-from .modules import LSTM, LSTMCell, from_torch, replace, restore, to_torch
+from .convert import from_torch, to_torch
+from .modules import LSTM, LSTMCell, replace, restore
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 
