@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import Any
 
+import cuda_host
 import numpy as np
 import pytest
 from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, needs_gpu
@@ -303,7 +304,7 @@ def test_a_block_whose_threads_do_not_meet_is_an_error() -> None:
     """The shim sees what would hang or break on a GPU."""
     from pathlib import Path
 
-    shim = Path(__file__).with_name("cuda_host.h").read_text("utf-8")
+    shim = Path(cuda_host.__file__).with_name("cuda_host.h").read_text("utf-8")
     kernel = """
         __global__ void half_waits(int n) { if (int(threadIdx.x) < n) __syncthreads(); }
         extern "C" int run(int n) {
