@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,41 +9,42 @@ from pathlib import Path
 import available
 import pytest
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
+TUTORIALS, CONFORMANCE, THREADS = (
+    "published/test_published_tutorials.py",
+    "testing/test_conformance.py",
+    "backends/cython_backend/test_threads.py",
+)
 
 
-def collected(in_force: str | None, *arguments: str) -> subprocess.CompletedProcess:
-    """pytest's list of the tests of two files."""
-    environment = {name: value for name, value in os.environ.items() if name != "CYLSTM_BACKEND"}
-    if in_force is not None:
-        environment["CYLSTM_BACKEND"] = in_force
+def collected(*arguments: str) -> subprocess.CompletedProcess:
+    """pytest's list of the tests of three files."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        [*command, "test_seed_documents.py", "test_conformance.py", "test_threads.py"],
-        cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [*command, TUTORIALS, CONFORMANCE, THREADS], cwd=FOLDER, capture_output=True, text=True, timeout=120
+    )
 
 
-@pytest.mark.parametrize("backend", available.names())
-def test_a_run_on_one_backend_leaves_out_those_that_name_another_and_no_more(backend: str) -> None:
+@pytest.mark.parametrize("name", available.names())
+def test_a_run_on_one_backend_leaves_out_those_that_name_another_and_no_more(name: str) -> None:
     every, taken = (
-        {line.removeprefix("tests/") for line in collected(backend, *option).stdout.splitlines() if "::" in line}
-        for option in ((), ("--only-in-force",))
+        {line.removeprefix("tests/") for line in collected(*option).stdout.splitlines() if "::" in line}
+        for option in ((), ("--backend", name))
     )
     assert taken <= every
     for other in available.names():
         names_it = {
-            f"test_seed_documents.py::Test_lstm_in_pytorch::test_zero_elements[{other}]",
-            f"test_conformance.py::test_built_in[{other}-contract]",
+            f"{TUTORIALS}::Test_lstm_in_pytorch::test_zero_elements[{other}]",
+            f"{CONFORMANCE}::test_built_in[{other}-contract]",
         }
         assert names_it <= every
-        assert names_it <= taken if other == backend else names_it.isdisjoint(taken)
-    assert "test_conformance.py::test_needs_numpy_only" in taken  # though the name of another backend is in its own
-    of_threads = {test for test in every if test.startswith("test_threads.py")}  # marked as a whole
-    assert of_threads <= taken if backend == "cython" else of_threads.isdisjoint(taken)
+        assert names_it <= taken if other == name else names_it.isdisjoint(taken)
+    assert f"{CONFORMANCE}::test_needs_numpy_only" in taken  # though the name of another backend is in its own
+    of_threads = {test for test in every if test.startswith(THREADS)}  # marked as a whole
+    assert of_threads <= taken if name == "cython" else of_threads.isdisjoint(taken)
 
 
-def test_a_run_on_one_backend_needs_its_name() -> None:
-    refused = collected(None, "--only-in-force")
+def test_a_run_on_one_backend_needs_one_that_is_here() -> None:
+    refused = collected("--backend", "cythno")
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--only-in-force needs CYLSTM_BACKEND to be one of" in refused.stderr
+    assert "--backend must be one of" in refused.stderr

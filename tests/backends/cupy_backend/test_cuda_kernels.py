@@ -26,9 +26,7 @@ from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
 from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
 from cylstm.backends.cupy_backend.steps import MOST_PLANS
 
-pytestmark = pytest.mark.skipif(
-    "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
-)
+pytestmark = pytest.mark.names_backend("cupy")
 
 # Compiled for GPUs ---------------------------------------------------------------------------------------------------
 

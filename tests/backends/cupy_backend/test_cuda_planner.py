@@ -29,6 +29,8 @@ from cylstm.backends.cupy_backend.planner import (
 from cylstm.backends.cupy_backend.steps import Plans, last_rows, previous_rows, walk
 from cylstm.backends.cupy_backend.tune import main, shapes_of
 
+pytestmark = pytest.mark.names_backend("cupy")
+
 DEVICES = {
     "T4": Facts((7, 5), 40, 48 * 1024),
     "A100": Facts((8, 0), 108, 48 * 1024),
@@ -276,7 +278,7 @@ def test_plans_from_several_threads() -> None:
     assert len(plans) <= 3
 
 
-# python -m cylstm.backends.cupy_backend.tune ---------------------------------------------------------------------------------
+# python -m cylstm.backends.cupy_backend.tune -------------------------------------------------------------------------
 
 
 def test_shapes_to_measure() -> None:
