@@ -278,7 +278,7 @@ def test_plans_from_several_threads() -> None:
     assert len(plans) <= 3
 
 
-# python -m cylstm.backends.cupy_backend.tune -------------------------------------------------------------------------
+# python -m cylstm.cli.tune_cupy --------------------------------------------------------------------------------------
 
 
 def test_shapes_to_measure() -> None:

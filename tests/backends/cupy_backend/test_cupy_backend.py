@@ -1,7 +1,7 @@
 """The cupy backend without a GPU: on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's.
 
-The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/system.py`` runs. With a GPU
-at hand, the same tests run on it too.
+The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/cupy_device.py`` runs. With a
+GPU at hand, the same tests run on it too.
 """
 
 from __future__ import annotations
