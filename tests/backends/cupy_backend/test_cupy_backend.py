@@ -28,6 +28,7 @@ from cylstm.backends import registry
 from cylstm.backends.cupy_backend import CupyBackend
 from cylstm.backends.cupy_backend.device import Device, System
 
+pytestmark = pytest.mark.names_backend("cupy")
 PATH = "cylstm.backends.cupy_backend:CupyBackend"
 
 
@@ -530,7 +531,7 @@ def test_the_entry_point_leads_to_it(
     new_registry: None, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backend is found as any third party's, under the name and path that this project declares."""
-    declared = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))["project"]
+    declared = tomllib.loads(Path(__file__).parents[3].joinpath("pyproject.toml").read_text("utf-8"))["project"]
     entry = declared["entry-points"]["cylstm.backends"]["cupy"]
     assert entry == PATH
     assert {"cuda12", "cuda13"} <= declared["optional-dependencies"].keys()
