@@ -15,7 +15,7 @@ import torch
 import cylstm
 import cylstm.torch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = EXAMPLES / "digits.safetensors"
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import Any
 
+import cuda_host
 import numpy as np
 import pytest
 from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, needs_gpu
@@ -34,9 +35,7 @@ from cylstm.testing.problems import (
     outputs_and_gradients,
 )
 
-pytestmark = pytest.mark.skipif(
-    "CYLSTM_BACKEND" in os.environ, reason="does not depend on the backend chosen: runs where CYLSTM_BACKEND is not set"
-)
+pytestmark = pytest.mark.names_backend("cupy")
 
 # Compiled for GPUs ---------------------------------------------------------------------------------------------------
 
@@ -311,7 +310,7 @@ def test_a_block_whose_threads_do_not_meet_is_an_error() -> None:
     """The shim sees what would hang or break on a GPU."""
     from pathlib import Path
 
-    shim = Path(__file__).with_name("cuda_host.h").read_text("utf-8")
+    shim = Path(cuda_host.__file__).with_name("cuda_host.h").read_text("utf-8")
     kernel = """
         __global__ void half_waits(int n) { if (int(threadIdx.x) < n) __syncthreads(); }
         extern "C" int run(int n) {

@@ -90,8 +90,9 @@ static int run_grid(void (*kernel)(Types...), void **arguments, std::index_seque
 }
 // 0: done. 1: threads of a block do not meet. 2: the sizes of the arguments are not those of the parameters.
 template <class... Types>
-static int launch(void (*kernel)(Types...), const int *grid, const int *block, void **arguments, const int *sizes,
-                  int n) {
+static int launch(
+    void (*kernel)(Types...), const int *grid, const int *block, void **arguments, const int *sizes, int n
+) {
     const int expected[] = {int(sizeof(Types))...};
     if (n != int(sizeof...(Types)) || std::memcmp(sizes, expected, sizeof(expected))) return 2;
     gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};

@@ -1,6 +1,6 @@
 """Four published tutorials on PyTorch's LSTM: what they print and the rules they state, with no torch imported.
 
-``seed_numbers.py`` holds the numbers; here are the rules. Each class is named after a document.
+``published_numbers.py`` holds the numbers; here are the rules. Each class is named after a document.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import available
 import numpy as np
+import published_numbers
 import pytest
-import seed_numbers
 
 import cylstm
 
-HERE = Path(__file__).parent
+SMOKE_WHEEL = Path(__file__).parents[1] / "package" / "smoke_wheel.py"
 each_backend = pytest.mark.parametrize("backend", available.choices())
 
 
@@ -24,7 +24,7 @@ def parts(title):
     """The parts of a document, each on every backend that has its dtype, and on the one in force."""
     cases = [
         pytest.param(part, backend, id=f"{part.__name__}-{backend or 'in force'}")
-        for part, dtype in seed_numbers.DOCUMENTS[title].items()
+        for part, dtype in published_numbers.DOCUMENTS[title].items()
         for backend in available.choices(dtype)
     ]
     return pytest.mark.parametrize(("part", "backend"), cases)
@@ -247,7 +247,7 @@ class Test_lstm_in_pytorch:
     ],
 )
 def test_comparison_with_what_is_printed(got, printed, holds):
-    assert seed_numbers.Printed("", got, printed).holds() is holds
+    assert published_numbers.Printed("", got, printed).holds() is holds
 
 
 def flat(result):
@@ -258,9 +258,9 @@ def flat(result):
 def test_the_script_for_wheels_runs_without_torch():
     """``smoke_wheel.py`` checks an installed wheel; here it runs on the package that these tests import."""
     source = str(Path(cylstm.__file__).parents[1])
-    script = str(HERE / "smoke_wheel.py")
+    script = str(SMOKE_WHEEL)
     code = f"import sys, runpy; sys.path.insert(0, {source!r}); runpy.run_path({script!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    for title in seed_numbers.DOCUMENTS:
+    for title in published_numbers.DOCUMENTS:
         assert f"{title}: " in done.stdout

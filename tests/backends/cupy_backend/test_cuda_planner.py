@@ -29,6 +29,8 @@ from cylstm.backends.cupy_backend.schedule import ScheduleCache, last_rows, prev
 from cylstm.backends.cupy_backend.timings import MOST_ROWS, TimingRow, TimingTable, Workload, measure, write
 from cylstm.cli.tune_cupy import combinations, main
 
+pytestmark = pytest.mark.names_backend("cupy")
+
 DEVICES = {
     "T4": Facts((7, 5), 40, 48 * 1024),
     "A100": Facts((8, 0), 108, 48 * 1024),

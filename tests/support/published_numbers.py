@@ -1,8 +1,8 @@
 """The numbers, shapes and lines that four published PyTorch tutorials print, and how cylstm computes them.
 
 Each function runs one part of a document and lists what it gives beside what the document prints. The tests go
-through the lists (``test_seed_documents.py``), and so does ``smoke_wheel.py`` with an installed wheel: this file needs
-NumPy and cylstm only.
+through the lists (``test_published_tutorials.py``), and so does ``smoke_wheel.py`` with an installed wheel: this file
+needs NumPy and cylstm only.
 
 The documents print four decimals of float32 numbers. A ``backend`` of None is the automatic choice.
 """

@@ -1,4 +1,4 @@
-"""Reproduce the numbers of the published tutorials with the installed package: ``python -I tests/smoke_wheel.py``.
+"""Reproduce the published tutorials' numbers with the installed package: ``python -I tests/package/smoke_wheel.py``.
 
 Needs NumPy and the installed cylstm, nothing else. Exits with 1 where a number differs.
 """
@@ -13,7 +13,7 @@ import cylstm
 
 
 def main() -> int:
-    documents = runpy.run_path(str(Path(__file__).with_name("seed_numbers.py")))["DOCUMENTS"]
+    documents = runpy.run_path(str(Path(__file__).parents[1] / "support" / "published_numbers.py"))["DOCUMENTS"]
     backends = [info.name for info in cylstm.available_backends() if info.status == "available"]
     print(f"cylstm {cylstm.__version__} in {Path(cylstm.__file__).parent}, backends {', '.join(backends)}")
     differing = 0

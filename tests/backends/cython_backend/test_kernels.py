@@ -15,6 +15,7 @@ from cylstm.backends.numpy_backend import NumpyBackend
 
 _layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
+pytestmark = pytest.mark.names_backend("cython")
 
 ISAS = _layer.instruction_sets()
 

@@ -20,7 +20,7 @@ import pytest
 import cylstm
 from cylstm.backends.cython_backend import threads
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 BUILT = any(b.name == "cython" and b.status == "available" for b in cylstm.available_backends())
 #: For a test that compares a batch with its parts: the numpy backend's bits depend on the batch.
 CYTHON = {"CYLSTM_BACKEND": "cython"}

@@ -15,6 +15,7 @@ import cylstm
 
 _layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
+pytestmark = pytest.mark.names_backend("cython")
 
 ISAS = _layer.instruction_sets()
 # input_size, hidden_size, num_layers, bidirectional, proj_size: sizes above and below the point where threads come in,
@@ -49,7 +50,7 @@ def lstm(request: pytest.FixtureRequest, isa_backend: object, shape: tuple[int, 
 
 @pytest.fixture(autouse=True)
 def threads_restored() -> Iterator[None]:
-    from cylstm.backends import threads
+    from cylstm.backends.cython_backend import threads
 
     before = threads._count
     yield

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 import cylstm.torch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +26,14 @@ BITWISE = {"cython": True, "numpy": False, "cupy": False}
 PRESENT = [b.name for b in cylstm.available_backends() if b.distribution == "cylstm" and b.status == "available"]
 
 
-def named(check: testing.Check) -> str:
-    return f"{check.backend.name}-{check.id}"
+def each_check(backend: str) -> list[Any]:
+    return [
+        pytest.param(check, id=f"{backend}-{check.id}", marks=pytest.mark.names_backend(backend))
+        for check in testing.checks(backend, bitwise=BITWISE[backend])
+    ]
 
 
-@pytest.mark.parametrize("check", [c for b in PRESENT for c in testing.checks(b, bitwise=BITWISE[b])], ids=named)
+@pytest.mark.parametrize("check", [check for backend in PRESENT for check in each_check(backend)])
 def test_built_in(check: testing.Check) -> None:
     check()
 

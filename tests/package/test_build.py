@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("Cython", reason="Cython is not installed")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])
 WARNING = "the compiler cannot build OpenMP: cylstm will run on one thread"
 pytestmark = [

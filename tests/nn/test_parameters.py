@@ -541,7 +541,7 @@ def test_results_belong_to_the_caller(backend: str) -> None:
 
 
 def test_version_is_that_of_the_distribution() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     assert cylstm.__version__ == project["version"]
 
 
