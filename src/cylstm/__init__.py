@@ -11,17 +11,15 @@ from .arrays.packed import (
     unpack_sequence,
 )
 from .backends.cython_backend.threads import get_num_threads, set_num_threads
-from .backends.registry import (
+from .backends.errors import (
     BackendError,
     BackendLoadError,
     BackendNotAvailableError,
     UnknownBackendError,
     UnsupportedError,
-    available_backends,
-    get_backend,
-    set_backend,
-    use_backend,
 )
+from .backends.plugins import available_backends
+from .backends.registry import get_backend, set_backend, use_backend
 from .nn.cell import LSTMCell
 from .nn.linear import Linear
 from .nn.lstm import LSTM

@@ -20,7 +20,7 @@ import numpy as np
 
 from .arrays.arguments import as_array
 from .nn.gradients import check_gradient
-from .nn.parameters import Module, exclusively
+from .nn.module import Module, exclusively
 
 #: The gradients of one module: an array for each of its parameters, by name.
 Grads = Mapping[str, Any]

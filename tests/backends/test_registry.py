@@ -1,11 +1,9 @@
-"""The backend registry: precedence, laziness, errors, plugins that misbehave, threads and forks."""
+"""The backend registry: precedence, laziness, the automatic choice, explicit choices, threads and forks."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 import warnings
@@ -15,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plugin_sources import SUBCLASS
+from processes import run
 
 import cylstm
-from cylstm.backends import registry
+from cylstm.backends import plugins, registry
 from cylstm.backends.base import Capabilities
 from cylstm.backends.numpy_backend import NumpyBackend
 
 pytestmark = pytest.mark.usefixtures("new_registry")
 
-SUBCLASS = "from cylstm.backends.numpy_backend import NumpyBackend\nclass Plugin(NumpyBackend):\n    name = '{name}'\n"
 FLOAT32_ONLY = """
 from cylstm.backends.base import Backend, Capabilities
 class Narrow(Backend):
@@ -33,26 +32,10 @@ class Narrow(Backend):
 """
 
 
-@pytest.fixture
-def alpha_and_beta(install: Callable[..., Path]) -> None:
-    entry_points = "alpha = plugin_alpha:Plugin\nbeta = plugin_beta:Plugin"
-    install(
-        "greek-letters",
-        entry_points,
-        plugin_alpha=SUBCLASS.format(name="alpha"),
-        plugin_beta=SUBCLASS.format(name="beta"),
-    )
-
-
 def python(script: str, **environment: str) -> str:
     """The output of a script in a new interpreter."""
     source = str(Path(cylstm.__file__).parents[1])
-    env = {k: v for k, v in os.environ.items() if k != "CYLSTM_BACKEND"} | {"PYTHONPATH": source} | environment
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+    return run(textwrap.dedent(script), PYTHONPATH=source, **environment)
 
 
 # Selection ----------------------------------------------------------------------------------------------------------
@@ -65,8 +48,8 @@ def test_a_selection_given_up_is_not_taken_for_the_one_before(monkeypatch: pytes
     monkeypatch.setenv("CYLSTM_BACKEND", "numpy")
     cylstm.set_backend(None)  # the environment is read again
     stream(x)
-    assert stream._plan.backend.name == "numpy"
-    assert lstm._plan(lstm._store.snapshot, training=False).backend.name == "numpy"
+    assert stream._choice.backend.name == "numpy"
+    assert lstm._choice(lstm._store.snapshot, training=False).backend.name == "numpy"
 
 
 def test_precedence(alpha_and_beta: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,14 +161,19 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
-    modules = python("""
+    output = python("""
         import sys, cylstm, numpy as np
-        loaded = [m for m in sys.modules if m.endswith("_backend")]
+        from importlib.machinery import EXTENSION_SUFFIXES
+        from cylstm.backends.base import Backend
+        def compiled():
+            ours = [m for name, m in sys.modules.items() if name.partition(".")[0] == "cylstm"]
+            return [m.__name__ for m in ours if m.__file__.endswith(tuple(EXTENSION_SUFFIXES))]
+        print(Backend.__subclasses__(), compiled())
         cylstm.set_backend("numpy")
         cylstm.LSTM(2, 3)(np.ones((4, 1, 2), np.float32))
-        print(loaded, "importlib.metadata" in sys.modules, "cylstm.backends.cython_backend.backend" in sys.modules)
+        print([cls.__name__ for cls in Backend.__subclasses__()], compiled(), "importlib.metadata" in sys.modules)
     """)
-    assert modules == "[] False False"
+    assert output.splitlines() == ["[] []", "['NumpyBackend'] [] False"]
 
 
 def test_token(alpha_and_beta: None) -> None:
@@ -205,7 +193,7 @@ def test_token(alpha_and_beta: None) -> None:
 
 
 def test_automatic_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._BUILT_IN, "cython", "cylstm.backends.not_built:CythonBackend")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", "cylstm.backends.not_built:CythonBackend")
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         assert registry.choose(dtype="float32").name == "numpy"
@@ -232,7 +220,7 @@ def test_automatic_passes_over_whatever_is_wrong(
 ) -> None:
     module = f"passed_over_{number}"
     install("compiled", "", **{module: SUBCLASS.format(name="cython") + f"    {body}\n"})
-    monkeypatch.setitem(registry._BUILT_IN, "cython", f"{module}:Plugin")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", f"{module}:Plugin")
     with pytest.warns(RuntimeWarning, match=reason):
         assert registry.choose(dtype="float32").name == "numpy"
     with pytest.raises(ImportError, match=reason) as caught:
@@ -244,7 +232,7 @@ def test_automatic_goes_by_capability_without_a_warning(
     install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("compiled", "", narrow_backend=FLOAT32_ONLY)
-    monkeypatch.setitem(registry._BUILT_IN, "cython", "narrow_backend:Narrow")
+    monkeypatch.setitem(plugins.BUILT_IN, "cython", "narrow_backend:Narrow")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert registry.choose(dtype="float32").name == "narrow"
@@ -295,159 +283,6 @@ def test_objects_as_backend() -> None:
 
     with pytest.raises(TypeError, match="lacks backward"):
         registry.choose(DuckTyped(), dtype="float32")
-
-
-def test_unknown_name(alpha_and_beta: None) -> None:
-    for name, nearest in (("Numpy", "numpy"), ("alpa", "alpha"), ("cyton", "cython")):
-        with pytest.raises(cylstm.UnknownBackendError, match=f"Did you mean '{nearest}'") as caught:
-            registry.load(name)
-        assert "Known: cython, numpy, alpha, beta" in str(caught.value)
-    assert "alpha" not in sys.modules
-    assert isinstance(caught.value, ValueError)
-
-
-def test_known_but_missing(install: Callable[..., Path]) -> None:
-    install("needy-dist", "needy = needy_backend:Plugin", needy_backend="import a_module_that_nobody_has")
-    with pytest.raises(
-        cylstm.BackendNotAvailableError, match="'a_module_that_nobody_has', which is not installed"
-    ) as c:
-        registry.load("needy")
-    assert isinstance(c.value.__cause__, ModuleNotFoundError)
-    assert "'needy-dist'" in str(c.value)
-    info = next(info for info in cylstm.available_backends() if info.name == "needy")
-    assert info.status == "unavailable"
-    assert info.reason == "it needs the module 'a_module_that_nobody_has', which is not installed."
-
-
-BROKEN = {
-    "raises": ("raises = broken_raises:Plugin", "raise RuntimeError('half installed')", "RuntimeError: half installed"),
-    "exits": ("exits = broken_exits:Plugin", "import sys; sys.exit(3)", "SystemExit: 3"),
-    "mute": (
-        "mute = broken_mute:Plugin",
-        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
-        "failed to load from 'broken_mute:Plugin': E.",
-    ),
-    "syntax": ("syntax = broken_syntax:Plugin", "def (", "SyntaxError"),
-    "absent": ("absent = broken_absent_module:Plugin", "", "No module named 'broken_absent_module'"),
-    "attribute": ("attribute = broken_attribute:Plugin", "", "has no attribute 'Plugin'"),
-    "function": (
-        "function = broken_function:Plugin",
-        "def Plugin(): pass",
-        "is not a class but an object of type function",
-    ),
-    "duck": ("duck = broken_duck:Plugin", "class Plugin: name = 'duck'", "lacks api_version, capabilities"),
-    "value": ("value = not a path", "", "not of the form 'package.module:Class'"),
-    "old": ("old = broken_old:Plugin", SUBCLASS.format(name="old") + "    api_version = 99", "version 99"),
-    "lies": (
-        "lies = broken_lies:Plugin",
-        SUBCLASS.format(name="lies") + "    is_available = classmethod(lambda cls: None)",
-        "cannot tell whether it is available: TypeError",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_plugin_harms_nobody(name: str, install: Callable[..., Path], alpha_and_beta: None) -> None:
-    entry_points, source, reason = BROKEN[name]
-    install(f"broken-{name}", entry_points, **{f"broken_{name}": source})
-    assert registry.load("alpha").name == "alpha"
-    with pytest.raises(cylstm.BackendLoadError) as caught:
-        registry.load(name)
-    message = str(caught.value)
-    assert message.startswith(f"backend '{name}' of distribution 'broken-{name}' (entry point {name} = ")
-    assert reason in message
-    assert "Backends available here:" in message
-    table = {info.name: info for info in cylstm.available_backends()}
-    assert table[name].status == "broken"
-    assert reason in table[name].reason
-    assert table["alpha"].status == table["numpy"].status == "available"
-
-
-def test_error_is_chained(install: Callable[..., Path]) -> None:
-    install("chained", "chained = chained_backend:Plugin", chained_backend="raise OSError('libcuda.so.1')")
-    with pytest.raises(cylstm.BackendLoadError) as caught:
-        registry.load("chained")
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_keyboard_interrupt_passes(install: Callable[..., Path]) -> None:
-    install("slow", "slow = interrupted_backend:Plugin", interrupted_backend="raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        registry.load("slow")
-
-
-def test_odd_entry_points(install: Callable[..., Path], alpha_and_beta: None) -> None:
-    install("odd-names", "with space = m:C\nnaïve = m:C\n-dash = m:C\nextra = plugin_alpha:Plugin [gpu]")
-    install("shadow", "numpy = shadow_module:Plugin", shadow_module="raise AssertionError('must not be imported')")
-    install("rival", "alpha = plugin_beta:Plugin")
-    install("malformed", "this line has no equals sign")
-    table = {(info.name, info.distribution): info for info in cylstm.available_backends()}
-    for name in ("with space", "naïve", "-dash"):
-        assert table[name, "odd-names"].status == "refused"
-        assert "not made of letters" in table[name, "odd-names"].reason
-    assert table["extra", "odd-names"].status == "available"
-    assert table["numpy", "cylstm"].status == "available"
-    assert table["numpy", "shadow"].status == "refused"
-    assert "built-in" in table["numpy", "shadow"].reason
-    assert table["beta", "greek-letters"].status == "available"
-    rivals = next(info for info in cylstm.available_backends() if info.name == "alpha")
-    assert rivals.status == "refused"
-    assert {"greek-letters", "rival"} == set(rivals.distribution.split(", "))
-    assert type(registry.load("numpy")) is NumpyBackend
-    with pytest.raises(cylstm.BackendLoadError, match="several claim the name") as caught:
-        registry.load("alpha")
-    assert "plugin_alpha:Plugin, plugin_beta:Plugin" in str(caught.value)
-    assert registry.load("plugin_alpha:Plugin").name == "alpha"
-    assert registry.load("beta").name == "beta"
-
-
-def test_unreadable_metadata(install: Callable[..., Path]) -> None:
-    site = install("bytes", "")
-    (site / "bytes-1.0.dist-info" / "entry_points.txt").write_bytes(b"[cylstm.backends]\n\xff = m:C\n")
-    site = install("nameless", "nameless = m:C")
-    (site / "nameless-1.0.dist-info" / "METADATA").write_text("")
-    assert [info.name for info in cylstm.available_backends() if info.status == "available"][-1] == "numpy"
-    with pytest.raises(cylstm.UnknownBackendError):
-        registry.load("nobody")
-
-
-def test_only_the_first_copy_of_a_distribution_counts(install: Callable[..., Path], tmp_path: Path) -> None:
-    install("twice", "old-name = m:C")
-    (tmp_path / "twice").rename(tmp_path / "elsewhere")
-    sys.path.insert(0, str(tmp_path / "elsewhere"))  # taken out again by monkeypatch's syspath_prepend
-    install("twice", "new-name = m:C")
-    names = [info.name for info in cylstm.available_backends()]
-    assert "new-name" in names
-    assert "old-name" not in names
-
-
-def test_paths() -> None:
-    path = "cylstm.backends.numpy_backend:NumpyBackend"
-    assert registry.load(path) is registry.load("numpy")
-    for path, problem in (
-        ("os.path:join", "not a class but an object of type function|lacks"),
-        ("nowhere_at_all:X", "No module named 'nowhere_at_all'"),
-        ("json:", "not of the form"),
-        (":X", "not of the form"),
-        ("json:JSONDecoder", "lacks name, api_version"),
-        ("json:decoder.JSONDecoder.decode", "not a class|lacks"),
-    ):
-        with pytest.raises(cylstm.BackendLoadError, match=problem):
-            registry.load(path)
-
-
-def test_table_is_aligned(alpha_and_beta: None) -> None:
-    table = cylstm.available_backends()
-    header, *rows = str(table).splitlines()
-    assert header.split() == ["name", "distribution", "status", "reason"]
-    assert len(rows) == len(table) >= 4
-    for row, info in zip(rows, table, strict=True):
-        assert row[header.index("distribution") :].startswith(info.distribution)
-        assert row[header.index("status") :].startswith(info.status)
-    assert [info for info in table if info.distribution == "greek-letters"] == [
-        registry.BackendInfo("alpha", "greek-letters", "available", ""),
-        registry.BackendInfo("beta", "greek-letters", "available", ""),
-    ]
 
 
 # Threads and processes ----------------------------------------------------------------------------------------------

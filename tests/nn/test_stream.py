@@ -352,7 +352,7 @@ def test_another_backend_between_two_steps() -> None:
     for name, x_t in zip((own, "numpy", own), x, strict=True):
         with cylstm.use_backend(name):
             h.append(stream(x_t))
-            backends.append(stream._plan.backend.name)
+            backends.append(stream._choice.backend.name)
     assert backends == [own, "numpy", own]
     np.testing.assert_allclose(h, expected, rtol=1e-5, atol=1e-6)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cylstm
 from cylstm.backends import registry
-from cylstm.backends.registry import UnsupportedError
+from cylstm.backends.errors import UnsupportedError
 
 
 def names(dtype: str = "float32") -> list[str]:

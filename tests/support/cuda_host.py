@@ -68,7 +68,7 @@ class OutOfMemory(Exception):
 
 
 class HostDevice:
-    """Stands for a GPU with these facts; see `cylstm.backends.cupy_backend.steps.Device`."""
+    """Stands for a GPU with these facts; see `cylstm.backends.cupy_backend.device.Device`."""
 
     xp = Library()
     out_of_memory = OutOfMemory
@@ -119,7 +119,7 @@ def _value(argument: Any) -> np.generic:
 
 
 class HostSystem:
-    """Stands for a machine with GPUs; see `cylstm.backends.cupy_backend.steps.System`."""
+    """Stands for a machine with GPUs; see `cylstm.backends.cupy_backend.device.System`."""
 
     def __init__(self, count: int = 1, facts: Facts = SMALL) -> None:
         self.devices = [HostDevice(number, facts) for number in range(count)]

@@ -16,8 +16,9 @@ import pytest
 
 import cylstm
 from cylstm import testing
-from cylstm.backends import registry
+from cylstm.backends import plugins, registry
 from cylstm.backends.numpy_backend import NumpyBackend
+from cylstm.testing import problems
 
 PLUGIN = Path(__file__).parent / "plugins" / "cylstm-torch-kernels"
 #: Backends that come with cylstm, and whether they claim the same bits however a call is cut up.
@@ -64,7 +65,7 @@ def plugin(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plugin_is_listed_and_chosen_by_name(plugin: None) -> None:
     info = next(info for info in cylstm.available_backends() if info.name == "torch-kernels")
-    assert info == registry.BackendInfo("torch-kernels", "cylstm-torch-kernels", "available", "")
+    assert info == plugins.BackendInfo("torch-kernels", "cylstm-torch-kernels", "available", "")
     lstm, x = cylstm.LSTM(3, 4, backend="torch-kernels"), cylstm.randn(5, 2, 3)
     reference = cylstm.LSTM(3, 4, backend="numpy")
     reference.load_state_dict(lstm.state_dict())
@@ -109,7 +110,7 @@ def test_torch_is_the_judge(name: str, plugin: None, monkeypatch: pytest.MonkeyP
     """The kit's checks of values and gradients, with PyTorch in the place of the numpy definition."""
     torch_backend = importlib.import_module("cylstm_torch_kernels").TorchBackend
     todo = [check for check in testing.checks(name) if check.id.startswith(("values-", "gradients-", "gradient_"))]
-    monkeypatch.setattr(testing, "NumpyBackend", torch_backend)
+    monkeypatch.setattr(problems, "REFERENCE", torch_backend())
     assert len(todo) > 40
     for check in todo:
         check()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cylstm.backends.base import Capabilities, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
-from cylstm.backends.numpy_backend import NumpyBackend, Workspace, _steps
+from cylstm.backends.numpy_backend import NumpyBackend, Workspace, steps
 from cylstm.testing import ConformanceError, check_backend
 
 WRONG: list[tuple[type[NumpyBackend], str]] = []
@@ -234,7 +234,7 @@ class MissesTheFirstStep(Wrong):
         result = super().backward(prepared, workspace, **arguments)
         h_prev = [h.copy() for h in workspace.h_prev]
         for d, h in enumerate(h_prev):
-            h[next(_steps(workspace.batch_sizes, reverse=d == 1))[0]] = 0
+            h[next(steps(workspace.batch_sizes, reverse=d == 1))[0]] = 0
         gates = (
             workspace.gates
             or super()

@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import cylstm
 import cylstm.torch
-from cylstm.backends import registry
 
 torch.set_num_threads(1)
 
@@ -204,5 +203,5 @@ def test_bad_arguments():
 
 
 def test_a_wrong_backend_is_refused_where_there_is_no_lstm_too() -> None:
-    with pytest.raises(registry.BackendError, match="nonsense"):
+    with pytest.raises(cylstm.BackendError, match="nonsense"):
         cylstm.torch.replace(nn.Linear(2, 3), backend="nonsense")

@@ -75,33 +75,32 @@ class Capabilities(NamedTuple):
 
 
 class Stepper(Protocol):
-    """What :meth:`Backend.stepper` returns. It begins with a state of zeros; one thread at a time uses it."""
+    """What :meth:`Backend.stepper` returns. Its state begins as zeros. One thread at a time uses it."""
 
-    serial: bool  # nothing in it uses more than one thread, whatever `threads` says
+    serial: bool  # a step uses one thread, whatever `threads` says
 
     def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
-        """Take one step: x_t (B, I) -> out (B, R) of the last layer. With B = 1 both may be without it.
+        """Take one step: x_t (B, I) -> out (B, R) of the last layer. With B = 1 both may lack the axis B.
 
-        A new array is made where out is None. Anything may come: unless both are a plain numpy.ndarray, aligned,
-        C-contiguous, of such a shape and of the layers' dtype, and out can be written to, the answer is None and no
-        step is taken.
+        Where out is None, a new array is made. The arguments are not checked before the call. A step is taken where
+        both are a plain numpy.ndarray, aligned, C-contiguous, of these shapes and of the layers' dtype, and out is
+        writable. Otherwise no step is taken, and the result is None.
         """
 
     def get_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        """Write the state of all layers to h (L, B, R) and c (L, B, H)."""
+        """Write the state of all L layers to h (L, B, R) and c (L, B, H)."""
 
     def set_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        """Take the state of all layers from h (L, B, R) and c (L, B, H)."""
+        """Set the state of all L layers from h (L, B, R) and c (L, B, H)."""
 
 
 class Backend:
     """Base class of all backends: subclass it, set the class attributes, write the methods.
 
     A backend is made once per process, without arguments, when its name is first needed, and may be called from
-    several threads at once. All arguments of ``forward`` and ``backward`` beside the first are passed by name.
-    Arrays that come in are C-contiguous, of one dtype out of ``capabilities.dtypes``, possibly read-only, and are
-    never written to. Arrays that go out are new, C-contiguous, of the same dtype, and belong to the
-    caller: the workspace shares no memory with them.
+    several threads at once. Arguments that follow ``*`` are passed by name. Arrays that come in are C-contiguous, of
+    one dtype out of ``capabilities.dtypes``, and possibly read-only; a backend never writes to them. Arrays that go out
+    are new, C-contiguous and of the same dtype. They belong to the caller: the workspace shares no memory with them.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -114,17 +113,17 @@ class Backend:
         return True, ""
 
     def on(self, device: str) -> Backend:
-        """This backend, computing on a device out of ``capabilities.devices`` other than the CPU: ``"cuda:1"``, say.
+        """The backend that computes on a device of ``capabilities.devices`` other than the CPU, such as ``"cuda:1"``.
 
-        As here, itself where it does so anyway.
+        The default, the same object, serves a backend that computes on one device alone.
         """
         return self
 
     def prepare(self, layer_parameters: LayerParameters) -> Any:
-        """Turn the parameters of one layer into whatever form the kernels want.
+        """Turn the parameters of one layer into the form that the kernels read.
 
-        Called once per version of the parameters. The result must not depend on later changes of the arrays: copy
-        or pack them.
+        It is called once per version of the parameters. The result must not depend on later changes of the arrays:
+        copy or pack them.
         """
         raise NotImplementedError(f"backend {self.name!r} does not implement prepare")
 
@@ -144,7 +143,7 @@ class Backend:
     def stepper(self, layers: tuple[Any, ...], *, batch_size: int) -> Stepper | None:
         """A faster way to take single steps through a stack of prepared layers of one direction.
 
-        None, as here, where there is none: `cylstm.LSTM.stream` then calls ``forward`` for each step.
+        The default, None, says that there is none: `cylstm.LSTM.stream` then calls ``forward`` for each step.
         """
         return None
 
@@ -157,7 +156,7 @@ class Backend:
         grad_h_n: np.ndarray | None,  # (D, B, R); None means zeros
         grad_c_n: np.ndarray | None,  # (D, B, H); None means zeros
     ) -> LayerGradients:
-        """Gradients of one layer. May be called more than once with the same workspace.
+        """The gradients of one layer. It may be called more than once with the same workspace.
 
         Complex gradients follow PyTorch's convention: the conjugate of the Wirtinger derivative, so that a step
         against the gradient descends.

@@ -8,9 +8,9 @@ Equation numbers are those of ``docs/equations.md``. For one direction, one step
     (4) h = o * tanh(c)
     (5) h = W_hr h                                 only with proj_size > 0
 
-Backward, ``dz`` is the gradient of z; the formulas of (6) to (12) are there.
+In the backward pass, ``dz`` is the gradient of z. The page has the formulas of (6) to (12).
 
-The code runs where its arrays lie: new arrays are made ``like=`` those that came, and NumPy's functions pass on to the
+The code runs where its arrays lie: new arrays are made ``like=`` the arguments, and NumPy's functions pass on to the
 library of their arguments. So the array loop of the cupy backend is this code.
 """
 
@@ -20,11 +20,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ..arrays.arithmetic import sigmoid, widened
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 
 
 class Workspace(NamedTuple):
-    """Of each direction: what eq. (1)-(5) of each packed row saw and gave."""
+    """What equations (1)-(5) read and gave in each packed row, by direction."""
 
     input: np.ndarray  # (N, I)
     batch_sizes: np.ndarray  # (T,)
@@ -34,7 +35,7 @@ class Workspace(NamedTuple):
 
 
 class NumpyBackend(Backend):
-    """Plain NumPy, every dtype. Those of 16 bits are computed in float32, the states rounded after each step."""
+    """Plain NumPy, every dtype. Those of 16 bits are computed in float32; states are rounded after each step."""
 
     name: ClassVar[str] = "numpy"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -43,7 +44,7 @@ class NumpyBackend(Backend):
 
     def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
         return tuple(
-            DirectionParameters(*(None if p is None else _working(p, copy=True) for p in parameters))
+            DirectionParameters(*(None if p is None else widened(p, copy=True) for p in parameters))
             for parameters in layer_parameters
         )
 
@@ -57,18 +58,18 @@ class NumpyBackend(Backend):
         c_0: np.ndarray | None,
         keep: Keep = "nothing",
     ) -> LayerOutput:
-        dtype, x = input.dtype, _working(input)
+        dtype, x = input.dtype, widened(input)
         D, B, N = len(prepared), int(batch_sizes[0]), len(input)
         H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
         output = np.empty((N, D * R), x.dtype, like=x)
-        h_n = np.zeros((D, B, R), x.dtype, like=x) if h_0 is None else _working(h_0, copy=True)
-        c_n = np.zeros((D, B, H), x.dtype, like=x) if c_0 is None else _working(c_0, copy=True)
+        h_n = np.zeros((D, B, R), x.dtype, like=x) if h_0 is None else widened(h_0, copy=True)
+        c_n = np.zeros((D, B, H), x.dtype, like=x) if c_0 is None else widened(c_0, copy=True)
         h_prev = [np.empty((N, R), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
         c_prev = [np.empty((N, H), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
         all_gates = [np.empty((N, 4 * H), x.dtype, like=x) for _ in prepared] if keep == "gates" else None
 
         for d, p in enumerate(prepared):
-            for rows, b in _steps(batch_sizes, reverse=d == 1):
+            for rows, b in steps(batch_sizes, reverse=d == 1):
                 h, c = h_n[d, :b], c_n[d, :b]  # the rows beyond b have ended, or (reverse) not begun
                 gates = _gates(p, x[rows], h)
                 if keep != "nothing":
@@ -94,12 +95,12 @@ class NumpyBackend(Backend):
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,
     ) -> LayerGradients:
-        dtype, x, batch_sizes = workspace.input.dtype, _working(workspace.input), workspace.batch_sizes
+        dtype, x, batch_sizes = workspace.input.dtype, widened(workspace.input), workspace.batch_sizes
         D, B, N = len(prepared), int(batch_sizes[0]), len(x)
         H, R = prepared[0].weight_ih.shape[0] // 4, prepared[0].weight_hh.shape[1]
-        dh_0 = np.zeros((D, B, R), x.dtype, like=x) if grad_h_n is None else _working(grad_h_n, copy=True)
-        dc_0 = np.zeros((D, B, H), x.dtype, like=x) if grad_c_n is None else _working(grad_c_n, copy=True)
-        dy = np.zeros((N, D * R), x.dtype, like=x) if grad_output is None else _working(grad_output)
+        dh_0 = np.zeros((D, B, R), x.dtype, like=x) if grad_h_n is None else widened(grad_h_n, copy=True)
+        dc_0 = np.zeros((D, B, H), x.dtype, like=x) if grad_c_n is None else widened(grad_c_n, copy=True)
+        dy = np.zeros((N, D * R), x.dtype, like=x) if grad_output is None else widened(grad_output)
         dx = np.zeros_like(x)
         grad_parameters = []
 
@@ -108,7 +109,7 @@ class NumpyBackend(Backend):
             dW_hr = None if p.weight_hr is None else np.zeros_like(p.weight_hr)
             # Against the order of the forward pass: the carried gradients dh, dc start as those of h_n, c_n and
             # end as those of h_0, c_0.
-            for rows, b in reversed(list(_steps(batch_sizes, reverse=d == 1))):
+            for rows, b in reversed(list(steps(batch_sizes, reverse=d == 1))):
                 dh, dc = dh_0[d, :b], dc_0[d, :b]
                 gates = (
                     _gates(p, x[rows], workspace.h_prev[d][rows])
@@ -151,11 +152,11 @@ class NumpyBackend(Backend):
         return LayerGradients(dx, dh_0, dc_0, tuple(grad_parameters))
 
 
-def _steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
+def steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
     """The steps in the order a direction takes them: (slice of packed rows, number of rows)."""
     ends = np.cumsum(batch_sizes).tolist()
-    steps = [(slice(end - b, end), b) for end, b in zip(ends, batch_sizes.tolist(), strict=True)]
-    return reversed(steps) if reverse else iter(steps)
+    in_time = [(slice(end - b, end), b) for end, b in zip(ends, batch_sizes.tolist(), strict=True)]
+    return reversed(in_time) if reverse else iter(in_time)
 
 
 def _gates(p: DirectionParameters, x: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -166,18 +167,8 @@ def _gates(p: DirectionParameters, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     H = a.shape[1] // 4
     for k in range(4):  # (2)
         gate = a[:, k * H : (k + 1) * H]
-        gate[...] = np.tanh(gate) if k == 2 else _sigmoid(gate)
+        gate[...] = np.tanh(gate) if k == 2 else sigmoid(gate)
     return a
-
-
-def _sigmoid(a: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # exp(-a) = inf gives the right limit, 0
-        return 1 / (1 + np.exp(-a))
-
-
-def _working(a: np.ndarray, copy: bool = False) -> np.ndarray:
-    """The array in the dtype of the arithmetic: float32 for float16 and bfloat16, else its own."""
-    return a.astype(np.float32) if a.dtype.itemsize == 2 else a.copy() if copy else a
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:

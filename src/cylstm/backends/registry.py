@@ -1,4 +1,4 @@
-"""Which backend computes: names, selection, entry points, environment, errors.
+"""Which backend computes: the selection in force, and the one object of each backend.
 
 The selection in force is the first of these that is there::
 
@@ -16,71 +16,38 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import difflib
-import importlib
 import os
-import re
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .base import API_VERSION, Backend, Capabilities
+from ..locks import ForkSafe
+from .base import Backend, Capabilities
+from .errors import (
+    BackendError,
+    BackendLoadError,
+    BackendNotAvailableError,
+    UnknownBackendError,
+    UnsupportedError,
+)
+from .plugins import (
+    BUILT_IN,
+    availability,
+    available_built_in,
+    description,
+    error_text,
+    find,
+    load_class,
+    missing_members,
+)
 
-GROUP = "cylstm.backends"
 VARIABLE = "CYLSTM_BACKEND"
-
-#: Built-in backends, best first: the order of the automatic choice.
-_BUILT_IN = {
-    "cython": "cylstm.backends.cython_backend:CythonBackend",
-    "numpy": "cylstm.backends.numpy_backend:NumpyBackend",
-}
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_PATH = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<attribute>\w+(\.\w+)*)")
-
-
-class BackendError(Exception):
-    """Base of the errors about backends."""
-
-
-class UnknownBackendError(BackendError, ValueError):
-    """No backend has this name."""
-
-
-class BackendNotAvailableError(BackendError, ImportError):
-    """The backend is known, but something it needs is not here; the message says what to install."""
-
-
-class BackendLoadError(BackendError, ImportError):
-    """The backend is known, but loading it failed; the message names distribution and entry point."""
-
-
-class UnsupportedError(BackendError, ValueError):
-    """The backend works, but cannot do what is asked of it; the message names the backends that can."""
-
-
-class BackendInfo(NamedTuple):
-    """One row of :func:`available_backends`."""
-
-    name: str
-    distribution: str  # the installed distribution it comes from
-    status: str  # "available", "unavailable" (something is missing), "broken" (fails to load), "refused" (its name)
-    reason: str  # why it is not available and what to do; "" where it is
-
-
-class BackendTable(tuple[BackendInfo, ...]):
-    """A tuple of :class:`BackendInfo` that prints as a table."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        rows = [BackendInfo._fields, *(tuple(" ".join(str(cell).split()) for cell in row) for row in self)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 class _Selection(NamedTuple):
+    """A backend that was named, or the automatic choice."""
+
     name: str
     source: str  # who named it, for messages
 
@@ -89,11 +56,11 @@ _UNREAD = "the environment, not read yet"
 _AUTOMATIC = _Selection("", "automatic")
 
 
-class _State:
+class _State(ForkSafe):
     """Everything the registry remembers in a process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # re-entrant: a backend's constructor may ask for another backend
+        super().__init__()  # its lock is re-entrant: a backend's constructor may ask for another backend
         self.selected = _Selection("", _UNREAD)
         self.by_name: dict[str, Backend] = {}
         self.by_class: dict[type, Backend] = {}
@@ -102,14 +69,6 @@ class _State:
 
 _state = _State()
 _in_context: contextvars.ContextVar[_Selection | None] = contextvars.ContextVar("cylstm.use_backend", default=None)
-
-
-def _renew_lock() -> None:
-    _state.lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 # Selection ----------------------------------------------------------------------------------------------------------
@@ -229,12 +188,7 @@ def choose(
     elif isinstance(backend, str):
         selection = _Selection(backend, "the argument backend=")
     else:
-        lacking = _lacking(backend)
-        if isinstance(backend, type) or lacking:
-            why = "is a class: pass an instance of it" if isinstance(backend, type) else f"lacks {', '.join(lacking)}"
-            raise TypeError(
-                f"backend must be a name, 'package.module:Class', a backend object or None; {_shown(backend)} {why}"
-            )
+        _check_object(backend)
         selection = _Selection(backend.name, "the argument backend=")
     chosen = _instance(selection) if backend is None or isinstance(backend, str) else backend
     unmet = needs.unmet(chosen.capabilities)
@@ -246,7 +200,21 @@ def choose(
     return chosen if device == "cpu" else chosen.on(device)
 
 
+def _check_object(backend: object) -> None:
+    if isinstance(backend, type):
+        problem = "is a class: pass an instance of it"
+    elif missing := missing_members(backend):
+        problem = f"lacks {', '.join(missing)}"
+    else:
+        return
+    raise TypeError(
+        f"backend must be a name, 'package.module:Class', a backend object or None; {description(backend)} {problem}"
+    )
+
+
 class _Needs(NamedTuple):
+    """What a backend has to be able to do."""
+
     dtype: str
     projection: bool
     training: bool
@@ -257,7 +225,7 @@ class _Needs(NamedTuple):
         return f"dtype {self.dtype} on device {self.device!r}{extra}"
 
     def unmet(self, capabilities: Capabilities) -> list[str]:
-        """What of it the capabilities do not give, in words."""
+        """The needs that the capabilities do not meet, in words."""
         unmet = []
         if self.dtype not in capabilities.dtypes:
             unmet.append(f"dtype {self.dtype} (it computes {', '.join(sorted(capabilities.dtypes))})")
@@ -282,6 +250,7 @@ def load(name: str) -> Backend:
 
 
 def _in_force() -> _Selection:
+    """The selection in force; the environment is read where nothing else was said."""
     selection = _in_context.get() or _state.selected
     if selection.source == _UNREAD:
         with _state.lock:
@@ -293,12 +262,13 @@ def _in_force() -> _Selection:
 
 
 def _automatic(needs: _Needs) -> Backend:
-    for name, path in _BUILT_IN.items():
+    """The best built-in backend that meets the needs."""
+    for name, path in BUILT_IN.items():
         if name in _state.passed_over:
             continue
         try:
-            if not needs.unmet((_state.by_name.get(name) or _imported(path)).capabilities):
-                return _made(name, path)
+            if not needs.unmet((_state.by_name.get(name) or load_class(path)).capabilities):
+                return _instance_of(name, path)
         except BackendError as error:
             with _state.lock:
                 first = name not in _state.passed_over
@@ -314,9 +284,9 @@ def _automatic(needs: _Needs) -> Backend:
 
 
 def _those_that_can(needs: _Needs) -> str:
-    """A sentence that names them, among the built-in backends and those in use: no other is loaded to find out."""
+    """A sentence that names the backends that meet the needs: built-in ones and those in use. No other is loaded."""
     able = {name for name, backend in list(_state.by_name.items()) if not needs.unmet(backend.capabilities)}
-    for name in _BUILT_IN:
+    for name in BUILT_IN:
         with contextlib.suppress(BackendError):
             if not needs.unmet(_instance(_Selection(name, "")).capabilities):
                 able.add(name)
@@ -330,47 +300,33 @@ def _instance(selection: _Selection) -> Backend:
     """The one backend object of this name in this process. All errors about loading are raised here."""
     name = selection.name
     if not isinstance(name, str):
-        raise TypeError(f"a backend is named by a str, got {_shown(name)}")
+        raise TypeError(f"a backend is named by a str, got {description(name)}")
     if name in _state.by_name:
         return _state.by_name[name]
     origin = ""
     try:
-        if name in _BUILT_IN or ":" in name:
-            path = _BUILT_IN.get(name, name)
+        if name in BUILT_IN or ":" in name:
+            path = BUILT_IN.get(name, name)
         else:
-            candidate = _find(name)
-            path = candidate.value
+            candidate = find(name)
+            path = candidate.path
             origin = f" of distribution {candidate.distribution!r} (entry point {candidate.name} = {path})"
             if candidate.refused:
                 raise BackendLoadError(f"is refused: {candidate.refused}.")
-        return _made(name, path)
+        return _instance_of(name, path)
     except BackendError as error:
         message = f"backend {name!r}{origin}, named by {selection.source}, {error}"
         if not isinstance(error, UnknownBackendError):
-            message += f" Backends available here: {', '.join(filter(_works, _BUILT_IN))}."
+            message += f" Backends available here: {', '.join(available_built_in())}."
         raise type(error)(message) from error.__cause__
 
 
-def _find(name: str) -> _Candidate:
-    candidates = _candidates()
-    for candidate in candidates:
-        if candidate.name == name:
-            return candidate
-    names = [*_BUILT_IN, *(c.name for c in candidates if not c.refused)]
-    nearest = difflib.get_close_matches(name.lower(), names, 1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise UnknownBackendError(
-        f"is unknown.{hint} Known: {', '.join(names)}. Others come with a distribution that has an entry point of the "
-        f"group {GROUP!r}, or are named as 'package.module:Class'."
-    )
-
-
-def _made(name: str, path: str) -> Backend:
+def _instance_of(name: str, path: str) -> Backend:
     """The one object of the class at this path, made when first needed. Errors continue "backend 'name' ..."."""
     if name in _state.by_name:
         return _state.by_name[name]
-    cls = _imported(path)
-    available, reason = _availability(cls)
+    cls = load_class(path)
+    available, reason = availability(cls)
     if not available:
         raise BackendNotAvailableError(f"is not available: {reason.rstrip('.')}.")
     with _state.lock:
@@ -380,148 +336,8 @@ def _made(name: str, path: str) -> Backend:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                raise BackendLoadError(f"failed in its constructor: {_said(error)}.") from error
+                raise BackendLoadError(f"failed in its constructor: {error_text(error)}.") from error
         return _state.by_name.setdefault(name, _state.by_class[cls])
-
-
-def _imported(path: str) -> type[Backend]:
-    """The class at ``package.module:Class``, looked over; whatever importing it does wrong is one of our errors."""
-    match = _PATH.fullmatch(path)
-    if match is None:
-        raise BackendLoadError(f"cannot be loaded: {path!r} is not of the form 'package.module:Class'.")
-    try:
-        found: Any = importlib.import_module(match["module"])
-        for attribute in match["attribute"].split("."):
-            found = getattr(found, attribute)
-        lacking, version = _lacking(found), getattr(found, "api_version", None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also SystemExit: a plugin must not end the program
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            if path in _BUILT_IN.values():
-                raise BackendNotAvailableError(
-                    f"is not available: this installation lacks {error.name}. Install a wheel (pip install "
-                    "--force-reinstall cylstm), or build it where there is a C compiler."
-                ) from error
-            if error.name.partition(".")[0] != match["module"].partition(".")[0]:
-                raise BackendNotAvailableError(
-                    f"is not available: it needs the module {error.name!r}, which is not installed."
-                ) from error
-        raise BackendLoadError(f"failed to load from {path!r}: {_said(error)}.") from error
-    if not isinstance(found, type):
-        raise BackendLoadError(f"cannot be loaded: {path!r} is not a class but {_shown(found)}.")
-    if lacking:
-        raise BackendLoadError(
-            f"is not a backend: {path!r} lacks {', '.join(lacking)}; see cylstm.backends.base.Backend."
-        )
-    if version != API_VERSION:
-        raise BackendLoadError(
-            f"has version {version} of the backend interface, and this cylstm has version {API_VERSION}: "
-            "install versions of both that go together."
-        )
-    return found
-
-
-def _availability(cls: type[Backend]) -> tuple[bool, str]:
-    try:
-        available, reason = cls.is_available()
-        return bool(available), str(reason)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise BackendLoadError(f"cannot tell whether it is available: {_said(error)}.") from error
-
-
-def _works(name: str) -> bool:
-    try:
-        return _availability(_imported(_BUILT_IN[name]))[0]
-    except BackendError:
-        return False
-
-
-def _lacking(backend: Any) -> list[str]:
-    """What of the contract a class or an object does not have, by name."""
-    names = ["name", "api_version", "capabilities", "is_available", "prepare", "forward"]
-    capabilities = getattr(backend, "capabilities", None)
-    if getattr(capabilities, "training", False):
-        names.append("backward")
-    lacking = [name for name in names if not hasattr(backend, name)]
-    if capabilities is not None:
-        lacking += [f"capabilities.{name}" for name in Capabilities._fields if not hasattr(capabilities, name)]
-    return lacking
-
-
-class _Candidate(NamedTuple):
-    """An entry point of our group."""
-
-    name: str
-    value: str
-    distribution: str
-    refused: str  # why it is not used; "" if it is
-
-
-def _candidates() -> list[_Candidate]:
-    """All entry points of the group, one per name. Raises nothing, whatever the installed metadata look like.
-
-    ``importlib.metadata.entry_points`` fails as a whole on one malformed file of any distribution, so each
-    distribution is read by itself.
-    """
-    from importlib import metadata  # 30 ms, and only needed for names that are not built in
-
-    distributions: dict[str, str] = {}  # name: refused
-    for distribution in metadata.distributions():
-        with contextlib.suppress(Exception):
-            if GROUP in (distribution.read_text("entry_points.txt") or ""):
-                distributions[distribution.metadata["Name"]] = ""
-    found: dict[str, set[tuple[str, str]]] = {}  # name: {(value, distribution)}
-    unreadable = []
-    for name in distributions:
-        try:
-            # By name once more: of two copies on sys.path only the first counts.
-            for entry in metadata.distribution(name).entry_points.select(group=GROUP):
-                found.setdefault(entry.name, set()).add((entry.value.partition("[")[0].strip(), name))
-        except Exception as error:
-            unreadable.append(_Candidate("", "", str(name), f"its entry points cannot be read: {_said(error)}"))
-    candidates = []
-    for name, sources in sorted(found.items()):
-        values, owners = zip(*sorted(sources), strict=True)
-        if name in _BUILT_IN:
-            refused = "the name is that of a built-in backend and cannot be taken"
-        elif not _NAME.fullmatch(name):
-            refused = "the name is not made of letters, digits, '-', '_' and '.'"
-        elif len(sources) > 1:
-            refused = f"several claim the name: uninstall all but one, or name the class itself: {', '.join(values)}"
-        else:
-            refused = ""
-        candidates.append(_Candidate(name, values[0], ", ".join(dict.fromkeys(owners)), refused))
-    return candidates + unreadable
-
-
-def available_backends() -> BackendTable:
-    """Every known backend, built in or declared by an installed distribution, and whether it works here.
-
-    Imports all of them to find out. Never raises, whatever a plugin does.
-
-    Returns
-    -------
-    BackendTable
-        A tuple of :class:`BackendInfo` (name, distribution, status, reason) that prints as a table.
-    """
-    rows = [_info(_Candidate(name, path, "cylstm", "")) for name, path in _BUILT_IN.items()]
-    return BackendTable([*rows, *map(_info, _candidates())])
-
-
-def _info(candidate: _Candidate) -> BackendInfo:
-    name, path, distribution, refused = candidate
-    if refused:
-        return BackendInfo(name, distribution, "refused", refused)
-    try:
-        available, reason = _availability(_imported(path))
-        return BackendInfo(name, distribution, "available" if available else "unavailable", "" if available else reason)
-    except BackendNotAvailableError as error:
-        return BackendInfo(name, distribution, "unavailable", str(error).removeprefix("is not available: "))
-    except BackendLoadError as error:
-        return BackendInfo(name, distribution, "broken", str(error))
 
 
 def _levels_to_caller() -> int:
@@ -530,15 +346,3 @@ def _levels_to_caller() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "cylstm":
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _said(error: BaseException) -> str:
-    """The type and message of an error, whose own ``__str__`` may fail."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
-
-
-def _shown(value: object) -> str:
-    return f"{value!r}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

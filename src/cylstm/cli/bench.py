@@ -13,6 +13,7 @@ import numpy as np
 from .. import random
 from ..backends import registry
 from ..backends.cython_backend.threads import get_num_threads, set_num_threads
+from ..backends.plugins import available_backends
 from ..nn.lstm import LSTM
 
 Pass = Callable[[], list[Any]]  # returns output and states, or in training all gradients; NumPy's or PyTorch's arrays
@@ -70,7 +71,7 @@ def benchmark(
 
 
 def _able(dtype: str, training: bool) -> list[str]:
-    here = [row.name for row in registry.available_backends() if row.status == "available"]
+    here = [row.name for row in available_backends() if row.status == "available"]
     able = [name for name in here if dtype in registry.load(name).capabilities.dtypes]
     return [name for name in able if not training or registry.load(name).capabilities.training]
 

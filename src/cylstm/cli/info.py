@@ -13,6 +13,8 @@ import numpy as np
 
 from ..backends import registry
 from ..backends.base import Backend
+from ..backends.errors import BackendError
+from ..backends.plugins import available_backends
 
 #: The environment variables that change what cylstm computes with, or how fast.
 VARIABLES = (
@@ -56,7 +58,7 @@ def system_info() -> dict[str, Any]:
             "usable CPUs": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
         "backend": _chosen(),
-        "backends": [row._asdict() for row in registry.available_backends()],
+        "backends": [row._asdict() for row in available_backends()],
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
@@ -72,7 +74,7 @@ def _chosen() -> dict[str, Any]:
         warnings.simplefilter("ignore")  # the table of backends gives the reason
         try:
             return backend_info(registry.choose(dtype="float32"))
-        except registry.BackendError as error:
+        except BackendError as error:
             return {"name": None, "reason": str(error)}
 
 

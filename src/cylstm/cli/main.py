@@ -251,7 +251,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _backends(arguments: argparse.Namespace) -> int:
-    from ..backends.registry import available_backends
+    from ..backends.plugins import available_backends
 
     print(available_backends())
     return 0
@@ -259,7 +259,7 @@ def _backends(arguments: argparse.Namespace) -> int:
 
 def _check_backend(arguments: argparse.Namespace) -> int:
     from ..progress import Progress
-    from ..testing.kit import checks
+    from ..testing import checks
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}

@@ -293,16 +293,7 @@ def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], 
         )
     if not all(all(shape) for shape in shapes.values()):
         raise ValueError(f"{what} is empty: {_listed(_shown(shapes))}")
-
-    class Loaded(cls):  # type: ignore[misc, valid-type]
-        """Takes its parameters from the file instead of drawing them: the generator stays as it is."""
-
-        def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
-            return {name: tensors[name].read().astype(dtype, copy=False) for name in expected}
-
-    module: Module = Loaded(**sizes, **options)
-    module.__class__ = cls
-    return module
+    return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

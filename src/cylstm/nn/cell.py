@@ -11,7 +11,7 @@ from ..arrays.arguments import as_array, check_place, check_size
 from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
-from .dispatch import ComputedModule, Plan
+from .dispatch import Choice, ComputedModule
 from .gradients import Gradients, check_gradient
 
 State = tuple[np.ndarray, np.ndarray]
@@ -70,7 +70,7 @@ class LSTMCell(ComputedModule):
         self.backend = backend
         if not bias:
             self.bias_ih = self.bias_hh = None
-        device, dtype = self._checked_choice(device, dtype)
+        device, dtype = self._checked_place(device, dtype)
         super().__init__(device=device, dtype=dtype)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -104,10 +104,10 @@ class LSTMCell(ComputedModule):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        plan = self._plan(self._store.snapshot, training=False)
-        shape, x, h_0, c_0 = self._enter(input, hx, plan)
+        choice = self._choice(self._store.snapshot, training=False)
+        shape, x, h_0, c_0 = self._enter(input, hx, choice)
         batch_sizes = np.array([len(x)])
-        result = plan.backend.forward(plan.layers[0], input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
+        result = choice.backend.forward(choice.layers[0], input=x, batch_sizes=batch_sizes, h_0=h_0, c_0=c_0)
         return result.h_n.reshape(shape), result.c_n.reshape(shape)
 
     forward = __call__
@@ -134,12 +134,12 @@ class LSTMCell(ComputedModule):
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
         snapshot = self._store.snapshot
-        plan = self._plan(snapshot, training=True)
-        shape, x, h_0, c_0 = self._enter(input, hx, plan)
+        choice = self._choice(snapshot, training=True)
+        shape, x, h_0, c_0 = self._enter(input, hx, choice)
         x, on_gpu = x.copy(), not isinstance(x, np.ndarray)
         h_0, c_0 = (None if state is None else state.copy() for state in (h_0, c_0))
-        result = plan.backend.forward(
-            plan.layers[0], input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
+        result = choice.backend.forward(
+            choice.layers[0], input=x, batch_sizes=np.array([len(x)]), h_0=h_0, c_0=c_0, keep="gates"
         )
 
         names = ("grad_h_1", "grad_c_1")
@@ -150,10 +150,10 @@ class LSTMCell(ComputedModule):
                 raise TypeError("grad_hx must be a tuple of two, the gradients of h_1 and c_1, None for zeros")
             given = {name: as_array(g, name, on_gpu) for name, g in zip(names, grad_hx, strict=True) if g is not None}
             for name, grad in given.items():
-                check_place(check_gradient(grad, name, shape, plan.dtype), name, on_gpu)
+                check_place(check_gradient(grad, name, shape, choice.dtype), name, on_gpu)
             grad_h, grad_c = (_as_state(given.get(name)) for name in names)
-            grads = plan.backend.backward(
-                plan.layers[0], result.workspace, grad_output=None, grad_h_n=grad_h, grad_c_n=grad_c
+            grads = choice.backend.backward(
+                choice.layers[0], result.workspace, grad_output=None, grad_h_n=grad_h, grad_c_n=grad_c
             )
             parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.arrays}
             hx = (grads.h_0.reshape(shape), grads.c_0.reshape(shape))
@@ -165,10 +165,10 @@ class LSTMCell(ComputedModule):
         return [(DirectionParameters(**arrays),)]
 
     def _enter(
-        self, input: Any, hx: Any, plan: Plan
+        self, input: Any, hx: Any, choice: Choice
     ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None, np.ndarray | None]:
         """The shape of the caller's states, and checked: the rows (B, I), h_0 and c_0 (1, B, H) or None."""
-        x = as_array(input, "input", plan.cuda)
+        x = as_array(input, "input", choice.cuda)
         if x.ndim not in (1, 2):
             raise ValueError(
                 f"input must be 1-D (input_size,) or 2-D (B, input_size), got {x.ndim}-D of shape {x.shape}"
@@ -183,13 +183,15 @@ class LSTMCell(ComputedModule):
             if len(hx) != 2:
                 raise RuntimeError(f"hx must be a tuple of two arrays (h_0, c_0), got {len(hx)} of them")
             for name, value in zip(("h_0", "c_0"), hx, strict=True):
-                states[name] = as_array(value, name, plan.cuda)
+                states[name] = as_array(value, name, choice.cuda)
                 if states[name].shape != shape:
                     raise RuntimeError(f"{name} must have shape {shape}, got {states[name].shape}")
         for name, array in states.items():
-            if array.dtype != plan.dtype:
-                raise RuntimeError(f"{name} must have the module's dtype {plan.dtype}, got {array.dtype}: use .astype")
-            if plan.cuda:
+            if array.dtype != choice.dtype:
+                raise RuntimeError(
+                    f"{name} must have the module's dtype {choice.dtype}, got {array.dtype}: use .astype"
+                )
+            if choice.cuda:
                 check_place(array, name, not isinstance(x, np.ndarray))
         rows = contiguous(x.reshape(-1, self.input_size))
         return shape, rows, _as_state(states.get("h_0")), _as_state(states.get("c_0"))

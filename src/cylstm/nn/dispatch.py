@@ -1,7 +1,8 @@
-"""Who computes one version of the parameters: what LSTM and LSTMCell have in common."""
+"""Which backend computes one version of the parameters: what LSTM and LSTMCell have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy as np
 from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerParameters
-from .parameters import Module, Snapshot
+from ..backends.errors import BackendError
+from .module import Module
+from .parameters import Snapshot
 
 
-class Plan(NamedTuple):
-    """Who computes one version of the parameters."""
+class Choice(NamedTuple):
+    """The backend that computes one version of the parameters."""
 
     selection: object  # of the registry, in force: another one, and the choice is made again
     backend: Backend
@@ -22,13 +25,34 @@ class Plan(NamedTuple):
     cuda: bool  # arrays on a GPU are computed there
 
 
+def choose(
+    snapshot: Snapshot,
+    layers: Callable[[dict[str, np.ndarray]], list[LayerParameters]],
+    backend: str | Backend | None,
+    *,
+    training: bool,
+    device: str = "cpu",
+) -> Choice:
+    """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
+    selection, parameters = registry.selection(), layers(snapshot.arrays)
+    first = parameters[0][0]
+    dtype = first.weight_ih.dtype
+    chosen = registry.choose(
+        backend, dtype=dtype.name, projection=first.weight_hr is not None, training=training, device=device
+    )
+    prepared = snapshot.derive(chosen, lambda: tuple(map(chosen.prepare, parameters)))
+    choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
+    snapshot.derived[training] = choice
+    return choice
+
+
 class ComputedModule(Module):
     """A module that a backend computes. A subclass sets ``backend`` and defines ``_layers``."""
 
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
 
-    def _checked_choice(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
+    def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
         if device != "cpu":
@@ -40,7 +64,7 @@ class ComputedModule(Module):
     def _check_device(self, device: str, dtype: np.dtype) -> None:
         try:
             registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
-        except registry.BackendError as error:
+        except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
             ) from error
@@ -58,23 +82,10 @@ class ComputedModule(Module):
         """The parameters, layer by layer, as backends take them."""
         raise NotImplementedError
 
-    def _plan(self, snapshot: Snapshot, *, training: bool) -> Plan:
+    def _choice(self, snapshot: Snapshot, *, training: bool) -> Choice:
         """The backend in force and the parameters as it has prepared them: once per version."""
-        plan = snapshot.derived.get(training)
-        if plan is None or plan.selection is not registry.selection() or self._store.unlocked_by is not None:
+        choice = snapshot.derived.get(training)
+        if choice is None or choice.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
-            selection, layers = registry.selection(), self._layers(snapshot.arrays)
-            first = layers[0][0]
-            dtype = first.weight_ih.dtype
-            backend = registry.choose(
-                self.backend,
-                dtype=dtype.name,
-                projection=first.weight_hr is not None,
-                training=training,
-                device=self._device,
-            )
-            prepared = snapshot.derive(backend, lambda: tuple(map(backend.prepare, layers)))
-            plan = snapshot.derived[training] = Plan(
-                selection, backend, prepared, dtype, "cuda" in backend.capabilities.devices
-            )
-        return plan
+            choice = choose(snapshot, self._layers, self.backend, training=training, device=self._device)
+        return choice

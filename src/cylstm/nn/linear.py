@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
+from ..arrays.arithmetic import widened
 from ..random import uniform
 from .gradients import Gradients, check_gradient
-from .parameters import Module, Snapshot
+from .module import Module
+from .parameters import Snapshot
 
 
 class Linear(Module):
@@ -125,7 +127,7 @@ class Linear(Module):
             shape = (*x.shape[:-1], self.out_features)
             grad = check_gradient(as_array(grad_output, "grad_output", on_gpu), "grad_output", shape, x.dtype)
             check_place(grad, "grad_output", on_gpu)
-            grad, weight, rows = _working(grad), _working(arrays["weight"]), _working(x).reshape(-1, self.in_features)
+            grad, weight, rows = widened(grad), widened(arrays["weight"]), widened(x).reshape(-1, self.in_features)
             grad_rows = grad.reshape(-1, self.out_features)
             grads = {"weight": grad_rows.T @ rows.conj(), "bias": grad_rows.sum(axis=0)}
             parameters = {name: grads[name].astype(x.dtype, copy=False) for name in arrays}
@@ -144,9 +146,9 @@ class Linear(Module):
 
     @staticmethod
     def _run(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        output = _working(x) @ _working(arrays["weight"]).T
+        output = widened(x) @ widened(arrays["weight"]).T
         if "bias" in arrays:
-            output += _working(arrays["bias"])
+            output += widened(arrays["bias"])
         return output.astype(x.dtype, copy=False)
 
 
@@ -165,8 +167,3 @@ def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
         return arrays
 
     return snapshot.derive(f"on {x.device}", uploaded)
-
-
-def _working(array: np.ndarray) -> np.ndarray:
-    """The array in the dtype of the arithmetic: float32 for float16 and bfloat16, else its own."""
-    return array.astype(np.float32) if array.dtype.itemsize == 2 else array

@@ -1,4 +1,4 @@
-"""The parameter store: names, shapes, versions, locking, ``state_dict``; and `Module`, the base of what has parameters.
+"""The parameters of a module: names, versions, locking.
 
 Parameters never change in place. A change makes a new `Snapshot`, and whatever was computed from the parameters
 (packed weights, say) is kept on the snapshot that it was computed from. So it cannot be stale, it is released with the
@@ -7,40 +7,18 @@ snapshot, and a call that runs while another thread changes the parameters sees 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
+from ..arrays.arguments import as_array
+from ..locks import ForkSafe
 
-#: Held while parameters are replaced, and while something is derived from them. Re-entrant: deriving one thing may need
-#: another.
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-class IncompatibleKeys(NamedTuple):
-    """What `Module.load_state_dict` returns, as in PyTorch."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-    def __repr__(self) -> str:
-        if not any(self):
-            return "<All keys matched successfully>"
-        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+#: Held while parameters are replaced, and while something is derived from them: deriving one thing may need another.
+_parameters = ForkSafe()
 
 
 class Snapshot:
@@ -68,7 +46,7 @@ class Snapshot:
         try:
             return self.derived[key]
         except KeyError:
-            with _lock:
+            with _parameters.lock:
                 if key not in self.derived:
                     self.derived[key] = make()
                 return self.derived[key]
@@ -117,27 +95,27 @@ class ParameterStore:
         KeyError, TypeError, ValueError
             If a name is unknown, a value is no array or of another dtype, or a shape differs.
         """
-        with _lock:
+        with _parameters.lock:
             self._refuse_while_unlocked()
             self._replace(arrays)
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
-        with _lock:
+        with _parameters.lock:
             self._refuse_while_unlocked()
             if dtype != self.dtype:
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
 
     def renew(self) -> None:
         """Give up what has been derived from the parameters, which stay as they are."""
-        with _lock:
+        with _parameters.lock:
             self._refuse_while_unlocked()
             self._next(self.snapshot.arrays)
 
     @contextmanager
     def unlocked(self) -> Iterator[dict[str, np.ndarray]]:
         """See `Module.unlocked`."""
-        with _lock:
+        with _parameters.lock:
             self._refuse_while_unlocked()
             self.unlocked_by = threading.get_ident()
         params = {name: array.copy() for name, array in self.snapshot.arrays.items()}
@@ -146,7 +124,7 @@ class ParameterStore:
             yield params
             if params.keys() != self.snapshot.arrays.keys():
                 raise KeyError(f"parameters cannot be added or removed; expected {list(self)}, got {list(params)}")
-            with _lock:
+            with _parameters.lock:
                 self._replace(params)
         finally:
             self.unlocked_by = None
@@ -192,266 +170,19 @@ class ParameterStore:
         self.snapshot = Snapshot(arrays, self.snapshot.version + 1)
 
 
-class Module:
-    """What LSTM, LSTMCell and Linear have in common: parameters by PyTorch's names, and a training mode.
-
-    A subclass sets its own attributes, then calls ``super().__init__``; it defines ``_initial_parameters`` and
-    ``extra_repr``, and names in ``_fixed`` the attributes that cannot change once the parameters have their shapes.
-
-    Parameters
-    ----------
-    device : None, str or torch.device
-        The CPU.
-    dtype : dtype, optional
-        float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
-        name or type.
-    """
-
-    training: bool
-    _device: str  # that computes; the parameters are on the CPU
-    _devices: ClassVar[tuple[str, ...]] = ("cpu",)  # the kinds of it that the module knows
-    _fixed: ClassVar[frozenset[str]] = frozenset()
-    _store: ParameterStore
-
-    def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
-        self._device = check_device(device, self._devices)
-        self.training = True
-        self._store = ParameterStore(self._initial_parameters(as_dtype(dtype)))
-
-    def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
-        """Freshly drawn parameters in PyTorch's order."""
-        raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of the ``repr``."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the parameters."""
-        return self._store.dtype
-
-    def __getattr__(self, name: str) -> np.ndarray:
-        store = self.__dict__.get("_store")
-        if store is not None and name in store:
-            return store[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        store = self.__dict__.get("_store")
-        if store is not None and name in store:
-            store.replace({name: value})
-        elif store is not None and name in self._fixed:
-            raise AttributeError(
-                f"{name} is fixed, for the parameters have their shapes: make a new {type(self).__name__}"
-            )
-        else:
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._store]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Configuration and arrays alone, for pickle and copy."""
-        return {**self.__dict__, "_store": dict(self._store.snapshot.arrays)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the arrays as they are where nobody can write to them (read-only memory maps, say), else copies."""
-        self.__dict__.update(state, _store=ParameterStore(state["_store"], adopt=True))
-
-    def parameters(self) -> Iterator[np.ndarray]:
-        """The parameters in PyTorch's order, as locked arrays."""
-        return iter(self._store.snapshot.arrays.values())
-
-    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-        """Names and parameters; with a prefix, the names are ``prefix.name``."""
-        dot = f"{prefix}." if prefix else ""
-        return ((dot + name, array) for name, array in self._store.snapshot.arrays.items())
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The parameters by name, as locked arrays, which a later change of the module leaves as they are."""
-        return dict(self._store.snapshot.arrays)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Replace the parameters by those of a mapping, converted to the module's dtype.
-
-        Parameters
-        ----------
-        state_dict : mapping of str to array
-            NumPy arrays, PyTorch tensors (of any device) or other arrays.
-        strict : bool
-            Whether missing and unexpected keys are errors. Wrong shapes always are.
-
-        Returns
-        -------
-        IncompatibleKeys
-            ``missing_keys`` and ``unexpected_keys``.
-
-        Raises
-        ------
-        TypeError
-            If it is no mapping.
-        RuntimeError
-            If keys are missing or unexpected, or shapes or values do not fit: all of them in one message. Nothing is
-            loaded then.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"expected state_dict to be a mapping of names to arrays, got {type(state_dict).__name__}")
-        missing = [name for name in self._store if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in self._store]
-        errors, arrays = [], {}
-        if strict and missing:
-            errors.append(f"Missing key(s) in state_dict: {', '.join(map(repr, missing))}.")
-        if strict and unexpected:
-            errors.append(f"Unexpected key(s) in state_dict: {', '.join(map(repr, unexpected))}.")
-        for name, old in self._store.snapshot.arrays.items():
-            if name in state_dict:
-                try:
-                    array = _loaded(state_dict[name], name)
-                except TypeError as error:
-                    errors.append(str(error))
-                    continue
-                if array.shape != old.shape:
-                    errors.append(f"size mismatch for {name}: expected shape {old.shape}, got {array.shape}.")
-                else:
-                    arrays[name] = array.astype(old.dtype, copy=False)
-        if errors:
-            listed = "\n\t".join(errors)
-            raise RuntimeError(
-                f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded:\n\t{listed}"
-            )
-        self._store.replace(arrays)
-        return IncompatibleKeys(missing, unexpected)
-
-    @contextmanager
-    def unlocked(self) -> Iterator[dict[str, np.ndarray]]:
-        """Writable copies of the parameters by name, which become the parameters when the block ends.
-
-        An exception inside the block leaves the parameters as they were. The module cannot be called inside the block
-        by the same thread, for it would not see the changes yet.
-
-        Examples
-        --------
-        >>> with lstm.unlocked() as params:  # doctest: +SKIP
-        ...     params["bias_ih_l0"][:] = 0
-        """
-        with self._store.unlocked() as params:
-            yield params
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew, as PyTorch does."""
-        with exclusively([self]):  # refused before anything is drawn where the parameters are unlocked
-            self._store.replace(self._initial_parameters(self.dtype))
-
-    @classmethod
-    def from_torch(cls, module: Any, *, backend: Any = None) -> Self:
-        """A module with the options, a copy of the parameters, and the mode of PyTorch's module of the same name.
-
-        Parameters
-        ----------
-        module : torch.nn.Module
-            On any device; parametrised or a drop-in of `cylstm.torch` too.
-        backend : str or Backend, optional
-            The backend of an LSTM or LSTMCell.
-
-        Raises
-        ------
-        TypeError
-            If it is another module, or a backend is named for a Linear.
-        RuntimeError
-            If its dtype is none of cylstm's.
-        """
-        from ..torch.modules import from_torch
-
-        converted = from_torch(module, backend=backend)
-        if not isinstance(converted, cls):
-            raise TypeError(f"expected a torch.nn.{cls.__name__}, got {type(module).__name__}")
-        return converted
-
-    def to_torch(self) -> Any:
-        """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
-        from ..torch.modules import to_torch
-
-        return to_torch(self)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the training mode, in which dropout is applied."""
-        if not isinstance(mode, bool):
-            raise ValueError(f"training mode is expected to be boolean, got {type(mode).__name__}")
-        self.training = mode
-        return self
-
-    def eval(self) -> Self:
-        """Leave the training mode."""
-        return self.train(False)
-
-    def to(self, *args: Any, device: Any = None, dtype: Any = None) -> Self:
-        """Convert the parameters: ``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(array)`` as in PyTorch.
-
-        Raises
-        ------
-        TypeError
-            If the dtype is not floating point or complex.
-        RuntimeError
-            If the device is not the CPU.
-        """
-        for value in args:
-            if _means_dtype(value):
-                dtype = value
-            elif hasattr(value, "dtype"):
-                dtype = value.dtype
-            else:
-                device = value
-        if dtype is not None:
-            try:
-                dtype = as_dtype(dtype)
-            except RuntimeError as error:
-                raise TypeError(str(error)) from None
-        if device is not None and (name := check_device(device, self._devices)) != self._device:
-            self._move(name)
-        if dtype is not None:
-            self._store.astype(dtype)
-        return self
-
-    def _move(self, device: str) -> None:
-        """Compute on another device, of those that the module knows."""
-        with exclusively([self]):
-            self._device = device
-            self._store.renew()
-
-    def half(self) -> Self:
-        """Convert the parameters to float16."""
-        return self.to(dtype=np.float16)
-
-    def bfloat16(self) -> Self:
-        """Convert the parameters to bfloat16, which needs the package ml_dtypes."""
-        return self.to(dtype="bfloat16")
-
-    def float(self) -> Self:
-        """Convert the parameters to float32."""
-        return self.to(dtype=np.float32)
-
-    def double(self) -> Self:
-        """Convert the parameters to float64."""
-        return self.to(dtype=np.float64)
-
-
 @contextmanager
-def exclusively(modules: Sequence[Module]) -> Iterator[list[dict[str, np.ndarray]]]:
-    """The parameters of each module, which nobody else changes inside the block; for an optimiser.
+def locked(stores: Sequence[ParameterStore]) -> Iterator[None]:
+    """Nobody else changes the parameters of these stores inside the block.
 
     Raises
     ------
     RuntimeError
         If the parameters of one of them are unlocked.
     """
-    with _lock:
-        for module in modules:
-            module._store._refuse_while_unlocked()
-        yield [module._store.snapshot.arrays for module in modules]
+    with _parameters.lock:
+        for store in stores:
+            store._refuse_while_unlocked()
+        yield
 
 
 def _locked(array: np.ndarray) -> np.ndarray:
@@ -488,19 +219,3 @@ def _is_immutable(array: np.ndarray) -> bool:
         if not view.readonly or view.obj is owner:
             return view.readonly
         owner = view.obj
-
-
-def _means_dtype(value: Any) -> bool:
-    return isinstance(value, (np.dtype, type)) or type(value).__name__ == "dtype" or value in DTYPES
-
-
-def _loaded(value: Any, name: str) -> np.ndarray:
-    """A value of a state_dict as a numeric array; tensors of any device and of bfloat16 are fine."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy alone; float32 holds every value of it
-            value = value.float()
-    array = as_array(value, name)
-    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
-    return array

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place
 from ..arrays.layout import Layout, contiguous
 from ..backends import registry
+from ..backends.base import Stepper
 from ..backends.cython_backend.threads import get_num_threads
+from .dispatch import Choice
+from .parameters import ParameterStore, Snapshot
+from .stack import Stack
 
-if TYPE_CHECKING:
-    from ..backends.base import Stepper
-    from .lstm import LSTM
-    from .parameters import ParameterStore
+
+class Streamable(Protocol):
+    """What a stream needs of the LSTM whose steps it takes."""
+
+    bidirectional: bool
+    dropout: float
+    training: bool
+    _stack: Stack
+    _store: ParameterStore
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the parameters."""
+
+    def _choice(self, snapshot: Snapshot, *, training: bool) -> Choice: ...
+
+    def _masks(self, rows: np.ndarray) -> Iterable[np.ndarray]: ...
 
 
 class Stream:
@@ -48,7 +66,7 @@ class Stream:
     _h: np.ndarray  # (L, B, R)
     _c: np.ndarray  # (L, B, H)
 
-    def __init__(self, lstm: LSTM, batch_size: int = 1) -> None:
+    def __init__(self, lstm: Streamable, batch_size: int = 1) -> None:
         if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool):
             raise TypeError(f"batch_size must be an int, got {batch_size!r} of type {type(batch_size).__name__}")
         if batch_size < 1:
@@ -61,12 +79,12 @@ class Stream:
         self.batch_size = int(batch_size)
         self._lstm = lstm
         self._layout = Layout(1, self.batch_size)
-        B, I, R = self.batch_size, lstm.input_size, lstm.proj_size or lstm.hidden_size
+        B, I, R = self.batch_size, lstm._stack.input_size, lstm._stack.output_size
         self._shapes = {(B, I): (B, R), (I,): (R,)} if B == 1 else {(B, I): (B, R)}  # of x_t: of the output
         # With what the last step was taken: parameters (a module's attributes are found slowly), backend, its stepper
         self._store: ParameterStore | None = None
         self._version = -1
-        self._plan: Any = None
+        self._choice: Any = None
         self._selection: object = None
         self._stepper: Stepper | None = None  # holds the state, where the backend has one
         self.reset()
@@ -77,7 +95,7 @@ class Stream:
     def __getstate__(self) -> dict[str, Any]:
         """Module and state alone, for pickle and copy: the stepper is made anew at the next step."""
         h, c = self.state
-        made_anew = dict.fromkeys(("_store", "_plan", "_selection", "_stepper"))
+        made_anew = dict.fromkeys(("_store", "_choice", "_selection", "_stepper"))
         return {**self.__dict__, **made_anew, "_h": h, "_c": c}
 
     def __call__(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -108,60 +126,62 @@ class Stream:
             or store.unlocked_by is not None
             or registry.selection() is not self._selection
         ):
-            self._go_on()
+            self._refresh()
         stepper = self._stepper
         if stepper is not None and not (self._lstm.dropout > 0 and self._lstm.training):
             h_t = stepper.step(x_t, out, 1 if stepper.serial else get_num_threads())
             if h_t is not None:
                 return h_t
-        return self._step_with_care(x_t, out)
+        return self._step_checked(x_t, out)
 
-    def _step_with_care(self, x_t: Any, out: np.ndarray | None) -> np.ndarray:
+    def _step_checked(self, x_t: Any, out: np.ndarray | None) -> np.ndarray:
         """Check and convert the arrays, then take the step."""
-        lstm, plan, stepper = self._lstm, self._plan, self._stepper
+        lstm, choice, stepper = self._lstm, self._choice, self._stepper
         if type(x_t) is not np.ndarray:
-            x_t = as_array(x_t, "x_t", plan.cuda)
+            x_t = as_array(x_t, "x_t", choice.cuda)
         shape = self._shapes.get(x_t.shape)
         if shape is None:
             raise RuntimeError(f"x_t must have shape {' or '.join(map(str, self._shapes))}, got {x_t.shape}")
-        if x_t.dtype != plan.dtype:
-            x_t = as_array(x_t, "x_t", plan.cuda)  # in native byte order
-        if x_t.dtype != plan.dtype:
+        if x_t.dtype != choice.dtype:
+            x_t = as_array(x_t, "x_t", choice.cuda)  # in native byte order
+        if x_t.dtype != choice.dtype:
             raise ValueError(
-                f"x_t dtype ({x_t.dtype}) does not match weight dtype ({plan.dtype}): use .astype({plan.dtype.name!r})"
+                f"x_t dtype ({x_t.dtype}) does not match weight dtype ({choice.dtype}): "
+                f"use .astype({choice.dtype.name!r})"
             )
         if out is not None:
-            self._check_out(out, shape, plan.dtype, type(x_t))
+            self._check_out(out, shape, choice.dtype, type(x_t))
         if stepper is None or (lstm.training and lstm.dropout > 0):
-            x_t = contiguous(x_t.reshape(self.batch_size, lstm.input_size))
+            x_t = contiguous(x_t.reshape(self.batch_size, lstm._stack.input_size))
             h, c = (_beside(state, x_t) for state in self.state)
-            rows, h, c, _ = lstm._run(plan, self._layout.batch_sizes, x_t, h, c, "nothing")
+            masks = lstm._masks(x_t)
+            rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
             self._set_state(h, c)
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
             if result is None:
-                raise RuntimeError(f"the stepper of backend {plan.backend.name!r} refuses x_t of shape {x_t.shape}")
+                raise RuntimeError(f"the stepper of backend {choice.backend.name!r} refuses x_t of shape {x_t.shape}")
             h_t = result
         if out is None:
             return h_t
         out[...] = h_t
         return out
 
-    def _go_on(self) -> None:
+    def _refresh(self) -> None:
         """Take the state along to the parameters and the backend that are in force now."""
         store = self._lstm._store
         snapshot = store.snapshot
-        plan = self._lstm._plan(snapshot, training=False)
-        if plan is not self._plan:
-            if self._dtype != plan.dtype:
+        choice = self._lstm._choice(snapshot, training=False)
+        if choice is not self._choice:
+            if self._dtype != choice.dtype:
                 raise RuntimeError(
-                    f"the module's dtype is now {plan.dtype}, but the state has {self._dtype}: "
+                    f"the module's dtype is now {choice.dtype}, but the state has {self._dtype}: "
                     "call reset(), or set state"
                 )
             h, c = self.state
-            stepper = plan.backend.stepper(plan.layers, batch_size=self.batch_size)
-            self._plan, self._selection, self._stepper = plan, plan.selection, stepper
+            stepper = choice.backend.stepper(choice.layers, batch_size=self.batch_size)
+            self._choice, self._selection, self._stepper = choice, choice.selection, stepper
             self._set_state(h, c)
         self._store, self._version = store, snapshot.version
 
@@ -177,25 +197,25 @@ class Stream:
     @state.setter
     def state(self, hx: Any) -> None:
         lstm = self._lstm
-        cuda = lstm._plan(lstm._store.snapshot, training=False).cuda
-        h, c = lstm._checked_states(hx, self._layout, lstm.dtype, cuda)
+        cuda = lstm._choice(lstm._store.snapshot, training=False).cuda
+        h, c = lstm._stack.check_states(hx, self._layout, lstm.dtype, cuda)
         if cuda:
             check_place(c, "c", not isinstance(h, np.ndarray))
-        self._restart()
+        self._zero_state()
         self._set_state(h, c)
 
     def reset(self) -> None:
         """Set the state to zeros, as at the beginning of a sequence."""
-        self._restart()
+        self._zero_state()
         self._set_state(self._h, self._c)
 
-    def _restart(self) -> None:
+    def _zero_state(self) -> None:
         """Zeros in the dtype that the module has now."""
-        h_shape, c_shape = self._lstm._state_shapes(self._layout)
+        h_shape, c_shape = self._lstm._stack.state_shapes(self._layout)
         self._dtype = self._lstm.dtype
         self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
-        if self._plan is not None and self._plan.dtype != self._dtype:
-            self._store = self._plan = self._stepper = None
+        if self._choice is not None and self._choice.dtype != self._dtype:
+            self._store = self._choice = self._stepper = None
 
     def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
         if self._stepper is None:

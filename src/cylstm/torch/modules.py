@@ -16,7 +16,7 @@ from ..backends import registry
 from ..backends.base import Backend
 from ..nn import cell, linear
 from ..nn import lstm as _lstm
-from ..nn.parameters import Module
+from ..nn.module import Module
 from .operator import Arguments, Options, backend_name
 from .operator import lstm as _operator
 
@@ -349,16 +349,9 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
         names = _names(module)
         chosen = {"backend": backend or getattr(module, "backend", None)}
     tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
-
-    class Copied(conversion.ours):  # type: ignore[name-defined]
-        """Takes its parameters from PyTorch's module instead of drawing them: the generator stays as it is."""
-
-        def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
-            return {name: as_array(tensor.detach().cpu(), name) for name, tensor in tensors.items()}
-
+    arrays = ((name, as_array(tensor.detach().cpu(), name)) for name, tensor in tensors.items())
     arguments = {name: getattr(module, name) for name in conversion.sizes}
-    copied: Module = Copied(**arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
-    copied.__class__ = conversion.ours
+    copied = conversion.ours._of(arrays, **arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
     return copied.train(module.training)
 
 

@@ -1,7 +1,7 @@
 """The operators ``cylstm::lstm`` and ``cylstm::lstm_backward`` of PyTorch; `cylstm.torch` puts modules around them.
 
-They are the layer loop of `cylstm.LSTM` on the memory of tensors: layouts, checks, stacking and dispatch are those of
-`cylstm.LSTM`, and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that autograd,
+They are the layer stack of `cylstm.LSTM` on the memory of tensors: layouts, checks, stacking and dispatch are its own,
+and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that autograd,
 ``torch.compile``, ``torch.func`` and hooks on saved tensors work as for its own.
 
 What is not obvious:
@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..arrays.arguments import as_array
+from ..arrays.arguments import as_array, as_dtype
 from ..arrays.layout import Layout, contiguous
 from ..arrays.packed import PackedSequence
+from ..backends import registry
 from ..backends.base import Backend
-from ..nn.lstm import LSTM
+from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
+from ..nn.stack import Kept, Stack
 
 #: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
 _objects: dict[str, Backend] = {}
@@ -78,25 +80,28 @@ _OPTIONS = "int num_layers, bool bias, bool batch_first, bool bidirectional, int
 _N = len(Arguments._fields)
 
 
-class _Engine(LSTM):
-    """The layer loop for parameters that live in PyTorch; its own are empty."""
+class _Problem(NamedTuple):
+    """What the sizes and the options of a call say."""
 
-    def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
-        return {name: np.empty(0, dtype) for names in self._all_weights for name in names}
+    stack: Stack
+    dtype: np.dtype
+    batch_first: bool
+    backend: str | Backend | None
 
 
 @functools.lru_cache(maxsize=256)
-def _engine(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Engine:
+def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Problem:
     if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
         raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128; got bfloat16")
-    backend = None if options.backend is None else _objects.get(options.backend, options.backend)
-    return _Engine(input_size, hidden_size, **{**options._asdict(), "backend": backend}, dtype=dtype)
+    num_layers, bias, batch_first, bidirectional, proj_size, backend = options
+    stack = Stack(input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
+    return _Problem(stack, as_dtype(dtype), batch_first, None if backend is None else _objects.get(backend, backend))
 
 
 class _Prepared(NamedTuple):
     """One version of the weights, and under it all that backends derive from it."""
 
-    engine: _Engine
+    problem: _Problem
     copies: list[bytearray]  # a bytearray, because its == is memcmp
     snapshot: Snapshot
 
@@ -104,22 +109,23 @@ class _Prepared(NamedTuple):
 _prepared: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # the first weight → _Prepared
 
 
-def _snapshot(engine: _Engine, weights: Sequence[Tensor]) -> Snapshot:
-    """The weights as the layer loop takes them: what was made of the same bytes before, or anew."""
-    arrays = {name: contiguous(as_array(w, name)) for name, w in zip(engine._store, weights, strict=True)}
+def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
+    """The weights as the stack takes them: what was made of the same bytes before, or anew."""
+    shapes = problem.stack.shapes()
+    arrays = {name: contiguous(as_array(w, name)) for name, w in zip(shapes, weights, strict=True)}
     held = _prepared.get(weights[0])
-    if held is not None and held.engine is engine and all(map(_same, held.copies, arrays.values())):
+    if held is not None and held.problem is problem and all(map(_same, held.copies, arrays.values())):
         return held.snapshot
     for name, array in arrays.items():
-        if array.shape != engine._shape(name) or array.dtype != engine.dtype:
-            expected = f"shape {engine._shape(name)} and dtype {engine.dtype}"
+        if array.shape != shapes[name] or array.dtype != problem.dtype:
+            expected = f"shape {shapes[name]} and dtype {problem.dtype}"
             raise RuntimeError(f"{name} must have {expected}, got shape {array.shape} and dtype {array.dtype}")
     copies = [bytearray(array) for array in arrays.values()]
     copied = {
         name: np.frombuffer(copy, array.dtype).reshape(array.shape)
         for (name, array), copy in zip(arrays.items(), copies, strict=True)
     }
-    _prepared[weights[0]] = _Prepared(engine, copies, Snapshot(copied, version=0))
+    _prepared[weights[0]] = _Prepared(problem, copies, Snapshot(copied, version=0))
     return _prepared[weights[0]].snapshot
 
 
@@ -127,25 +133,25 @@ def _same(copy: bytearray, array: np.ndarray) -> bool:
     return copy == array.data
 
 
-class _Kept(NamedTuple):
+class _Saved(NamedTuple):
     """What the backward pass of one run needs. Shares no memory with tensors: compiled code may use theirs again."""
 
-    engine: _Engine
-    plan: Any
+    stack: Stack
+    choice: Choice
     layout: Layout
-    layers: list[Any]
+    layers: list[Kept]
 
 
 class _Memory(np.ndarray):
     """The memory of a workspace tensor. PyTorch holds the array as long as any tensor shares it."""
 
-    kept: _Kept
+    kept: _Saved
 
 
 _workspaces: weakref.WeakValueDictionary[int, _Memory] = weakref.WeakValueDictionary()  # by address
 
 
-def _as_workspace(kept: _Kept) -> Tensor:
+def _as_workspace(kept: _Saved) -> Tensor:
     memory = np.zeros(1, np.uint8).view(_Memory)
     memory.kept = kept
     workspace = torch.from_numpy(memory)
@@ -153,20 +159,24 @@ def _as_workspace(kept: _Kept) -> Tensor:
     return workspace
 
 
-def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Kept]:
+def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Saved]:
     """The forward pass: output, h_n and c_n in the caller's form, and what is kept."""
-    engine = _engine(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
-    plan = engine._plan(_snapshot(engine, a.weights), training=keep)
+    problem = _problem(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
+    stack, snapshot = problem.stack, _snapshot(problem, a.weights)
+    choice = snapshot.derived.get(keep)
+    if choice is None or choice.selection is not registry.selection():
+        choice = choose(snapshot, stack.layers, problem.backend, training=keep)
     packed = a.batch_sizes is not None
     value = PackedSequence(a.input, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else a.input
-    layout, rows, h_0, c_0 = engine._enter(value, None if a.h_0 is None else (a.h_0, a.c_0), plan.dtype)
+    hx = None if a.h_0 is None else (a.h_0, a.c_0)
+    layout, rows, h_0, c_0 = stack.enter(value, hx, problem.batch_first, choice.dtype)
     if keep and np.may_share_memory(rows, as_array(a.input, "input")):
         rows = rows.copy()
-    output, h_n, c_n, layers = engine._run(
-        plan, layout.batch_sizes, rows, h_0, c_0, "gates" if keep else "nothing", _masks(a)
+    output, h_n, c_n, layers = stack.forward(
+        choice, layout.batch_sizes, rows, h_0, c_0, "gates" if keep else "nothing", _masks(a)
     )
     output = layout.from_rows(output)
-    kept = _Kept(engine, plan, layout, [layer._replace(mask=None) for layer in layers])
+    kept = _Saved(stack, choice, layout, [layer._replace(mask=None) for layer in layers])
     return output.data if packed else output, layout.from_state(h_n), layout.from_state(c_n), kept
 
 
@@ -199,13 +209,13 @@ def lstm_backward(
     """The gradients of input, h_0, c_0 and the weights."""
     a, options = Arguments(*args[:_N]), Options(*args[_N:])
     memory = _workspaces.get(workspace.data_ptr())
-    engine, plan, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
+    stack, choice, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
     if a.masks:
         layers = [layer._replace(mask=mask) for layer, mask in zip(layers, [None, *_masks(a)], strict=True)]
     if grad_output is not None and a.batch_sizes is not None:
         grad_output = PackedSequence(grad_output, layout.batch_sizes)
-    grad_rows, grad_h, grad_c = engine._enter_gradients(layout, grad_output, (grad_h_n, grad_c_n), plan.dtype)
-    grads = engine._backward(plan, layout, layers, grad_rows, grad_h, grad_c)
+    entered = stack.enter_gradients(layout, grad_output, (grad_h_n, grad_c_n), choice.dtype)
+    grads = stack.backward(choice, layout, layers, *entered)
     grad_input = grads.input if a.batch_sizes is None else grads.input.data
     grad_weights = [torch.from_numpy(contiguous(grad)) for grad in grads.parameters.values()]
     return (*map(torch.from_numpy, (grad_input, *grads.hx)), grad_weights)

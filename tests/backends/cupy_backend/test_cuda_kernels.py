@@ -24,7 +24,16 @@ from cylstm import testing
 from cylstm.backends.cupy_backend import CupyBackend
 from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
 from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
-from cylstm.backends.cupy_backend.steps import MOST_PLANS
+from cylstm.backends.cupy_backend.steps import MOST_SCHEDULES
+from cylstm.testing.compare import assert_close
+from cylstm.testing.problems import (
+    REFERENCE,
+    backward,
+    expected_outputs_and_gradients,
+    forward,
+    make_problem,
+    outputs_and_gradients,
+)
 
 pytestmark = pytest.mark.names_backend("cupy")
 
@@ -109,7 +118,7 @@ def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
     if place == "CPU as GPU":
         system = HostSystem()
         return system, HostBackend(tier="steps", system=system)
-    from cylstm.backends.cupy_backend.system import CupySystem
+    from cylstm.backends.cupy_backend.cupy_device import CupySystem
 
     gpus = CupySystem()
     gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)
@@ -126,10 +135,10 @@ def test_each_kernel_in_each_tile(dtype: str, place: str) -> None:
     system, backend = host_or_gpu(place)
     for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
         case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
-        problem = testing._problem(case, dtype)
-        expected = testing._both(testing.NumpyBackend(), problem.map(testing._widened))
-        result = testing._both(backend, problem)
-        testing._compare(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
+        problem = make_problem(case, dtype)
+        expected = expected_outputs_and_gradients(problem)
+        result = outputs_and_gradients(backend, problem)
+        assert_close(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
     if place == "CPU as GPU":
         used = {(name, tile) for name, tile, _ in system.device(0).launches}
         assert used == {(name, tile) for name in KERNELS for tile in TILES}
@@ -140,10 +149,10 @@ def test_no_work_for_padding() -> None:
     """Blocks are launched for the rows of a step, not for those of the longest one."""
     system = HostSystem()
     case = testing.Case(T=4, B=37, I=3, H=5)
-    problem = testing._problem(case, "float32")
+    problem = make_problem(case, "float32")
     sizes = np.array([37, 20, 5, 1])
     problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
-    testing._forward(HostBackend(tier="steps", system=system), problem)
+    forward(HostBackend(tier="steps", system=system), problem)
     assert [(tile.rows, grid) for _, tile, grid in system.device(0).launches] == [
         (16, (3, 1, 1)),
         (16, (2, 1, 1)),
@@ -154,8 +163,8 @@ def test_no_work_for_padding() -> None:
 
 @needs_compiler
 def test_the_same_bits_each_time() -> None:
-    problem = testing._problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
-    first, second = testing._both(HostBackend(tier="steps"), problem), testing._both(HostBackend(tier="steps"), problem)
+    problem = make_problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
+    first, second = (outputs_and_gradients(HostBackend(tier="steps"), problem) for _ in range(2))
     assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
 
 
@@ -166,24 +175,24 @@ def test_the_same_bits_each_time() -> None:
 def test_only_the_recurrent_loop_is_made_of_steps(P: int, kernels: list[str]) -> None:
     """One launch per step, two with projection, both directions in it; products over all rows are not among them."""
     system, T = HostSystem(), 4
-    problem = testing._problem(testing.Case(T=T, B=2, P=P, D=2), "float32")
-    testing._both(HostBackend(tier="steps", system=system), problem)
+    problem = make_problem(testing.Case(T=T, B=2, P=P, D=2), "float32")
+    outputs_and_gradients(HostBackend(tier="steps", system=system), problem)
     launches = [(name, directions) for name, _, (_, _, directions) in system.device(0).launches]
     half = len(kernels) // 2
     assert launches == [(name, 2) for part in (kernels[:half], kernels[half:]) for _ in range(T) for name in part]
 
 
 @needs_compiler
-def test_a_plan_belongs_to_one_stream_and_one_thread() -> None:
+def test_a_schedule_belongs_to_one_stream_and_one_thread() -> None:
     """So nobody else uses its arrays before the work that uses them is done."""
     system = HostSystem()
     backend = HostBackend(tier="steps", system=system)
-    problem = testing._problem(testing.Case(T=2, B=2), "float32")
+    problem = make_problem(testing.Case(T=2, B=2), "float32")
     prepared = backend.prepare(problem.parameters)
 
     def run(stream: int) -> None:
         here.stream = stream
-        testing._forward(backend, problem, prepared)
+        forward(backend, problem, prepared)
 
     try:
         for stream in (0, 1, 0, 1):
@@ -193,19 +202,19 @@ def test_a_plan_belongs_to_one_stream_and_one_thread() -> None:
     thread = threading.Thread(target=run, args=(1,))
     thread.start()
     thread.join()
-    assert len(prepared.forms["steps"].parameters.plans) == 3
+    assert len(prepared.forms["steps"].parameters.schedules) == 3
     assert system.device(0).recordings == 2  # of the two that were used again
 
 
 @needs_compiler
-def test_plans_are_reused_and_bounded() -> None:
+def test_schedules_are_reused_and_bounded() -> None:
     backend = HostBackend(tier="steps")
-    problem = testing._problem(testing.Case(T=2, B=2), "float32")
+    problem = make_problem(testing.Case(T=2, B=2), "float32")
     prepared = backend.prepare(problem.parameters)
-    for T in (*range(1, MOST_PLANS + 3), MOST_PLANS + 2):
-        longer = testing._problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
-        testing._forward(backend, longer, prepared)
-    assert len(prepared.forms["steps"].parameters.plans) == MOST_PLANS
+    for T in (*range(1, MOST_SCHEDULES + 3), MOST_SCHEDULES + 2):
+        longer = make_problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
+        forward(backend, longer, prepared)
+    assert len(prepared.forms["steps"].parameters.schedules) == MOST_SCHEDULES
 
 
 # The header ----------------------------------------------------------------------------------------------------------
@@ -273,7 +282,7 @@ def test_arithmetic_of_a_unit_is_that_of_the_definition(dtype: str, tolerance: f
     rng = np.random.default_rng(0)
     case = testing.Case(T=1, B=1, I=1, H=1, states=True)
     for _ in range(50):
-        problem = testing._problem(case, "float64")
+        problem = make_problem(case, "float64")
         a, (c_prev, dh, dc) = rng.normal(size=4) * 3, rng.normal(size=3).astype(np.float16).astype(float)
         a = a.astype(real)
         zero = [np.zeros_like(p) for p in problem.parameters[0][:2]]
@@ -284,10 +293,9 @@ def test_arithmetic_of_a_unit_is_that_of_the_definition(dtype: str, tolerance: f
             parameters=(parameters,), c_0=np.full((1, 1, 1), c_prev), grad_h_n=np.full((1, 1, 1), dh),
             grad_c_n=np.full((1, 1, 1), dc), grad_output=None,
         )  # fmt: skip
-        backend = testing.NumpyBackend()
-        prepared = backend.prepare(problem.parameters)
-        result = testing._forward(backend, problem, prepared, "gates")
-        grads = testing._backward(backend, problem, prepared, result.workspace)
+        prepared = REFERENCE.prepare(problem.parameters)
+        result = forward(REFERENCE, problem, prepared, "gates")
+        grads = backward(REFERENCE, problem, prepared, result.workspace)
         out = np.zeros(6, real)
         library.forward_of_unit(a.ctypes, number(c_prev), out.ctypes)
         expected = [*result.workspace.gates[0][0], result.c_n.item(), result.h_n.item()]

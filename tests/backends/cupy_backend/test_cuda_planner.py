@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 
 import cylstm
 from cylstm.backends.cupy_backend import planner
-from cylstm.backends.cupy_backend.measured import MOST_ROWS, Row, Shape, Table, measure, write
 from cylstm.backends.cupy_backend.planner import (
-    TIERS,
     TILES,
+    VARIANTS,
     Facts,
     Tile,
-    choose_tier,
     choose_tile,
+    choose_variant,
     grid,
-    policy,
-    possible_tiers,
+    possible_variants,
+    read_choice,
 )
-from cylstm.backends.cupy_backend.steps import Plans, last_rows, previous_rows, walk
-from cylstm.backends.cupy_backend.tune import main, shapes_of
+from cylstm.backends.cupy_backend.schedule import ScheduleCache, last_rows, previous_rows, walk
+from cylstm.backends.cupy_backend.timings import MOST_ROWS, TimingRow, TimingTable, Workload, measure, write
+from cylstm.cli.tune_cupy import combinations, main
 
 pytestmark = pytest.mark.names_backend("cupy")
 
@@ -44,69 +44,71 @@ def batch_sizes_of(lengths: list[int]) -> np.ndarray:
     return np.array([sum(length > t for length in lengths) for t in range(max(lengths))], np.int64)
 
 
-# Tiers and tiles -----------------------------------------------------------------------------------------------------
+# Variants and tiles --------------------------------------------------------------------------------------------------
 
 
-def tier(allowed: str | Table, shape: Shape, device: str = "H100") -> str:
+def variant(choice: str | TimingTable, workload: Workload, device: str = "H100") -> str:
     facts = OLD if device == "old" else DEVICES[device]
-    possible = possible_tiers(allowed, dtype=shape.dtype, device=device, facts=facts)
-    return choose_tier(allowed, possible, shape)
+    possible = possible_variants(choice, dtype=workload.dtype, device=device, facts=facts)
+    return choose_variant(choice, possible, workload)
 
 
 def test_no_kernel_is_used_unless_asked_for() -> None:
-    assert policy(None) == policy("") == planner.DEFAULT == "array"
-    assert policy("steps") == "steps"
+    assert read_choice(None) == read_choice("") == planner.DEFAULT == "array"
+    assert read_choice("steps") == "steps"
     with pytest.raises(
         ValueError, match=r"CYLSTM_CUPY_TIER must be one of array, steps, or the path.*got 'persistent'"
     ):
-        policy("persistent")
+        read_choice("persistent")
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_tier(device: str) -> None:
+def test_variant(device: str) -> None:
     for dtype in ("bfloat16", "float16", "float32", "float64"):
-        shape = Shape(dtype, 128, 16, False)
-        assert tier("array", shape, device) == "array"
-        assert tier("steps", shape, device) == "steps"
-        assert tier("steps", shape, "old") == "array"
-    assert tier("steps", Shape("complex64", 128, 16, False), device) == "array"
+        workload = Workload(dtype, 128, 16, False)
+        assert variant("array", workload, device) == "array"
+        assert variant("steps", workload, device) == "steps"
+        assert variant("steps", workload, "old") == "array"
+    assert variant("steps", Workload("complex64", 128, 16, False), device) == "array"
 
 
 # What was measured ---------------------------------------------------------------------------------------------------
 
 
-def table() -> Table:
+def table() -> TimingTable:
     """By a clock that says: `steps` is three times as fast, but not with B = 256; gradients as fast."""
 
-    def seconds(tier: str, shape: Shape) -> float:
-        return 1.0 if tier == "array" else 3.0 if shape.batch_size == 256 else 1 / 3
+    def seconds(variant: str, workload: Workload) -> float:
+        return 1.0 if variant == "array" else 3.0 if workload.batch_size == 256 else 1 / 3
 
-    shapes = [Shape("float32", H, B, training) for H in (128, 512) for B in (1, 16, 256) for training in (False, True)]
-    return Table("H100", measure(shapes, TIERS, seconds))
+    workloads = [
+        Workload("float32", H, B, training) for H in (128, 512) for B in (1, 16, 256) for training in (False, True)
+    ]
+    return TimingTable("H100", measure(workloads, VARIANTS, seconds))
 
 
 def test_the_fastest_tier_that_was_measured_is_chosen() -> None:
     measured = table()
-    assert tier(measured, Shape("float32", 128, 16, False)) == "steps"
-    assert tier(measured, Shape("float32", 128, 256, True)) == "array"
-    assert tier(measured, Shape("float32", 140, 12, True)) == "steps"  # near
-    assert tier(measured, Shape("float32", 140, 200, True)) == "array"
+    assert variant(measured, Workload("float32", 128, 16, False)) == "steps"
+    assert variant(measured, Workload("float32", 128, 256, True)) == "array"
+    assert variant(measured, Workload("float32", 140, 12, True)) == "steps"  # near
+    assert variant(measured, Workload("float32", 140, 200, True)) == "array"
 
 
 def test_what_was_not_measured_stays_with_the_default() -> None:
     measured = table()
-    assert tier(measured, Shape("float32", 128, 16, False), "A100") == "array"  # another device
-    assert tier(measured, Shape("float64", 128, 16, False)) == "array"
-    assert tier(measured, Shape("float32", 2048, 16, False)) == "array"  # too far
-    assert tier(measured, Shape("float32", 128, 0, False)) == "array"
-    assert possible_tiers(measured, dtype="float64", device="H100", facts=DEVICES["H100"]) == ("array",)
-    assert possible_tiers(measured, dtype="float32", device="H100", facts=OLD) == ("array",)
+    assert variant(measured, Workload("float32", 128, 16, False), "A100") == "array"  # another device
+    assert variant(measured, Workload("float64", 128, 16, False)) == "array"
+    assert variant(measured, Workload("float32", 2048, 16, False)) == "array"  # too far
+    assert variant(measured, Workload("float32", 128, 0, False)) == "array"
+    assert possible_variants(measured, dtype="float64", device="H100", facts=DEVICES["H100"]) == ("array",)
+    assert possible_variants(measured, dtype="float32", device="H100", facts=OLD) == ("array",)
 
 
 def test_table_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tiers.json"
     write(path, table())
-    assert policy(str(path)) == table()
+    assert read_choice(str(path)) == table()
     assert len(path.read_text("utf-8").splitlines()) == 14  # a row a line
 
 
@@ -131,24 +133,25 @@ def test_a_wrong_table_is_refused(what: str, tmp_path: Path) -> None:
     text, path = WRONG[what], tmp_path / "tiers.json"
     if text is not None:
         if text.startswith("[["):
-            rows = [dict(zip((*Shape._fields, "seconds"), row, strict=True)) for row in json.loads(text)]
+            rows = [dict(zip((*Workload._fields, "seconds"), row, strict=True)) for row in json.loads(text)]
             text = json.dumps({"format": "cylstm tiers 1", "device": "H100", "rows": rows})
         path.write_text(text, "utf-8")
     with pytest.raises(
         ValueError, match=r"tiers.json' is no table of measured tiers .*: write one by python -m cylstm"
     ):
-        policy(str(path))
+        read_choice(str(path))
 
 
 @needs_compiler
 def test_the_backend_goes_by_the_table(tmp_path: Path) -> None:
-    """Both tiers are ready, and each call takes the one that was the fastest for its batch."""
+    """Both variants are ready, and each call takes the one that was the fastest for its batch."""
     system = HostSystem()
     rows = [
-        Row(Shape("float32", 5, B, training), {"array": 1.0, "steps": 0.5 * B}) for B in (1, 8) for training in (0, 1)
+        TimingRow(Workload("float32", 5, B, training), {"array": 1.0, "steps": 0.5 * B})
+        for B in (1, 8)
+        for training in (False, True)
     ]
-    rows = [row._replace(shape=row.shape._replace(training=bool(row.shape.training))) for row in rows]
-    write(tmp_path / "tiers.json", Table(system.device(0).name, tuple(rows)))
+    write(tmp_path / "tiers.json", TimingTable(system.device(0).name, tuple(rows)))
     lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=str(tmp_path / "tiers.json"), system=system))
     reference = cylstm.LSTM(4, 5, backend="numpy")
     reference.load_state_dict(lstm.state_dict())
@@ -231,42 +234,42 @@ def test_tables_of_an_empty_batch() -> None:
     assert previous_rows(sizes, reverse=True).shape == last_rows(sizes).shape == (0,)
 
 
-# The cache of plans --------------------------------------------------------------------------------------------------
+# The cache of schedules ----------------------------------------------------------------------------------------------
 
 
-def test_plans_are_kept_and_bounded() -> None:
-    plans, made = Plans(most=2), []
+def test_schedules_are_kept_and_bounded() -> None:
+    schedules, made = ScheduleCache(most=2), []
 
     def make(key: str) -> str:
         made.append(key)
         return key.upper()
 
     for key in "abacab":  # c drives out b, b drives out c
-        assert plans.get(key, lambda key=key: make(key)) == key.upper()
-        assert len(plans) <= 2
+        assert schedules.get(key, lambda key=key: make(key)) == key.upper()
+        assert len(schedules) <= 2
     assert "".join(made) == "abcb"
 
 
-def test_a_plan_that_cannot_be_made_leaves_nothing() -> None:
-    plans = Plans(most=2)
+def test_a_schedule_that_cannot_be_made_leaves_nothing() -> None:
+    schedules = ScheduleCache(most=2)
 
     def fail() -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        plans.get("a", fail)
-    assert len(plans) == 0
-    assert plans.get("a", lambda: 1) == 1
+        schedules.get("a", fail)
+    assert len(schedules) == 0
+    assert schedules.get("a", lambda: 1) == 1
 
 
-def test_plans_from_several_threads() -> None:
-    plans = Plans(most=3)
+def test_schedules_from_several_threads() -> None:
+    schedules = ScheduleCache(most=3)
     wrong: list[int] = []
 
     def work(k: int) -> None:
         for i in range(200):
             key = (k, i % 5)
-            if plans.get(key, lambda key=key: key) != key:
+            if schedules.get(key, lambda key=key: key) != key:
                 wrong.append(k)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
@@ -275,17 +278,20 @@ def test_plans_from_several_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(plans) <= 3
+    assert len(schedules) <= 3
 
 
 # python -m cylstm.cli.tune_cupy --------------------------------------------------------------------------------------
 
 
-def test_shapes_to_measure() -> None:
-    assert shapes_of(["float32"], [8, 9], [1], [True]) == [Shape("float32", 8, 1, True), Shape("float32", 9, 1, True)]
+def test_workloads_to_measure() -> None:
+    assert combinations(["float32"], [8, 9], [1], [True]) == [
+        Workload("float32", 8, 1, True),
+        Workload("float32", 9, 1, True),
+    ]
     for sizes in ([], [0], range(1, MOST_ROWS + 2)):
         with pytest.raises(ValueError, match="expected 1 to 1000 combinations of positive sizes"):
-            shapes_of(["float32"], list(sizes), [1], [True])
+            combinations(["float32"], list(sizes), [1], [True])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""The backend for NVIDIA GPUs, on CuPy: moves arrays, chooses a tier, and lets the tier compute.
+"""The backend for NVIDIA GPUs, on CuPy: it moves arrays, chooses a kernel variant, and lets it compute.
 
 NumPy in gives NumPy out, with the transfers inside. CuPy in gives CuPy out, in the current stream, with no transfer
 and no synchronisation. What runs where, and what has been run on a GPU at all: ``docs/gpu.md``.
 
-``CYLSTM_CUPY_TIER`` (``array``, ``steps``, or the path of a table that was measured) chooses tiers, see
-`cylstm.backends.cupy_backend.planner`; it is read when a layer is prepared.
+``CYLSTM_CUPY_TIER`` (``array``, ``steps``, or the path of a table of times) chooses the variant, see
+`cylstm.backends.cupy_backend.planner`. It is read when a layer is prepared.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ import numpy as np
 
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from ..numpy_backend import NumpyBackend
-from .measured import Shape, Table
-from .planner import VARIABLE, choose_tier, policy, possible_tiers
-from .steps import Device, Steps, System
+from .device import Device, System
+from .planner import VARIABLE, choose_variant, possible_variants, read_choice
+from .steps import Steps
+from .timings import TimingTable, Workload
 
 INSTALL = "install the extra cylstm[cuda13] or, for a driver of CUDA 12, cylstm[cuda12]"
 
 
-class Form(NamedTuple):
-    """The parameters of a layer as a tier wants them."""
+class PreparedForm(NamedTuple):
+    """The parameters of a layer in the form that a kernel variant reads."""
 
-    tier: Steps | NumpyBackend
+    variant: Steps | NumpyBackend
     parameters: Any
 
 
-class Prepared(NamedTuple):
+class PreparedLayer(NamedTuple):
     """The parameters of a layer on a device."""
 
     device: Device
     dtype: str
     hidden_size: int
-    policy: str | Table
-    forms: dict[str, Form]  # by the name of the tier: of all tiers that a call may take
+    choice: str | TimingTable
+    forms: dict[str, PreparedForm]  # of all variants that a call may take, by name
 
-    def form(self, batch_size: int, training: bool) -> Form:
-        """The tier for a call."""
-        shape = Shape(self.dtype, self.hidden_size, batch_size, training)
-        return self.forms[choose_tier(self.policy, tuple(self.forms), shape)]
+    def form(self, batch_size: int, training: bool) -> PreparedForm:
+        """The form for a call."""
+        workload = Workload(self.dtype, self.hidden_size, batch_size, training)
+        return self.forms[choose_variant(self.choice, tuple(self.forms), workload)]
 
 
-class Workspace(NamedTuple):
-    """What forward keeps: on the device, whatever came in."""
+class CupyWorkspace(NamedTuple):
+    """What forward keeps. It stays on the device, wherever the arguments lay."""
 
-    form: Form
-    of_tier: Any
+    form: PreparedForm
+    of_variant: Any
     to_host: bool
 
 
@@ -114,28 +115,28 @@ class CupyBackend(Backend):
         of_device = CupyBackend(int(number), tier=self._tier, system=self._system)
         return self._on.setdefault(int(number), of_device)
 
-    def prepare(self, layer_parameters: LayerParameters) -> Prepared:
+    def prepare(self, layer_parameters: LayerParameters) -> PreparedLayer:
         devices = self._devices()
         device = devices.device(devices.current() if self._device is None else self._device)
         dtype, hidden_size = layer_parameters[0].weight_ih.dtype.name, layer_parameters[0].weight_ih.shape[0] // 4
-        allowed = policy(self._tier or os.environ.get(VARIABLE, "").strip())
-        tiers: dict[str, Steps | NumpyBackend] = {"array": _ARRAY}
+        choice = read_choice(self._tier or os.environ.get(VARIABLE, "").strip())
+        variants: dict[str, Steps | NumpyBackend] = {"array": _ARRAY}
         with _current(device):
-            tiers["steps"] = self._steps.setdefault(device.number, Steps(device))
+            variants["steps"] = self._steps.setdefault(device.number, Steps(device))
             uploaded = tuple(
                 DirectionParameters(*(None if p is None else device.xp.asarray(p) for p in direction))
                 for direction in layer_parameters
             )
             forms = {
-                name: Form(tiers[name], tiers[name].prepare(uploaded))
-                for name in possible_tiers(allowed, dtype=dtype, device=device.name, facts=device.facts)
+                name: PreparedForm(variants[name], variants[name].prepare(uploaded))
+                for name in possible_variants(choice, dtype=dtype, device=device.name, facts=device.facts)
             }
             device.synchronize()  # once: calls may come in any stream
-        return Prepared(device, dtype, hidden_size, allowed, forms)
+        return PreparedLayer(device, dtype, hidden_size, choice, forms)
 
     def forward(
         self,
-        prepared: Prepared,
+        prepared: PreparedLayer,
         *,
         input: Any,
         batch_sizes: np.ndarray,
@@ -144,35 +145,37 @@ class CupyBackend(Backend):
         keep: Keep = "nothing",
     ) -> LayerOutput:
         to_host = isinstance(input, np.ndarray)
-        given = {"input": input, "h_0": h_0, "c_0": c_0}
-        self._check_places(prepared.device, given)
+        arguments = {"input": input, "h_0": h_0, "c_0": c_0}
+        self._check_places(prepared.device, arguments)
         form = prepared.form(int(batch_sizes[0]), keep != "nothing")
         with _current(prepared.device) as device:
-            output, h_n, c_n, kept = form.tier.forward(
-                form.parameters, batch_sizes=batch_sizes, keep=keep, **_entered(given, device)
+            output, h_n, c_n, of_variant = form.variant.forward(
+                form.parameters, batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, device)
             )
-            workspace = None if keep == "nothing" else Workspace(form, kept, to_host)
-            return LayerOutput(_left(output, to_host), _left(h_n, to_host), _left(c_n, to_host), workspace)
+            workspace = None if keep == "nothing" else CupyWorkspace(form, of_variant, to_host)
+            return LayerOutput(_returned(output, to_host), _returned(h_n, to_host), _returned(c_n, to_host), workspace)
 
     def backward(
         self,
-        prepared: Prepared,
-        workspace: Workspace,
+        prepared: PreparedLayer,
+        workspace: CupyWorkspace,
         *,
         grad_output: Any | None,
         grad_h_n: Any | None,
         grad_c_n: Any | None,
     ) -> LayerGradients:
-        form, kept, to_host = workspace
-        given = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
-        self._check_places(prepared.device, given)
+        form, of_variant, to_host = workspace
+        arguments = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
+        self._check_places(prepared.device, arguments)
         with _current(prepared.device) as device:
-            dx, dh_0, dc_0, parameters = form.tier.backward(form.parameters, kept, **_entered(given, device))
+            dx, dh_0, dc_0, parameters = form.variant.backward(
+                form.parameters, of_variant, **_uploaded(arguments, device)
+            )
             return LayerGradients(
-                _left(dx, to_host),
-                _left(dh_0, to_host),
-                _left(dc_0, to_host),
-                tuple(DirectionParameters(*(_left(p, to_host) for p in direction)) for direction in parameters),
+                _returned(dx, to_host),
+                _returned(dh_0, to_host),
+                _returned(dc_0, to_host),
+                tuple(DirectionParameters(*(_returned(p, to_host) for p in direction)) for direction in parameters),
             )
 
     def _devices(self) -> System:
@@ -209,7 +212,7 @@ _ARRAY = NumpyBackend()
 
 @cache
 def _cupy_system() -> System:
-    from .system import CupySystem
+    from .cupy_device import CupySystem
 
     return CupySystem()
 
@@ -227,11 +230,11 @@ def _current(device: Device) -> Iterator[Device]:
         ) from error
 
 
-def _entered(arrays: dict[str, Any], device: Device) -> dict[str, Any]:
-    """The arrays on the device."""
+def _uploaded(arrays: dict[str, Any], device: Device) -> dict[str, Any]:
+    """The arrays, on the device."""
     return {name: None if array is None else device.xp.asarray(array) for name, array in arrays.items()}
 
 
-def _left(array: Any, to_host: bool) -> Any:
+def _returned(array: Any, to_host: bool) -> Any:
     """A result where the caller wants it."""
     return array.get() if to_host and array is not None else array

@@ -1,4 +1,4 @@
-// One step of the LSTM, all directions, forward and backward. One launch is one step; see steps.py for the sequence.
+// One step of the LSTM, all directions, forward and backward. One launch is one step; schedule.py has the sequence.
 //
 // Every kernel is a product of the step's rows with a matrix, followed by arithmetic on each element of the product.
 // A block computes ROWS rows x 32 units. Its threads are (32 units, SLICES): thread (u, s) adds up the s-th part of the

@@ -1,32 +1,32 @@
-"""Which tier and which tile: a decision from facts, made without a GPU.
+"""Which kernel variant and which tile: a decision from facts, made without a GPU.
 
-Tiers, slowest first:
+Kernel variants, slowest first (users know them as the tiers of ``CYLSTM_CUPY_TIER``):
 
 ``array``
     The code of the numpy backend on CuPy arrays: every dtype, some twenty launches per step. The default.
 ``steps``
-    One launch per step (two with projection), which multiplies with the recurrent weights and does the gates; the
-    input product is one large product before them, and the launches are replayed as a CUDA graph.
+    One launch per step (two with projection), which multiplies with the recurrent weights and does the gates. The
+    input product is one large product before them. The launches are replayed as a CUDA graph.
 
 A third one, a kernel that keeps the recurrent weights in registers and shared memory for the whole sequence, belongs
 here once there is a GPU to measure it on: it is chosen where 4 H R weights fit into the device.
 
-A tier whose kernels have never run on a device is not used unless ``CYLSTM_CUPY_TIER`` allows it, or names a table of
-what was measured on this device.
+A variant whose kernels have never run on a device is not used unless ``CYLSTM_CUPY_TIER`` allows it, or names a table
+of what was measured on this device.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from .measured import Shape, Table, read
+from .timings import TimingTable, Workload, read
 
-TIERS = ("array", "steps")
-#: The highest tier used unless the variable allows more. The kernels of the others have not run on a device yet.
+VARIANTS = ("array", "steps")
+#: The highest variant used unless the variable allows more. The kernels of the others have not run on a device yet.
 DEFAULT = "array"
 VARIABLE = "CYLSTM_CUPY_TIER"
 
-#: The dtypes of the tier ``steps``: C++ types of what is stored (states, recurrent weights) and of what is computed in.
+#: The dtypes of ``steps``: C++ types of what is stored (states, recurrent weights) and of the arithmetic.
 TYPES = {
     "bfloat16": ("Bfloat", "float"),
     "float16": ("Half", "float"),
@@ -34,11 +34,11 @@ TYPES = {
     "float64": ("double", "double"),
 }
 
-UNITS = 32  # that a block computes: the width of a warp. As in lstm.cu
+UNITS = 32  # of a block: the width of a warp, as in lstm.cu
 
 
 class Facts(NamedTuple):
-    """What the planner wants to know of a device."""
+    """What the planner has to know of a device."""
 
     compute_capability: tuple[int, int]
     multiprocessors: int
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 
     @property
     def runs_steps(self) -> bool:
-        """Whether the kernels of the tier ``steps`` run here."""
+        """Whether the kernels of ``steps`` run here."""
         return self.compute_capability >= (7, 5)
 
 
@@ -66,41 +66,41 @@ class Tile(NamedTuple):
 TILES = (Tile(rows=1, slices=8), Tile(rows=4, slices=8), Tile(rows=16, slices=2))
 
 
-def policy(value: str | None) -> str | Table:
-    """What a value of ``CYLSTM_CUPY_TIER`` says: the highest tier allowed, or a table; None or "" is the default.
+def read_choice(value: str | None) -> str | TimingTable:
+    """What a value of ``CYLSTM_CUPY_TIER`` says: the highest variant allowed, or a table; None or "" is the default.
 
     Raises
     ------
     ValueError
-        If it is neither a tier nor the path of a table, ending in ``.json``.
+        If it is neither a variant nor the path of a table, ending in ``.json``.
     """
     if not value:
         return DEFAULT
     if value.endswith(".json"):
-        return read(value, TIERS)
-    if value not in TIERS:
+        return read(value, VARIANTS)
+    if value not in VARIANTS:
         raise ValueError(
-            f"{VARIABLE} must be one of {', '.join(TIERS)}, or the path of a .json file that "
-            f"cylstm.backends.cupy_backend.tune wrote; got {value!r}: correct it, or unset it"
+            f"{VARIABLE} must be one of {', '.join(VARIANTS)}, or the path of a .json file that "
+            f"cylstm.cli.tune_cupy wrote; got {value!r}: correct it, or unset it"
         )
     return value
 
 
-def possible_tiers(allowed: str | Table, *, dtype: str, device: str, facts: Facts) -> tuple[str, ...]:
-    """The tiers that a layer of this dtype may be computed by on this device; the default is there always."""
+def possible_variants(choice: str | TimingTable, *, dtype: str, device: str, facts: Facts) -> tuple[str, ...]:
+    """The variants that may compute a layer of this dtype on this device; a table leaves the default among them."""
     if dtype not in TYPES or not facts.runs_steps:
         return (DEFAULT,)
-    if isinstance(allowed, str):
-        return (allowed,)
-    measured = {row.fastest for row in allowed.rows if row.shape.dtype == dtype and allowed.device == device}
+    if isinstance(choice, str):
+        return (choice,)
+    measured = {row.fastest for row in choice.rows if row.workload.dtype == dtype and choice.device == device}
     return tuple(sorted({DEFAULT, *measured}))
 
 
-def choose_tier(allowed: str | Table, possible: tuple[str, ...], shape: Shape) -> str:
-    """The tier for a call of this shape, out of those that are possible."""
-    if len(possible) == 1 or isinstance(allowed, str):
+def choose_variant(choice: str | TimingTable, possible: tuple[str, ...], workload: Workload) -> str:
+    """The variant for a call, out of those that are possible."""
+    if len(possible) == 1 or isinstance(choice, str):
         return possible[0]
-    return allowed.fastest(shape) or DEFAULT
+    return choice.fastest(workload) or DEFAULT
 
 
 def choose_tile(*, B: int, units: int, D: int, itemsize: int, facts: Facts) -> Tile:

@@ -1,4 +1,4 @@
-"""``python -m cylstm.backends.cupy_backend.tune tiers.json``: checks and measures the tiers on a GPU, and writes the table.
+"""``python -m cylstm.cli.tune_cupy tiers.json``: measures the tiers of the cupy backend on a GPU, and writes a table.
 
 ``CYLSTM_CUPY_TIER=tiers.json`` chooses by it from then on. Each tier has to pass the conformance kit first. No line
 of `measured_seconds` and `main` has run on a GPU yet.
@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ... import random
-from ...nn.lstm import LSTM
-from ...testing import kit as testing
-from .backend import CupyBackend
-from .measured import MOST_ROWS, Shape, Table, measure, write
-from .planner import TIERS, TYPES
+from ..backends.cupy_backend import CupyBackend
+from ..backends.cupy_backend.planner import TYPES, VARIANTS
+from ..backends.cupy_backend.timings import MOST_ROWS, TimingTable, Workload, measure, write
+from ..nn.lstm import LSTM
+from ..random import randn
+from ..testing import check_backend
 
 
 def measured_seconds(run: Callable[[], Any], *, warm_up: int = 3, repeats: int = 9) -> float:
@@ -38,9 +38,9 @@ def measured_seconds(run: Callable[[], Any], *, warm_up: int = 3, repeats: int =
     return median(times)
 
 
-def shapes_of(
+def combinations(
     dtypes: Sequence[str], hidden_sizes: Sequence[int], batch_sizes: Sequence[int], training: Sequence[bool]
-) -> list[Shape]:
+) -> list[Workload]:
     """Every combination.
 
     Raises
@@ -48,18 +48,18 @@ def shapes_of(
     ValueError
         If they are more than a table may have, or a size is not positive.
     """
-    shapes = [Shape(*values) for values in product(dtypes, hidden_sizes, batch_sizes, training)]
-    if not 0 < len(shapes) <= MOST_ROWS or min(min(s.hidden_size, s.batch_size) for s in shapes) < 1:
-        raise ValueError(f"expected 1 to {MOST_ROWS} combinations of positive sizes, got {len(shapes)}")
-    return shapes
+    workloads = [Workload(*values) for values in product(dtypes, hidden_sizes, batch_sizes, training)]
+    if not 0 < len(workloads) <= MOST_ROWS or min(min(w.hidden_size, w.batch_size) for w in workloads) < 1:
+        raise ValueError(f"expected 1 to {MOST_ROWS} combinations of positive sizes, got {len(workloads)}")
+    return workloads
 
 
-def _lstm_seconds(tier: str, shape: Shape, steps: int) -> float:
+def _lstm_seconds(variant: str, workload: Workload, steps: int) -> float:
     import cupy
 
-    dtype, H, B, training = shape
-    lstm = LSTM(H, H, dtype=dtype, backend=CupyBackend(tier=tier))
-    x = cupy.asarray(random.randn(steps, B, H, dtype=dtype))
+    dtype, H, B, training = workload
+    lstm = LSTM(H, H, dtype=dtype, backend=CupyBackend(tier=variant))
+    x = cupy.asarray(randn(steps, B, H, dtype=dtype))
     if not training:
         return measured_seconds(lambda: lstm(x))
 
@@ -72,7 +72,7 @@ def _lstm_seconds(tier: str, shape: Shape, steps: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m cylstm.backends.cupy_backend.tune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cylstm.cli.tune_cupy", description=__doc__)
     parser.add_argument("path", type=Path, help="the table to write, ending in .json")
     parser.add_argument("--dtypes", nargs="+", choices=list(TYPES), default=["float32"])
     parser.add_argument("--hidden-sizes", nargs="+", type=int, default=[64, 128, 256, 512, 1024, 2048])
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.path.suffix != ".json":
         parser.error(f"expected a path that ends in .json, got {str(given.path)!r}")
     try:
-        shapes = shapes_of(given.dtypes, given.hidden_sizes, given.batch_sizes, (False, True))
+        workloads = combinations(given.dtypes, given.hidden_sizes, given.batch_sizes, (False, True))
     except ValueError as error:
         parser.error(str(error))
     available, why_not = CupyBackend.is_available()
@@ -91,13 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import cupy
 
     device: str = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    for tier in TIERS:
+    for tier in VARIANTS:
         print(f"{device}: the conformance kit on the tier {tier!r}", flush=True)
-        testing.check_backend(CupyBackend(tier=tier))
-    rows = measure(shapes, TIERS, lambda tier, shape: _lstm_seconds(tier, shape, given.steps))
-    write(given.path, Table(device, rows))
+        check_backend(CupyBackend(tier=tier))
+    rows = measure(workloads, VARIANTS, lambda variant, workload: _lstm_seconds(variant, workload, given.steps))
+    write(given.path, TimingTable(device, rows))
     for row in rows:
-        print(*row.shape, *(f"{tier} {1e3 * seconds:.3f} ms" for tier, seconds in row.seconds.items()))
+        print(*row.workload, *(f"{tier} {1e3 * seconds:.3f} ms" for tier, seconds in row.seconds.items()))
 
 
 if __name__ == "__main__":

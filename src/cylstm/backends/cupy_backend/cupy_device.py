@@ -14,7 +14,7 @@ from .source import KERNELS, definitions, source
 
 
 class CupySystem:
-    """All GPUs of this machine; see `cylstm.backends.cupy_backend.steps.System`."""
+    """All GPUs of this machine; see `cylstm.backends.cupy_backend.device.System`."""
 
     def __init__(self) -> None:
         self.device = lru_cache(maxsize=None)(CupyDevice)
@@ -27,7 +27,7 @@ class CupySystem:
 
 
 class CupyDevice:
-    """One GPU; see `cylstm.backends.cupy_backend.steps.Device`."""
+    """One GPU; see `cylstm.backends.cupy_backend.device.Device`."""
 
     xp = cupy
     out_of_memory = cupy.cuda.memory.OutOfMemoryError
