@@ -71,11 +71,12 @@ COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch 
     $(patsubst %,nn/test_%.py,cell differential stream training vjp))
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
-	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
-	status=0; for isa in $$isas; do \
-	    $(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$$isa" \
-	        $(CLEAN_ENV) CYLSTM_MAX_ISA=$$isa $(PYTEST) $(COMPUTING) --backend cython || status=1; \
-	done; exit $$status
+	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _layer; print(*_layer.instruction_sets()[1:])') || exit; \
+	$(MAKE) --no-print-directory $$(printf 'test-isa-%s ' $$isas)
+
+test-isa-%: $(TEST)
+	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
+	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) $(COMPUTING) --backend cython
 
 # The other runs let the threads that a test allows work always. Here they work where they pay, as users have it.
 test-threads: $(TEST)  ## what computes, on two threads with the decision when threads pay
@@ -113,7 +114,9 @@ sanitize: $(TEST)  ## the compiled module with AddressSanitizer and UndefinedBeh
 
 C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cu')
 
-lint: lint-python lint-format lint-cython lint-c lint-imports lint-types  ## ruff, cython-lint, clang-format, import-linter, mypy: in an environment without PyTorch
+LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
+
+lint: $(LINTS)  ## ruff, cython-lint, clang-format, import-linter, mypy: in an environment without PyTorch
 
 lint-python: $(LINT)
 	@$(STEP) "ruff check" $(LINT_PY) -m ruff check -q .
@@ -128,7 +131,7 @@ lint-c: $(LINT)
 	@$(STEP) "clang-format" .venv-lint/bin/clang-format --dry-run --Werror $(C_SOURCES)
 
 lint-imports: $(LINT)
-	@$(STEP) "import-linter" env PYTHONPATH=src .venv-lint/bin/lint-imports --no-cache
+	@$(STEP) "import-linter" tools/quietly env PYTHONPATH=src .venv-lint/bin/lint-imports --no-cache
 
 lint-types: $(LINT)
 	@$(STEP) "mypy" $(LINT_PY) -m mypy
@@ -179,7 +182,7 @@ clean:  ## remove everything that the other targets made
 help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) lint-python lint-format lint-cython lint-c lint-types test-cuda check-cuda sanitize fuzz bench bench-quick bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }

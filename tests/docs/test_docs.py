@@ -18,34 +18,6 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def tree_of_readme() -> set[str]:
-    """Paths of the structure tree: two spaces of indentation per folder, names up to two spaces or the end."""
-    block = re.search(r"## What is where.*?```text\n(.*?)```", read("README.md"), re.DOTALL)
-    assert block, "README.md has no structure tree under '## What is where'"
-    paths, folders = set(), []
-    for line in block[1].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        names = re.split(r"\s{2,}", line.strip())[0].split()
-        del folders[depth:]
-        if names[0].endswith("/"):
-            folders.append(names[0].rstrip("/"))
-        paths.update("/".join(folders + ([] if name.endswith("/") else [name])) for name in names)
-    return paths
-
-
-def test_structure_tree_lists_what_exists():
-    missing = [path for path in tree_of_readme() if not (ROOT / path).exists()]
-    assert not missing
-
-
-def test_structure_tree_lists_every_module():
-    package = ROOT / "src" / "cylstm"
-    modules = [*package.glob("*.py"), *package.glob("backends/*.py"), *package.glob("backends/*.pyx")]
-    listed = [p for p in modules if p.suffix == ".pyx" or re.match(r"[a-z]|__\w+__\.py", p.name)]  # no _private.py
-    unlisted = {p.relative_to(ROOT).as_posix() for p in listed} - tree_of_readme()
-    assert not unlisted
-
-
 def test_environment_variables_are_documented_and_exist():
     pattern = re.compile(r'"(CYLSTM_[A-Z_]+)"')  # read by name, so quoted
     sources = [*(ROOT / "src").rglob("*.py"), ROOT / "setup.py"]
