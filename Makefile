@@ -71,7 +71,7 @@ COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch 
     $(patsubst %,nn/test_%.py,cell differential stream training vjp))
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
-	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
+	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _layer; print(*_layer.instruction_sets()[1:])') || exit; \
 	$(MAKE) --no-print-directory $$(printf 'test-isa-%s ' $$isas)
 
 test-isa-%: $(TEST)
@@ -142,7 +142,7 @@ warnings: $(LINT)  ## the compiled module with -Wall -Wextra: no warning in what
 stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is compiled
 	@$(LINT_PY) $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
 	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
-	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._lstm
+	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._layer cylstm.backends.cython_backend._lstm
 
 fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz.py

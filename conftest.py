@@ -64,7 +64,7 @@ pages = Sybil(
 )
 docstrings = Sybil(
     parsers=[DocTestParser(FLAGS)],
-    patterns=["src/cylstm/*.py", "src/cylstm/keras/*.py"],
+    patterns=["src/cylstm/*.py", "src/cylstm/*/*.py", "src/cylstm/*/*/*.py"],
     setup=enter_folder,
     teardown=leave_folder,
 )

@@ -1,12 +1,14 @@
 """Build of the compiled backend. Everything else about the package stands in pyproject.toml.
 
-One extension module, ``cylstm.backends.cython_backend._lstm``, and one object file of C tiles per instruction set and precision, from
-which the program chooses when it runs. Environment variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP
-an error instead of a warning.
+Two extension modules, ``_layer`` and ``_lstm`` of ``cylstm.backends.cython_backend``, and one object file of C tiles per line of
+``kernels/kernels.def`` (instruction set x precision), from which the program chooses when it runs. Environment
+variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP an error instead of a warning; CYLSTM_CFLAGS are
+added to the compiler's flags.
 """
 
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import warnings
@@ -16,50 +18,67 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-HERE = Path("src/cylstm/backends/cython_backend")
+PACKAGE = "cylstm.backends.cython_backend"
+HERE = Path("src", *PACKAGE.split("."))
 KERNELS = HERE / "kernels"
-HEADERS = [*sorted(str(p) for p in KERNELS.glob("*.h")), str(HERE / "_openmp.h")]
+C_FILES = sorted(str(p) for p in HERE.rglob("*") if p.suffix in (".h", ".def", ".pxd") or p.parent == KERNELS)
 # -O3 without -ffast-math: the order of every sum is part of the result. -ffp-contract=off: a fused multiply-add only
 # where the source says so. -g0: the wheel is a quarter of the size.
 FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
-ISA_FLAGS = {"generic": []}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-DISA_AVX2"]
-    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-DISA_AVX512"]
+ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+
+
+def kernel_lines():
+    """The lines of kernels.def for this architecture: isa, its compiler flags, precision, state, weights."""
+    flags, lines = {}, []
+    for line in (KERNELS / "kernels.def").read_text("utf-8").splitlines():
+        if isa := re.fullmatch(r'ISA\((\w+), (\w+), "(.*?)", .*\)', line):
+            flags[isa[2]] = isa[3].split()
+        elif kernels := re.fullmatch(r"KERNELS\((\w+), (\w+), (\w+), (\w+), (\w+)\)", line):
+            architecture, isa, precision, state, weights = kernels.groups()
+            if architecture in ("any", ARCHITECTURE):
+                lines.append((isa, flags[isa], precision, state, weights))
+    return lines
 
 
 class BuildKernels(build_ext):
-    """Compile the C tiles once per instruction set, then the Cython module with them."""
+    """Compile the C tiles once per line of kernels.def, then the Cython modules."""
 
     def build_extension(self, ext):
         flags = [*FLAGS, *os.environ.get("CYLSTM_CFLAGS", "").split()]
         openmp = self.openmp_flag()
         ext.extra_compile_args = [*flags, *openmp]
         ext.extra_link_args = openmp
+        if ext.name.endswith("._layer"):
+            ext.extra_objects = self.kernel_objects(flags)
+        super().build_extension(ext)
+
+    def kernel_objects(self, flags):
         folder = Path(self.build_temp) / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         objects = []
-        for isa, isa_flags in ISA_FLAGS.items():
-            for double in (0, 1):
-                macros = [("ISA_NAME", isa), ("DOUBLE", str(double))]
-                objects += self.compile_as(
-                    "tile.c", f"tile_{isa}_{'float64' if double else 'float32'}", folder, macros, [*flags, *isa_flags]
-                )
-        objects += self.compile_as("probe.c", "probe", folder, [], flags)
-        ext.extra_objects = objects
-        super().build_extension(ext)
+        for isa, isa_flags, precision, state, weights in kernel_lines():
+            macros = [
+                ("ISA_NAME", isa),
+                ("ISA_HEADER", f'"isa/{isa}.h"'),
+                ("WEIGHTS_HEADER", f'"weights/{weights}.h"'),
+                ("PRECISION", precision),
+                ("DOUBLE", str(int(state == "double"))),
+            ]
+            objects += self.compile_as("lstm.c", f"lstm_{isa}_{precision}", folder, macros, [*flags, *isa_flags])
+        return objects + self.compile_as("select.c", "select", folder, [], flags)
 
     def compile_as(self, source, name, folder, macros, flags):
-        """Compile one C file into an object of a name of its own."""
+        """Compile one C file into an object of a name of its own, in the build folder."""
         copy = folder / f"{name}.c"  # the compiler names objects after their source
-        copy.write_text(f'#include "{(KERNELS / source).resolve().as_posix()}"\n')
+        lines = [f"#define {macro} {value}" for macro, value in macros]
+        copy.write_text("\n".join([*lines, f'#include "{(KERNELS / source).resolve().as_posix()}"', ""]))
         return self.compiler.compile(
-            [str(copy)],
+            [os.path.relpath(copy)],
             output_dir=None,
-            macros=macros,
             include_dirs=[str(KERNELS)],
             extra_postargs=flags,
-            depends=HEADERS,
+            depends=C_FILES,
         )
 
     def openmp_flag(self):
@@ -81,19 +100,16 @@ class BuildKernels(build_ext):
         return []
 
 
-extension = Extension(
-    "cylstm.backends.cython_backend._lstm",
-    sources=[str(HERE / "_lstm.pyx")],
-    include_dirs=[str(HERE)],
-    depends=[
-        *HEADERS,
-        *map(str, HERE.glob("*.pxi")),
-        *map(str, HERE.glob("*.pxd")),
-        str(KERNELS / "tile.c"),
-        str(KERNELS / "probe.c"),
-    ],
-)
+extensions = [
+    Extension(
+        f"{PACKAGE}.{name}",
+        sources=[str(HERE / f"{name}.pyx")],
+        include_dirs=[str(HERE)],
+        depends=C_FILES,
+    )
+    for name in ("_layer", "_lstm")
+]
 setup(
-    ext_modules=cythonize([extension], compiler_directives={"language_level": "3"}),
+    ext_modules=cythonize(extensions, compiler_directives={"language_level": "3"}),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
@@ -65,27 +64,6 @@ class Case:
     def shortened(self, T: int) -> Case:
         """The same with at most T steps, for runs that check values only."""
         return replace(self, T=min(self.T, T), shortest=min(self.shortest, T))
-
-
-class Mark(NamedTuple):
-    """What is asked of a regime: the fastest peer's time over ours."""
-
-    every: float  # of each case
-    mean: float  # geometric, over the cases
-    peers: str = ""  # how the names of the peers begin; "" for all of them
-
-
-MARKS = {
-    "one step": Mark(1.5, 2.5),
-    "long": Mark(1.3, 1.6),
-    "small batch": Mark(1.1, 1.3),
-    "large batch": Mark(1.0, 1.15),
-    "ragged, proj_size, float64": Mark(2.0, 3.0, "torch"),
-    "training": Mark(1.2, 1.5, "torch"),
-    "training, ragged or float64": Mark(2.0, 3.0, "torch"),
-}
-#: Cases whose own mark is lower than that of their regime.
-LOWER_MARKS = {"long-h1024": 1.0}
 
 
 def _regime(regime: str, **cases: dict) -> list[Case]:

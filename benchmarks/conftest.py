@@ -1,82 +1,63 @@
-"""Options and facts of a run of the benchmarks."""
+"""Options of ``pytest benchmarks``, and the fixture by which every benchmark checks and times a contender."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import machine
 import pytest
-from cases import CASES
-from contenders import CONTENDERS
-from session import KEY, Session
+from cases import CASES, Case, make_problem
+from contenders import CONTENDERS, FASTEST, Values, reference
+from pytest_benchmark.logger import PytestBenchmarkWarning
+from values import check
 
-PACKAGES = ("cylstm", "numpy", "torch", "onnxruntime", "jax", "keras", "tensorflow", "pytest-benchmark")
+BY_NAME = {case.name: case for case in CASES}
+CHECK_STEPS = 12  # a run that checks values only cuts the sequences to these
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("cylstm benchmarks")
-    group.addoption("--bench-threads", type=int, default=2, help="threads of every contender (2)")
-    group.addoption("--bench-quick", action="store_true", help="fewer cases, less time for each")
+    parser.addoption("--bench-threads", type=int, default=2, help="threads of every contender (2)")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[KEY] = Session(config)
-
-
-@pytest.fixture(scope="session")
-def session(request: pytest.FixtureRequest) -> Session:
-    return request.config.stash[KEY]
+    # Of --benchmark-compare where versions differ: a warning, no error.
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "load": config.stash[KEY].load,
-        "python": platform.python_version(),
-        "versions": {name: v for name in PACKAGES if (v := _version(name))},
-        "environment": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(("CYLSTM_", "OMP_"))
-        },
-    }
+    return machine.facts()
 
 
-def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    session = config.stash[KEY]
-    limits, cases = session.end(), {case.name: case for case in CASES}
-    for row in output_json["benchmarks"]:
-        info = row["extra_info"]
-        if limits:
-            skips_zeros = CONTENDERS[info["contender"]].skips_zeros
-            info["share"] = limits.least_seconds(cases[info["case"]], skips_zeros=skips_zeros) / row["stats"]["median"]
-        row["stats"].pop("data", None)
-        row.pop("options", None)
-    output_json["command"] = os.environ.get("BENCH_COMMAND", "pytest " + " ".join(sys.argv[1:]))
-    output_json["threads"] = session.threads
-    output_json["invalid"] = session.invalid
-    output_json["limits"] = limits and limits.to_json()
+@lru_cache(maxsize=1)
+def expected(case: Case, threads: int) -> Values:
+    return reference(case, make_problem(case), threads)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        if package != "cylstm":
-            return None
-        import cylstm
+@pytest.fixture
+def run(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Prepare a contender for a case, compare its values with float64, time its call; all by their names."""
 
-        return cylstm.__version__
+    def run(case_name: str, name: str) -> None:
+        case, contender = BY_NAME[case_name], CONTENDERS[name]
+        threads: int = request.config.getoption("bench_threads")
+        if not contender.installed:
+            pytest.skip(f"{contender.needs} is not installed")
+        if request.config.getoption("benchmark_disable"):
+            if not case.quick and name not in FASTEST:
+                pytest.skip("slow, and no other code than in the quick cases")
+            case = case.shortened(CHECK_STEPS)
+        runner = contender.prepare(case, make_problem(case), threads)
+        with runner.context():
+            error, wrong = check(case, runner.values(runner.call()), expected(case, threads))
+            assert not wrong, f"{name} in {case.name}: {wrong}"
+            benchmark.group = case.name
+            benchmark.extra_info.update(error=error, threads=threads, instruction_set=contender.instruction_set())
+            if not benchmark.disabled:
+                machine.settle()
+            benchmark(runner.call)
 
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return run

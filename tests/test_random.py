@@ -358,7 +358,7 @@ from cylstm import random
 random.manual_seed(1)
 held, released = threading.Event(), threading.Event()
 def hold():
-    with random.default_generator._lock:
+    with random.default_generator._guard.lock:
         held.set()
         released.wait()
 thread = threading.Thread(target=hold)

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .arrays.packed import (
-    PackedSequence,
+from .arrays.packed import PackedSequence
+from .arrays.packing import (
     pack_padded_sequence,
     pack_sequence,
     pad_packed_sequence,
@@ -23,12 +23,13 @@ from .backends.registry import get_backend, set_backend, use_backend
 from .nn.cell import LSTMCell
 from .nn.linear import Linear
 from .nn.lstm import LSTM
+from .nn.module import Module as _Module
 from .random import manual_seed, rand, randn
 
 if TYPE_CHECKING:
     from . import optim as optim
-    from .files.modules import load as load
-    from .files.modules import save as save
+    from .files.formats import load as load
+    from .files.formats import save as save
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,18 @@ __all__ = [
 ]
 
 
+def _torch_bridge() -> Any:
+    from . import torch
+
+    return torch
+
+
+for _public in (LSTM, LSTMCell, Linear, PackedSequence):
+    _public.__module__ = __name__  # the public path, also in pickles
+
+_Module._torch_bridge = staticmethod(_torch_bridge)  # for from_torch and to_torch, which import PyTorch when called
+
+
 def __getattr__(name: str) -> Any:
     """What not every program needs is imported when it is first used: half of the time that the import would take."""
     import importlib
@@ -69,7 +82,7 @@ def __getattr__(name: str) -> Any:
     if name == "optim":
         return importlib.import_module(f"{__name__}.optim")
     if name in ("load", "save"):
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.files"), name)
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.files.formats"), name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -9,7 +9,7 @@ import torch.nn.utils.rnn as theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cylstm.arrays import packed as ours
+from cylstm.arrays import packing as ours
 from cylstm.arrays.packed import PackedSequence, as_packed, is_packed
 
 DTYPES = ["float16", "float32", "float64", "complex64", "complex128", "int64", "uint8", "bool"]

@@ -372,6 +372,7 @@ def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     info = json.loads(capsys.readouterr().out)
     assert info["cylstm"]["version"] == cylstm.__version__
     assert info["cylstm"]["NumPy"] == np.__version__
+    assert Path(info["cylstm"]["folder"]) == Path(cylstm.__file__).parent
     assert info["backend"]["name"] == cylstm.get_backend()
     assert {"name": "numpy", "distribution": "cylstm", "status": "available", "reason": ""} in info["backends"]
     assert info["environment"]["CYLSTM_MAX_ISA"] == os.environ["CYLSTM_MAX_ISA"]

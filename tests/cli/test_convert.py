@@ -144,6 +144,25 @@ for path in ("m.onnx", "m.weights.h5"):
     assert "cylstm[keras]" in for_keras
 
 
+def test_a_file_of_tensors_needs_no_bridge() -> None:
+    """Reading and writing safetensors or npz imports nothing of other systems' files."""
+    code = """
+import cylstm, sys
+for path in ("m.safetensors", "m.npz"):
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    cylstm.load(path)
+print(*({"onnx", "h5py", "cylstm.onnx", "cylstm.keras"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_classes_show_their_public_path() -> None:
+    classes = [ck.LSTM, ck.Bidirectional, ck.Dense, ck.Dropout, ck.Input, ck.Masking, ck.Sequential]
+    assert {cls.__module__ for cls in classes} == {"cylstm.keras"}
+    assert cylstm.onnx.LSTM.__module__ == "cylstm.onnx"
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_run_takes_them_all(extension: str, capsys: pytest.CaptureFixture[str]) -> None:
     cylstm.save(lstm := keras_like(), f"m{extension}")

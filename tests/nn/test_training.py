@@ -14,7 +14,7 @@ from random_cases import BITS_COME_FROM_MKL
 import cylstm
 from cylstm import optim
 from cylstm.backends import registry
-from cylstm.backends.cython_backend.backend import Spares
+from cylstm.backends.cython_backend.buffers import BufferPool
 
 #: Relative to the largest gradient: the same sums in another order.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
@@ -191,7 +191,7 @@ def test_recompute_gives_the_same_bits(backend, options, dtype):
 )
 def test_recompute_keeps_less(backend, sizes, options, monkeypatch):
     monkeypatch.setattr(
-        "cylstm.backends.cython_backend.backend._spares", Spares()
+        "cylstm.backends.cython_backend.backend.pool", BufferPool()
     )  # what others have left does not count
     monkeypatch.setattr(Spares, "MOST", 0)
     lstm, x = cylstm.LSTM(*sizes, backend=backend, **options), cylstm.randn(400, 4, sizes[0])

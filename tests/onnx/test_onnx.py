@@ -43,7 +43,7 @@ def node_model(
     """A model of one LSTM node with constant weights; ``more`` are further constants by ONNX's names."""
     constants = {"W": random(D, 4 * H, I), "R": random(D, 4 * H, H)} | ({"B": random(D, 8 * H)} if bias else {})
     constants |= more or {}
-    names = ["X", *(name if name in constants else "" for name in cylstm.onnx.model._INPUTS[1:])]
+    names = ["X", *(name if name in constants else "" for name in cylstm.onnx.convention.INPUTS[1:])]
     while not names[-1]:
         names.pop()
     node = helper.make_node("LSTM", names, ["Y", "Y_h", "Y_c"], name="lstm", hidden_size=H, **attributes)

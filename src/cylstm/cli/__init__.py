@@ -1,11 +1,13 @@
 """The command line. A map of this folder::
 
-main.py       arguments, subcommands, errors
-run.py        cylstm run
-convert.py    cylstm convert, cylstm inspect
-bench.py      cylstm bench
-info.py       cylstm info
-tune_cupy.py  python -m cylstm.cli.tune_cupy: measures the cupy backend on a GPU
+    main.py        errors, warnings, signals, the exit status
+    parser.py      the arguments of all subcommands
+    commands.py    the subcommands: what they call, and what they print
+    run.py         what cylstm run does
+    convert.py     what cylstm convert and cylstm inspect do
+    bench.py       what cylstm bench does
+    info.py        what cylstm info tells
+    tune_cupy.py   python -m cylstm.cli.tune_cupy: measures the cupy backend on a GPU
 """
 
 from .main import main

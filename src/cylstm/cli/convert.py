@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..files.modules import find_modules, load, make, read, save
+from ..files.formats import load, read, save
+from ..files.modules import make
+from ..files.names import find_modules
 
 
 def convert_file(source: Path, target: Path, *, prefix: str = "") -> str:

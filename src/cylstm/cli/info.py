@@ -46,7 +46,7 @@ def system_info() -> dict[str, Any]:
     return {
         "cylstm": {
             "version": __version__,
-            "folder": str(Path(__file__).parent),
+            "folder": str(Path(__file__).parents[1]),
             "Python": f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})",
             "NumPy": np.__version__,
         },

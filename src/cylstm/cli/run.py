@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backends import registry
-from ..files.container import read_npz, replaceable, replacing
-from ..files.modules import load
+from ..files import npz
+from ..files.container import replaceable, replacing
+from ..files.formats import load
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..progress import Progress
@@ -129,7 +130,7 @@ def run_file(
 
 
 def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_chunk: int | None = None) -> Chunks:
-    """How to cut T steps of B sequences: as asked, else into pieces of about :data:`CHUNK_BYTES`.
+    """How to cut T steps of B sequences: as given, else into pieces of about :data:`CHUNK_BYTES`.
 
     Raises
     ------
@@ -187,7 +188,7 @@ def _read_input(path: Path) -> Input:
         except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
             raise ValueError(f"{path}: not a readable .npy ({type(error).__name__}: {error})") from error
     if extension == ".npz":
-        tensors = read_npz(path).tensors
+        tensors = npz.read(path).tensors
         if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
             raise ValueError(f"{path}: expected the array input, and h_0 with c_0 or neither; got {', '.join(tensors)}")
         return Input(**{name: tensors[name].read() for name in Input._fields if name in tensors})

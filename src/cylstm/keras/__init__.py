@@ -4,12 +4,16 @@ Arrays are (B, T, features). The weights of an LSTM are kernel (I, 4H), recurren
 the gates in PyTorch's order i, f, c, o (c is PyTorch's g): transposed, and with one bias instead of two. Keras itself
 is not needed; files need the package ``h5py``. Convention: https://keras.io/api/layers/recurrent_layers/lstm/
 
-The modules, each importing those before it alone: ``formats`` knows what is in a file, ``initializers`` and ``layers``
-are Keras's, ``sequential`` puts layers in a row, ``exchange`` stands between :class:`cylstm.LSTM` and the files.
+A map of this folder, each module above those that it imports::
+
+convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
+sequential.py     layers in a row; load_model
+layers/           the layers
+initializers.py   what draws their weights
+files/            what is in a file
 """
 
-from .exchange import from_lstm, save
-from .exchange import read as read  # for cylstm.load
+from .convert import from_lstm, save
 from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
 from .sequential import Sequential, load_model
 
@@ -25,3 +29,6 @@ __all__ = [
     "load_model",
     "save",
 ]
+
+for _class in (LSTM, Bidirectional, Dense, Dropout, Input, Masking, Sequential):
+    _class.__module__ = __name__  # the public path, which pickles and messages show

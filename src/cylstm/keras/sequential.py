@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array, as_dtype
 from ..progress import Progress
-from .formats import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
+from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
 from .layers import (
     LSTM,
     Bidirectional,
@@ -23,9 +23,8 @@ from .layers import (
     Recurrent,
     Shape,
     Variable,
-    checked_weights,
-    positive,
 )
+from .layers.arguments import checked_weights, positive
 
 
 class Sequential:

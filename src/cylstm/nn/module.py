@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -44,6 +44,8 @@ class Module:
     _devices: ClassVar[tuple[str, ...]] = ("cpu",)  # the kinds of it that the module knows
     _fixed: ClassVar[frozenset[str]] = frozenset()
     _store: ParameterStore
+    #: Imports `cylstm.torch`. The package sets it: imports run one way, and the bridge stands on the modules.
+    _torch_bridge: ClassVar[Callable[[], Any]]
 
     def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
         self._device = check_device(device, self._devices)
@@ -210,18 +212,14 @@ class Module:
         RuntimeError
             If its dtype is none of cylstm's.
         """
-        from ..torch.modules import from_torch
-
-        converted = from_torch(module, backend=backend)
+        converted = cls._torch_bridge().from_torch(module, backend=backend)
         if not isinstance(converted, cls):
             raise TypeError(f"expected a torch.nn.{cls.__name__}, got {type(module).__name__}")
         return converted
 
     def to_torch(self) -> Any:
         """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
-        from ..torch.modules import to_torch
-
-        return to_torch(self)
+        return type(self)._torch_bridge().to_torch(self)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode, in which dropout is applied."""

@@ -4,8 +4,24 @@ ONNX describes one layer by a node: X (T, B, I), or (B, T, I) with layout 1; W (
 the gates in the order i, o, f, c (c is PyTorch's g), the biases of W first; initial_h and initial_c (D, B, H); Y
 (T, D, B, H). The node can be reversed alone, and have peepholes, a clip and other activations: what cylstm does not
 compute is refused by its name. Convention: https://onnx.ai/onnx/operators/onnx__LSTM.html
+
+A map of this folder, each module above those that it imports::
+
+runner.py       an LSTM run as ONNX runs it; load
+reader.py       the LSTMs of a model; find
+writer.py       models of an LSTM; export, save
+stacked.py      nodes that are layers of one LSTM
+node.py         what one LSTM node says
+graph.py        graphs, subgraphs and functions of a model, and their values
+operators.py    the operators that are evaluated
+convention.py   ONNX's names, order of gates and activations, and PyTorch's
 """
 
-from .model import LSTM, Found, export, find, load, read, save
+from .node import Found
+from .reader import find
+from .runner import LSTM, load
+from .writer import export, save
 
-__all__ = ["LSTM", "Found", "export", "find", "load", "read", "save"]
+__all__ = ["LSTM", "Found", "export", "find", "load", "save"]
+
+LSTM.__module__ = __name__  # the public path, which pickles and messages show

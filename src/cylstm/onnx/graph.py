@@ -1,30 +1,25 @@
 """What stands in an ONNX file: its graphs, subgraphs and functions, and the values that do not depend on an input.
 
-Weights reach an LSTM node through other nodes: exporters slice, reorder, concatenate and unsqueeze them. The few
-operators that move values, and compute none, are evaluated here with NumPy. Whatever else is in the way is named.
+Weights reach an LSTM node through other nodes. Those of ``operators.OPERATORS`` are evaluated; whatever else is in the
+way is named.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-#: A file may make values grow: constants alone may take this many bytes, or this many times the bytes of the file.
-MAX_EXPANDED, MAX_EXPANSION = 64 << 20, 100
+from ..files.container import expansion_limit
+from .convention import ONNX
+from .operators import OPERATORS, VIEWS, Unknown
+
 #: Graphs, subgraphs and calls of functions in one model.
 MAX_SCOPES = 2_000
-
-#: The names of the domain of ONNX's own operators.
-ONNX = ("", "ai.onnx")
 _MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast"}
-
-
-class Unknown(ValueError):
-    """A value that the file alone does not tell; the message says what stands in the way."""
 
 
 class Scope:
@@ -53,7 +48,7 @@ class Scope:
         inputs: Mapping[str, tuple[Scope, str] | None] | None = None,
         attributes: Mapping[str, Any] | None = None,
         folder: Path | None = None,
-        limit: int = MAX_EXPANDED,
+        limit: int,
     ) -> None:
         self.nodes = list(graph.node)
         self.parent = parent
@@ -146,7 +141,7 @@ class Scope:
         return node.op_type in _MOVING | {"Expand", "Slice", "Tile"} and scope.is_zero(node.input[0])
 
     def _evaluate(self, node: Any) -> None:
-        evaluate = _OPERATORS.get(node.op_type) if node.domain in ONNX else None
+        evaluate = OPERATORS.get(node.op_type) if node.domain in ONNX else None
         if evaluate is None:
             raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
         attributes = self.attributes_of(node)
@@ -155,7 +150,7 @@ class Scope:
         if node.op_type == "ConstantOfShape" and "value" in attributes:
             attributes["value"] = self._array(attributes["value"])
         inputs = [self.value(name) if name else None for name in node.input]
-        if node.op_type not in _VIEWS and sum(array.nbytes for array in inputs if array is not None) > self.limit:
+        if node.op_type not in VIEWS and sum(array.nbytes for array in inputs if array is not None) > self.limit:
             raise ValueError(f"{node.op_type} makes {node.output[0]!r} of more than {self.limit} bytes")
         try:
             results = evaluate(attributes, *inputs)
@@ -193,7 +188,7 @@ class Scope:
 def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
     """The graph of a model, its subgraphs, and the functions that it calls, outer ones first."""
     functions = {(function.domain, function.name): function for function in model.functions}
-    main = Scope(model.graph, folder=folder, limit=max(MAX_EXPANDED, MAX_EXPANSION * size))
+    main = Scope(model.graph, folder=folder, limit=expansion_limit(size))
     todo, count = [main], 0
     while todo:
         scope = todo.pop(0)
@@ -234,120 +229,3 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return [_decoded(one) for one in value] if isinstance(value, list) else value
-
-
-# Operators: attributes and inputs → output, or a list of outputs ----------------------------------------------------
-
-
-def _constant(attributes: dict[str, Any]) -> np.ndarray:
-    [(name, value)] = attributes.items()
-    dtypes = {"value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
-    return value if name == "value" else np.array(value, dtypes[name])
-
-
-def _axes(attributes: dict[str, Any], given: np.ndarray | None) -> list[int] | None:
-    """Axes from the attribute (until opset 12) or the input."""
-    return attributes.get("axes") if given is None else [int(axis) for axis in given.reshape(-1)]
-
-
-def _squeeze(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
-    axes = _axes(attributes, given)
-    return np.squeeze(x, None if axes is None else tuple(axes))
-
-
-def _unsqueeze(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
-    return np.expand_dims(x, tuple(_axes(attributes, given) or ()))
-
-
-def _reshape(attributes: dict[str, Any], x: np.ndarray, given: np.ndarray) -> np.ndarray:
-    shape = [int(size) for size in given]
-    if not attributes.get("allowzero"):
-        shape = [size or x.shape[axis] for axis, size in enumerate(shape)]
-    return x.reshape(shape)
-
-
-def _slice(
-    attributes: dict[str, Any],
-    x: np.ndarray,
-    starts: np.ndarray | None = None,
-    ends: np.ndarray | None = None,
-    axes: np.ndarray | None = None,
-    steps: np.ndarray | None = None,
-) -> np.ndarray:
-    first = attributes["starts"] if starts is None else starts.tolist()
-    last = attributes["ends"] if ends is None else ends.tolist()
-    along = attributes.get("axes", range(len(first))) if axes is None else axes.tolist()
-    by = [1] * len(first) if steps is None else steps.tolist()
-    index = [slice(None)] * x.ndim
-    for axis, begin, end, step in zip(along, first, last, by, strict=True):
-        stop = None if step < 0 and end < -x.shape[axis] else end  # Python has no number for "before the first"
-        index[axis] = slice(begin, stop, step)
-    return x[tuple(index)]
-
-
-def _split(attributes: dict[str, Any], x: np.ndarray, sizes: np.ndarray | None = None) -> list[np.ndarray]:
-    axis = attributes.get("axis", 0)
-    parts = attributes.get("split") if sizes is None else sizes.tolist()
-    if parts is None:
-        if "num_outputs" not in attributes:
-            raise ValueError("the sizes of the parts are not given")
-        part = -(-x.shape[axis] // attributes["num_outputs"])
-        parts = [part] * (attributes["num_outputs"] - 1)
-        parts.append(x.shape[axis] - sum(parts))
-    if sum(parts) != x.shape[axis] or min(parts) < 0:
-        raise ValueError(f"parts of {parts} do not make {x.shape[axis]}")
-    return np.split(x, np.cumsum(parts)[:-1], axis)
-
-
-def _gather(attributes: dict[str, Any], x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    axis = attributes.get("axis", 0)
-    if indices.size > max(x.shape[axis], 1):
-        raise ValueError(f"{indices.size} of {x.shape[axis]} elements are taken")
-    return np.take(x, indices, axis)
-
-
-def _expand(attributes: dict[str, Any], x: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(map(int, shape))))
-
-
-def _constant_of_shape(attributes: dict[str, Any], shape: np.ndarray) -> np.ndarray:
-    fill = attributes.get("value", np.zeros(1, np.float32)).reshape(())
-    return np.broadcast_to(fill, tuple(map(int, shape)))
-
-
-def _cast(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    from onnx import helper
-
-    dtype = helper.tensor_dtype_to_np_dtype(attributes["to"])
-    return x.astype(np.float32 if dtype.name == "bfloat16" else dtype)
-
-
-def _dropout(attributes: dict[str, Any], x: np.ndarray, ratio: Any = None, training: Any = None) -> np.ndarray:
-    if training is not None and training.any():
-        raise Unknown("Dropout in training mode is random")
-    return x
-
-
-def _shape(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    return np.array(x.shape[slice(attributes.get("start"), attributes.get("end"))], np.int64)
-
-
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "Cast": _cast,
-    "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
-    "Constant": _constant,
-    "ConstantOfShape": _constant_of_shape,
-    "Dropout": _dropout,
-    "Expand": _expand,
-    "Gather": _gather,
-    "Identity": lambda attributes, x: x,
-    "Reshape": _reshape,
-    "Shape": _shape,
-    "Slice": _slice,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "Transpose": lambda attributes, x: np.transpose(x, attributes.get("perm")),
-    "Unsqueeze": _unsqueeze,
-}
-#: Those that copy nothing.
-_VIEWS = set(_OPERATORS) - {"Cast", "Concat", "Gather", "Reshape"}

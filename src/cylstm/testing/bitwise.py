@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.packed import pack_padded_sequence, pad_packed_sequence
+from ..arrays.packing import pack_padded_sequence, pad_packed_sequence
 from ..backends.base import Backend
 from ..backends.cython_backend.threads import get_num_threads, set_num_threads
 from ..nn.lstm import LSTM

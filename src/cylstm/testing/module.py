@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.packed import pack_sequence, pad_packed_sequence
+from ..arrays.packing import pack_sequence, pad_packed_sequence
 from ..backends.base import Backend
 from ..nn.lstm import LSTM
 from ..random import manual_seed

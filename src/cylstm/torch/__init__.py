@@ -7,10 +7,15 @@ cylstm, on the memory of the tensors, and autograd goes through it.
 `replace` turns every ``torch.nn.LSTM`` of a model into the drop-in and `restore` turns it back; `from_torch` and
 `to_torch` copy between PyTorch's modules and those that live without PyTorch.
 
-This module imports PyTorch; ``import cylstm`` does not import this module.
+This package imports PyTorch; ``import cylstm`` does not import this package. A map of this folder::
+
+    modules.py   the drop-ins, replace and restore
+    operator.py  the operators of PyTorch that they call
+    convert.py   from_torch and to_torch
 """
 
-from .modules import LSTM, LSTMCell, from_torch, replace, restore, to_torch
+from .convert import from_torch, to_torch
+from .modules import LSTM, LSTMCell, replace, restore
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 

@@ -1,26 +1,22 @@
-"""The drop-ins, ``replace`` and ``restore``, and the conversions."""
+"""The drop-ins, and ``replace`` and ``restore``, which put them into models and take them out."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from ..arrays.arguments import as_array, as_dtype
+from ..arrays.arguments import as_dtype
 from ..backends import registry
 from ..backends.base import Backend
-from ..nn import cell, linear
-from ..nn import lstm as _lstm
-from ..nn.module import Module
 from .operator import Arguments, Options, backend_name
 from .operator import lstm as _operator
 
-__all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
+__all__ = ["LSTM", "LSTMCell", "parameter_names", "replace", "restore"]
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -91,7 +87,7 @@ class LSTM(_OnBackend, nn.LSTM):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in _names(self)]
+        weights = [getattr(self, name) for name in parameter_names(self)]
         packed = isinstance(input, PackedSequence)
         data, batch_sizes, sorted_indices, unsorted_indices = input if packed else (input, None, None, None)
         data, hx = _checked(data, hx, weights[0], RuntimeError if packed else ValueError)
@@ -154,7 +150,7 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in _names(self)]
+        weights = [getattr(self, name) for name in parameter_names(self)]
         data, hx = _checked(input, hx, weights[0], RuntimeError)
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
@@ -300,103 +296,8 @@ def _class_in_place_of(cls: type, classes: dict[type[nn.Module], type[nn.Module]
     return type(cls.__name__, (classes[cls.__bases__[0]],), own)
 
 
-class _Conversion(NamedTuple):
-    theirs: type[nn.Module]
-    ours: type[Module]
-    sizes: tuple[str, ...]  # arguments beside bias, which are attributes too
-
-
-_CONVERSIONS = (
-    _Conversion(
-        nn.LSTM,
-        _lstm.LSTM,
-        ("input_size", "hidden_size", "num_layers", "batch_first", "dropout", "bidirectional", "proj_size"),
-    ),
-    _Conversion(nn.LSTMCell, cell.LSTMCell, ("input_size", "hidden_size")),
-    _Conversion(nn.Linear, linear.Linear, ("in_features", "out_features")),
-)
-
-
-def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Module:
-    """A cylstm module with the options, a copy of the parameters, and the mode of one of PyTorch's.
-
-    Parameters
-    ----------
-    module : torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
-        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out.
-    backend : str or Backend, optional
-        The backend of an LSTM or LSTMCell; by default that of a drop-in.
-
-    Returns
-    -------
-    cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
-
-    Raises
-    ------
-    TypeError
-        If the module is another one, or a backend is named for a Linear.
-    RuntimeError
-        If its dtype is none of cylstm's.
-    """
-    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
-    if conversion is None:
-        raise TypeError(f"expected a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
-    if conversion.ours is linear.Linear:
-        if backend is not None:
-            raise TypeError(f"a Linear has no backend, got {backend!r}: leave it out")
-        names, chosen = ["weight", "bias"], {}
-    else:
-        names = _names(module)
-        chosen = {"backend": backend or getattr(module, "backend", None)}
-    tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
-    arrays = ((name, as_array(tensor.detach().cpu(), name)) for name, tensor in tensors.items())
-    arguments = {name: getattr(module, name) for name in conversion.sizes}
-    copied = conversion.ours._of(arrays, **arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
-    return copied.train(module.training)
-
-
-def to_torch(module: Module) -> nn.Module:
-    """One of PyTorch's own modules with the options, a copy of the parameters, and the mode of a cylstm module.
-
-    Parameters
-    ----------
-    module : cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
-        PyTorch's module has no backend; `replace` makes the drop-in of it.
-
-    Returns
-    -------
-    torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
-
-    Raises
-    ------
-    TypeError
-        If it is none of cylstm's modules.
-    """
-    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
-    if conversion is None:
-        raise TypeError(f"expected a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
-    state = {name: _tensor(array) for name, array in module.named_parameters()}
-    arguments = {name: getattr(module, name) for name in conversion.sizes}
-    dtype = next(iter(state.values())).dtype
-    copied = conversion.theirs(**arguments, bias=_has_bias(module), dtype=dtype, device="meta").to_empty(device="cpu")
-    copied.load_state_dict(state)
-    return copied.train(module.training)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor with a copy of the array."""
-    if array.dtype.name == "bfloat16":  # torch.from_numpy does not know it
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def _names(module: nn.Module) -> list[str]:
+def parameter_names(module: nn.Module) -> list[str]:
     """The names of the parameters of an LSTM or LSTMCell in PyTorch's order."""
     if isinstance(module, nn.LSTM):
         return [name for of_layer in module._all_weights for name in of_layer]
     return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
-
-
-def _has_bias(module: Any) -> bool:
-    """`bias` is an option of an LSTM and a parameter of a Linear, which is None where there is none."""
-    return bool(module.bias) if isinstance(module.bias, (bool, int)) else module.bias is not None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm.backends.cython_backend.backend import Spares, Workspace, _spares
+from cylstm.backends.cython_backend.backend import Workspace
+from cylstm.backends.cython_backend.buffers import BufferPool, pool
 
 pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.names_backend("cython")
 
 @pytest.fixture(autouse=True)
 def none_before() -> None:
-    _spares.buffers.clear()
+    pool.buffers.clear()
 
 
 def addresses(pullback: Any) -> set[int]:
@@ -57,31 +58,31 @@ def test_a_workspace_is_not_copied() -> None:
 
 
 def test_another_shape_and_dtype_of_the_same_size_fit() -> None:
-    spares, buffer = Spares(), np.ones((512, 512), np.float32)
-    spares.give(buffer)
-    taken = spares.take((2, 256, 256), np.dtype(np.float64))
+    spares, buffer = BufferPool(), np.ones((512, 512), np.float32)
+    spares.release(buffer)
+    taken = spares.acquire((2, 256, 256), np.dtype(np.float64))
     assert (taken.shape, taken.dtype, taken.flags.c_contiguous) == ((2, 256, 256), np.float64, True)
     assert np.shares_memory(taken, buffer)
     assert not spares.buffers
 
 
 def test_little_is_kept_and_the_latest() -> None:
-    spares = Spares()
-    spares.give(np.empty(Spares.LARGE - 1, np.uint8))
+    spares = BufferPool()
+    spares.release(np.empty(BufferPool.MIN_BYTES - 1, np.uint8))
     assert not spares.buffers
     for n in range(40):
-        spares.give(np.full(5 << 20, n, np.uint8))
-    assert sum(buffer.nbytes for buffer in spares.buffers) <= Spares.MOST
+        spares.release(np.full(5 << 20, n, np.uint8))
+    assert sum(buffer.nbytes for buffer in spares.buffers) <= BufferPool.MAX_BYTES
     assert spares.buffers[-1][0] == 39
-    spares.give(np.empty(Spares.MOST + 1, np.uint8))
+    spares.release(np.empty(BufferPool.MAX_BYTES + 1, np.uint8))
     assert not spares.buffers
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_does_not_wait_for_a_lock_of_its_parent() -> None:
-    with _spares.lock:
-        lock = _spares.lock
+    with pool.lock:
+        lock = pool.lock
         pid = os.fork()
         if pid == 0:
-            os._exit(int(_spares.lock is lock))
+            os._exit(int(pool.lock is lock))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -12,7 +12,7 @@ from processes import run
 
 import cylstm
 
-_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
+_layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
 knows_register = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and platform.machine() == "x86_64"),
@@ -64,11 +64,11 @@ work = {
     "pullback": lambda: pullback(output),
     "step": lambda: stream(x[0]),
     "nan": lambda: lstm(bad),
-    "activations": lambda: _lstm.activate(True, row, row.copy()),
+    "activations": lambda: _layer.activate(True, row, row.copy()),
     "error in a call": lambda: refused(lambda: lstm(x[0, 0])),
     "error in a pullback": lambda: refused(lambda: pullback(x)),
     "error in a step": lambda: refused(lambda: stream(x[0], out=x[1])),
-    "error in the kernels": lambda: refused(lambda: _lstm.activate(True, row, row[1:].copy())),
+    "error in the kernels": lambda: refused(lambda: _layer.activate(True, row, row[1:].copy())),
 }
 DEFAULT = 0x1f80
 states = {

@@ -13,11 +13,11 @@ import pytest
 
 import cylstm
 
-_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
+_layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
 pytestmark = pytest.mark.names_backend("cython")
 
-ISAS = _lstm.instruction_sets()
+ISAS = _layer.instruction_sets()
 # input_size, hidden_size, num_layers, bidirectional, proj_size: sizes above and below the point where threads come in,
 # and none a multiple of the vector
 SHAPES = [
@@ -176,7 +176,7 @@ def test_recomputing_over_several_segments(T: int, B: int, bidirectional: bool) 
     lengths = np.random.default_rng(5).integers(1, T + 1, B)
     lengths[0] = T
     packed = cylstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    assert _lstm.segments(T, B) > 1
+    assert _layer.segments(T, B) > 1
     grads = []
     for recompute in (False, True):
         output, _, pullback = lstm.vjp(packed, recompute=recompute)

@@ -13,16 +13,16 @@ import cylstm
 from cylstm.backends.base import DirectionParameters
 from cylstm.backends.numpy_backend import NumpyBackend
 
-_lstm = pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
+_layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
 pytestmark = pytest.mark.names_backend("cython")
 
-ISAS = _lstm.instruction_sets()
+ISAS = _layer.instruction_sets()
 
 
 def activated(name: str, x: np.ndarray, isa: str) -> np.ndarray:
     out = np.empty_like(x)
-    _lstm.activate(name == "tanh", x, out, isa)
+    _layer.activate(name == "tanh", x, out, isa)
     return out
 
 
@@ -55,7 +55,7 @@ def test_activations_at_the_limits(dtype: type, isa: str) -> None:
 
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(ValueError, match="sse9"):
-        _lstm.Layer(1, 2, 3, 0, 4, "sse9")
+        _layer.Layer(1, 2, 3, 0, "float32", "sse9")
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -221,6 +221,6 @@ def test_the_beginning_of_a_cache_line_is_found() -> None:
     lines = np.zeros(64, np.float32)
     start = lines.__array_interface__["data"][0]
     for skipped in range(17):
-        found = skipped + _lstm.until_line(lines[skipped:])
-        assert (start + 4 * found) % _lstm.line_bytes == 0
-        assert skipped <= found < skipped + _lstm.line_bytes // 4
+        found = skipped + _layer.until_line(lines[skipped:])
+        assert (start + 4 * found) % _layer.line_bytes == 0
+        assert skipped <= found < skipped + _layer.line_bytes // 4

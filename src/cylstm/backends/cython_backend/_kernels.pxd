@@ -1,6 +1,12 @@
-# kernels/kernels.h and kernels/team.h for Cython. What each field means stands in kernels.h.
+# kernels/ for Cython. What each field means stands in kernels.h.
 cdef extern from "kernels/kernels.h" nogil:
     const Py_ssize_t LINE
+    ctypedef struct PackTask:
+        const void* matrix[4]
+        Py_ssize_t lanes[4]
+        Py_ssize_t stride, K
+        void* panel
+
     ctypedef struct GatesTile:
         Py_ssize_t rows, lanes
         const void* start
@@ -11,7 +17,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const void* h
         Py_ssize_t h_stride, R
         const void* weight_hh
-        const void* fetch
+        const void* prefetch
         void* c
         void* h_out
         Py_ssize_t h_out_stride
@@ -28,7 +34,7 @@ cdef extern from "kernels/kernels.h" nogil:
         Py_ssize_t grad_output_stride
         void* grad_c
         void* grad_a
-        Py_ssize_t next
+        Py_ssize_t prefetch_rows
         void* h
         Py_ssize_t h_stride
 
@@ -39,40 +45,28 @@ cdef extern from "kernels/kernels.h" nogil:
         const void* a
         Py_ssize_t a_row, a_k, a_segment, K, segments
         const void* panel
-        const void* fetch
+        const void* prefetch
         void* out
         Py_ssize_t out_stride
 
     ctypedef struct Kernels:
         const char* isa
-        Py_ssize_t itemsize, lanes, max_rows
+        const char* precision
+        Py_ssize_t itemsize, lanes, max_rows, panel_bytes
+        void (*pack)(const PackTask*) noexcept nogil
         void (*gates)(const GatesTile*) noexcept nogil
         void (*gates_pair)(const GatesTile*) noexcept nogil
-        void (*gates_backward)(const GatesBackwardTile*) noexcept nogil
         void (*product)(const ProductTile*) noexcept nogil
+        void (*gates_backward)(const GatesBackwardTile*) noexcept nogil
+        void (*transpose)(const void* panels, void* transposed, Py_ssize_t n, Py_ssize_t K) noexcept nogil
         void (*activate)(int, Py_ssize_t, const void*, void*) noexcept nogil
 
-    const Kernels* cylstm_kernels(const char* isa, Py_ssize_t itemsize)
+    const Kernels* cylstm_kernels_line(Py_ssize_t index)
+    bint cylstm_kernels_run_here(const Kernels* kernels)
+    const Kernels* cylstm_kernels(const char* isa, const char* precision)
 
-cdef extern from "kernels/team.h" nogil:
-    ctypedef struct Arrival:
-        pass
-    ctypedef struct Barrier:
-        Arrival* arrivals
-        int rank, threads
-    void barrier_wait(const Barrier* barrier)
-    void fetch(const void* p, Py_ssize_t bytes)
-    void region_begins()
-    long long thread_begins(const Barrier* all)
-    long long barrier_nanoseconds()
-    void thread_ends(const Barrier* all, long long since)
-    void region_ends(int threads)
-    bint set_always_pays(bint always)
-    bint region_pays(bint long_call)
-    bint may_open()
-    void call_ends()
-    unsigned long long set_mode()
-    void restore_mode(unsigned long long mode)
+cdef extern from "kernels/prefetch.h" nogil:
+    void prefetch(const void* p, Py_ssize_t bytes)
 
 cdef extern from "kernels/transpose.h" nogil:
     void transpose_float(const float* a, Py_ssize_t a_stride, float* out, Py_ssize_t out_stride,

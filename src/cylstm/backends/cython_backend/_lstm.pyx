@@ -1,147 +1,394 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The LSTM on packed rows, forward and backward, float32 and float64: threads, the loop over time, packing.
+"""One layer on packed rows, forward and backward, float32 and float64, on several threads.
 
-Symbols and shapes are those of ``base.py``, plus::
-
-    VL      lanes of one vector          blocks  ceil(H / VL), a block being VL hidden units
-    groups  ceil(n / (4 VL)): panels of 4 VL columns of a matrix with n columns
-
-Design
-------
-- The arithmetic is in ``kernels/`` (tiles of a few rows x one block). This module decides which tile runs when, on
-  which thread; its parts are the ``.pxi`` files included below. Every number is a sum in one fixed order (see
-  ``kernels.h``), and threads share out numbers, never a sum: so the result does not depend on the batch, the threads,
-  or on how a sequence is cut.
-- One parallel region per call. The threads of a direction form ``row_groups x unit_groups``: a thread owns the row
-  tiles of its row group and the blocks of its unit group. h has to travel between the threads of one row group only:
-  one barrier of theirs per step, none where ``unit_groups`` is 1. Both directions run at once where there are threads.
-- h of the step before is read where it was written, in ``output``.
-- ``ahead``: with few rows per step the input's share of the sums is computed for many steps at once, as one matrix
-  product, in a buffer whose size does not depend on T.
-- backward: the thread that owns a block computes its part of grad_h and at once the gradients of its gates. The
-  gradients of the weights are products over chunks of ``_chunk_steps`` steps, counted in the order of the forward pass.
-- Where forward kept the states alone, it kept them before the first step of each segment, which is SEGMENT chunks;
-  backward then runs the forward pass of a segment again.
+Every number is a sum in one fixed order (``kernels/kernels.h``), and threads share out numbers, never a sum: so the result
+does not depend on the batch, the threads, or on how a sequence is cut. This module takes NumPy's arrays; what it calls is
+in the ``.pxd`` files: `_call` (threads), `_partition` (who computes what), `_pass` (structs, steps), `_forward`,
+`_backward`, `_product` (matrix products). docs/design/kernels.md explains them.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport parallel
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ._kernels cimport (
-    LINE, Arrival, Barrier, GatesBackwardTile, GatesTile, Kernels, ProductTile, barrier_nanoseconds, barrier_wait,
-    call_ends, cylstm_kernels, fetch, may_open, region_begins, region_ends, region_pays, restore_mode, set_always_pays,
-    set_mode, thread_begins, thread_ends, transpose_double, transpose_float,
-)
-from ._openmp cimport (
-    CYLSTM_OPENMP, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
-)
-
-cdef extern from "<unistd.h>" nogil:
-    int getpid()
+from ._backward cimport Scratch, scratch_of
+from ._call cimport BackwardArrays, Call, run_backward, run_forward
+from ._kernels cimport Kernels
+from ._layer cimport Layer
+from ._memory cimport Views, address, allocate, release, release_views
+from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads, region_always, region_init
+from ._partition cimport Partition, backward_partition, forward_partition
+from ._pass cimport Packed, Shape, copy_columns, copy_units, real
 
 import numpy as np
 
 cdef object _empty = np.empty, _ndarray = np.ndarray
 
-ctypedef fused real:
-    float
-    double
-
-# Rows whose input share is computed ahead, and below how many rows per step that pays: more where the weights of a
-# step do not fit the cache that the cores share, so that those of the input are read once for several steps.
-cdef Py_ssize_t AHEAD = 96
-cdef Py_ssize_t AHEAD_BELOW = 32
-cdef Py_ssize_t AHEAD_BELOW_LARGE = 65
-cdef Py_ssize_t LARGE = 12 << 20
-# Rows of one chunk of the backward pass, and chunks of one segment.
-cdef Py_ssize_t CHUNK = 512
-cdef Py_ssize_t SEGMENT = 2
-# Multiply-adds of a call below which another thread costs more than it brings; and of a step, per nanosecond of a
-# barrier: a core does some 45 of them, half the step is saved, and the exchange of h costs about a barrier more.
-cdef Py_ssize_t CALL_FOR_REGION = 500_000
-cdef Py_ssize_t MACS_FOR_BARRIER = 150
-# Multiply-adds of a call, about a millisecond, that pays even if the other threads have to wake up.
-cdef Py_ssize_t LONG_CALL = 60_000_000
-# Bytes of packed weights that a core is trusted to keep in its own cache, and in the first level of it.
-cdef Py_ssize_t OWN_CACHE = 1 << 20
-cdef Py_ssize_t FIRST_CACHE = 32 << 10
-# Bytes of a panel from which on it is fetched while the one before it is multiplied.
-cdef Py_ssize_t LARGE_PANEL = 256 << 10
+region_init()
 
 
-cdef struct Shape:
-    Py_ssize_t T, B, N, I, H, R, P, D
-    Py_ssize_t VL, blocks
+cdef struct ForwardArrays:  # of `forward`; None is NULL
+    const void* input
+    const void* h_0
+    const void* c_0
+    void* output
+    void* h_n
+    void* c_n
 
 
-cdef struct Plan:
-    int threads            # of the region; 1: there is none
-    bint directions_apart  # the first half of the threads takes direction 0, the other half direction 1
-    int row_groups         # of the threads of one direction
-    int unit_groups
-    Py_ssize_t tiles       # tile i holds the rows i B / tiles ... (i + 1) B / tiles of a step
-    Py_ssize_t macs        # multiply-adds of the call
-    Py_ssize_t ahead       # rows of the buffer for the input's share; 0: computed with each step
-    int turn               # 1: the first step takes the blocks from the last to the first
+def forward(
+    Layer layer not None,
+    input,        # IN (N, I)
+    batch_sizes,  # IN (T,) int64
+    h_0,          # IN (D, B, R) or None
+    c_0,          # IN (D, B, H) or None
+    output,       # OUT (N, D R)
+    h_n,          # OUT (D, B, R)
+    c_n,          # OUT (D, B, H)
+    kept,         # OUT h_prev (D, N, R), c_prev (D, blocks, N, VL), gates (D, blocks, N, 4 VL), and
+                  #     h_segment (D, segments, B, R), c_segment (D, segments, blocks, B, VL); each or None
+    int threads,
+):
+    """Run one layer on N > 0 rows. All arrays are C-contiguous and of the layer's dtype; shapes are not checked."""
+    cdef Views views  # typed memoryviews cost as much as a short call
+    cdef ForwardArrays a
+    cdef Shape s = layer.shape
+    cdef Call call
+    cdef Py_ssize_t itemsize = layer.kernels.itemsize
+    views.count = 0
+    memset(&call, 0, sizeof(Call))
+    call.kernels, call.packed, call.shape = layer.kernels, layer.packed, &s
+    try:
+        a.input = address(&views, input, itemsize, False)
+        call.batch_sizes = <const int64_t*>address(&views, batch_sizes, sizeof(int64_t), False)
+        s.T = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t)
+        s.B = call.batch_sizes[0]
+        a.h_0 = address(&views, h_0, itemsize, False)
+        a.c_0 = address(&views, c_0, itemsize, False)
+        a.output = address(&views, output, itemsize, True)
+        s.N = views.buffers[views.count - 1].len // (s.D * s.R * itemsize)
+        a.h_n = address(&views, h_n, itemsize, True)
+        a.c_n = address(&views, c_n, itemsize, True)
+        if kept is not None:
+            h_prev, c_prev, gates, h_segment, c_segment = kept
+            call.kept.h_prev = address(&views, h_prev, itemsize, True)
+            call.kept.c_prev = address(&views, c_prev, itemsize, True)
+            call.kept.gates = address(&views, gates, itemsize, True)
+            call.kept.h_segment = address(&views, h_segment, itemsize, True)
+            call.kept.c_segment = address(&views, c_segment, itemsize, True)
+        with nogil:
+            if itemsize == 4:
+                _forward(&call, &a, layer.finite, threads, <float*>a.output)
+            else:
+                _forward(&call, &a, layer.finite, threads, <double*>a.output)
+    finally:
+        release_views(&views)
 
 
-cdef inline Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
+cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, real* output) except -1 nogil:
+    cdef const Shape* s = call.shape
+    cdef Partition partition = forward_partition(call.kernels, s, threads)
+    cdef Py_ssize_t D = s.D, B = s.B, R = s.R, d
+    cdef const real* h_0 = <const real*>a.h_0
+    # one allocation: arrivals | c | start | h_full | zeros
+    cdef Py_ssize_t cells = s.blocks * B * s.VL, starts = s.blocks * partition.hoisted * 4 * s.VL
+    cdef Py_ssize_t fulls = cells if s.P else 0
+    cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
+    cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
+    cdef real* scratch = <real*>allocate(arrivals + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + arrivals
+    call.partition, call.arrivals, call.h_0_per_direction = &partition, <Arrival*>scratch, h_0 != NULL
+    call.start = c + D * cells
+    call.h_full = c + D * (cells + starts) if s.P else NULL
+    if zeros:
+        h_0 = c + D * (cells + starts + fulls)
+    if a.c_0 != NULL:
+        for d in range(D):
+            copy_units(c + d * cells, <real*>a.c_0 + d * B * s.H, s, True)
+    run_forward(call, <const real*>a.input, h_0, c, output)
+    for d in range(D):
+        copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
+    _last_h(call, output, <real*>a.h_n)
+    release(scratch)
+    return 0
 
 
-cdef inline Py_ssize_t _chunk_steps(Py_ssize_t B) noexcept nogil:
-    return max(1, CHUNK // B)
+cdef void _last_h(
+    const Call* call,
+    const real* output,  # IN (N, D R)
+    real* h_n,           # OUT (D, B, R)
+) noexcept nogil:
+    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
+    cdef const Shape* s = call.shape
+    cdef Py_ssize_t R = s.R, row = s.N, t, b
+    for t in range(s.T - 1, -1, -1):
+        row -= call.batch_sizes[t]
+        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
+            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
+    if s.D == 2:
+        for b in range(s.B):
+            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
-def segments(Py_ssize_t T, Py_ssize_t B):
-    """How many states forward keeps of T steps for a backward pass that computes the gates again."""
-    return _ceil_div(T, SEGMENT * _chunk_steps(B)) if B else 0
+def backward(
+    Layer layer not None,
+    input,        # IN (N, I)
+    batch_sizes,  # IN (T,) int64
+    kept,         # IN as in `forward`
+    grad_output,  # IN (N, D R) or None
+    grad_h_n,     # IN (D, B, R) or None
+    grad_c_n,     # IN (D, B, H) or None
+    gradients,    # OUT grad_input (D, N, I): to be added up, grad_h_0 (D, B, R), grad_c_0 (D, B, H),
+                  #     grad_weight_ih (D, 4H, I), grad_weight_hh (D, 4H, R), grad_bias (D, 4H),
+                  #     grad_weight_hr (D, P, H) or None
+    int threads,
+):
+    """Gradients of one layer of N > 0 rows. Arrays as in `forward`; the layer's precision trains."""
+    cdef Views views
+    cdef BackwardArrays a
+    cdef EndGradients ends
+    cdef Shape s = layer.shape
+    cdef Call call
+    cdef Py_ssize_t itemsize = layer.kernels.itemsize
+    if not layer.trains:
+        raise ValueError(f"backward must have a precision that trains, got {layer.precision}")
+    with cython.critical_section(layer):  # two threads may be the first
+        layer.pack_transposed()
+    views.count = 0
+    memset(&call, 0, sizeof(Call))
+    call.kernels, call.packed, call.shape = layer.kernels, layer.packed, &s
+    h_prev, c_prev, gates, h_segment, c_segment = kept
+    grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr = gradients
+    s.T, s.N, s.B = len(batch_sizes), len(input), batch_sizes[0]
+    try:
+        a.input = address(&views, input, itemsize, False)
+        call.batch_sizes = <const int64_t*>address(&views, batch_sizes, sizeof(int64_t), False)
+        call.kept.h_prev = <void*>address(&views, h_prev, itemsize, False)
+        call.kept.c_prev = <void*>address(&views, c_prev, itemsize, False)
+        call.kept.gates = <void*>address(&views, gates, itemsize, False)
+        call.kept.h_segment = <void*>address(&views, h_segment, itemsize, False)
+        call.kept.c_segment = <void*>address(&views, c_segment, itemsize, False)
+        a.grad_output = address(&views, grad_output, itemsize, False)
+        ends.grad_h_n = address(&views, grad_h_n, itemsize, False)
+        ends.grad_c_n = address(&views, grad_c_n, itemsize, False)
+        a.grad_input = address(&views, grad_input, itemsize, True)
+        ends.grad_h_0 = address(&views, grad_h_0, itemsize, True)
+        ends.grad_c_0 = address(&views, grad_c_0, itemsize, True)
+        a.grad_weight_ih = address(&views, grad_weight_ih, itemsize, True)
+        a.grad_weight_hh = address(&views, grad_weight_hh, itemsize, True)
+        a.grad_bias = address(&views, grad_bias, itemsize, True)
+        ends.grad_weight_hr = address(&views, grad_weight_hr, itemsize, True)
+        with nogil:
+            if itemsize == 4:
+                _backward(&call, &a, &ends, threads, <float*>ends.grad_h_0)
+            else:
+                _backward(&call, &a, &ends, threads, <double*>ends.grad_h_0)
+    finally:
+        release_views(&views)
 
 
-cdef void* _buffer(Py_ssize_t items, Py_ssize_t itemsize) except NULL nogil:
-    """Zeroed memory that starts on a cache line; the address to free stands before it."""
-    cdef char* raw = <char*>calloc(items * itemsize + 128, 1)
-    cdef char* start
-    if raw == NULL:
-        with gil:
-            raise MemoryError(f"cannot allocate {items * itemsize} bytes for the LSTM's buffers")
-    start = <char*>((<uintptr_t>raw + 127) & ~(<uintptr_t>63))
-    (<void**>start)[-1] = raw
-    return start
+cdef struct EndGradients:      # what the thread that called copies into the scratch and out of it
+    const void* grad_h_n       # IN (D, B, R), or NULL
+    const void* grad_c_n       # IN (D, B, H), or NULL
+    void* grad_h_0             # OUT (D, B, R)
+    void* grad_c_0             # OUT (D, B, H)
+    void* grad_weight_hr       # OUT (D, P, H), or NULL
 
 
-cdef void _release(void* buffer) noexcept nogil:
-    if buffer != NULL:
-        free((<void**>buffer)[-1])
+cdef int _backward(
+    Call* call, const BackwardArrays* a, const EndGradients* ends, int threads, real* grad_h_0
+) except -1 nogil:
+    cdef const Shape* s = call.shape
+    cdef Partition partition = backward_partition(call.kernels, s, threads)
+    cdef Scratch at = scratch_of(s, &partition, call.kept.gates == NULL)
+    cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real)), BR = s.B * s.R, d
+    cdef real* memory = <real*>allocate(arrivals + s.D * at.total, sizeof(real))
+    cdef real* scratch = memory + arrivals
+    cdef real* own
+    call.partition, call.arrivals = &partition, <Arrival*>memory
+    for d in range(s.D):
+        own = scratch + d * at.total
+        if ends.grad_h_n != NULL:
+            copy_columns(own + at.grad_state, <real*>ends.grad_h_n + d * BR, s.VL, s.B, s.R, True)
+        if ends.grad_c_n != NULL:
+            copy_units(own + at.grad_c, <real*>ends.grad_c_n + d * s.B * s.H, s, True)
+    run_backward(call, a, &at, scratch)
+    for d in range(s.D):
+        own = scratch + d * at.total
+        copy_columns(own + at.grad_state, grad_h_0 + d * BR, s.VL, s.B, s.R, False)
+        copy_units(own + at.grad_c, <real*>ends.grad_c_0 + d * s.B * s.H, s, False)
+        if s.P:
+            copy_columns(own + at.grad_weight_hr, <real*>ends.grad_weight_hr + d * s.P * s.H, s.VL, s.P, s.H, False)
+    release(memory)
+    return 0
 
 
-def until_line(array):
-    """How many elements of a contiguous array lie before the first one on a new cache line."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_CONTIG_RO)
-    cdef Py_ssize_t items = (-<Py_ssize_t>view.buf & (LINE - 1)) // view.itemsize
-    PyBuffer_Release(&view)
-    return items
+# One time step at a time ---------------------------------------------------------------------------------------------
+
+cdef enum:
+    MAX_STEP_THREADS = 64
 
 
-include "_packing.pxi"
-include "_threads.pxi"
-include "_products.pxi"
-include "_forward.pxi"
-include "_backward.pxi"
-include "_stepper.pxi"
+cdef struct Level:    # one layer of a stepper
+    const Kernels* kernels
+    const Packed* packed
+    Shape shape       # T = 1, N = B
+    void* h[2]        # (B, R) before and after the step, in turn
+    void* c           # (blocks, B, VL)
+    void* h_full      # (B, blocks VL), NULL without projection
 
 
-def instruction_sets():
-    """Names of the instruction sets that this processor can run, best first."""
-    return [name.decode() for name in (b"avx512", b"avx2", b"generic")
-            if cylstm_kernels(<const char*>name, 4) != NULL]
+cdef class Stepper:
+    """A stack of layers of one direction that takes one time step per call. Allocates no more than the output."""
 
+    cdef tuple layers  # keeps the packed weights alive
+    cdef Level* levels
+    cdef Py_ssize_t B, I, R, count, itemsize
+    cdef object dtype
+    cdef tuple shapes  # of the output, without B and with it
+    cdef int64_t batch_size
+    cdef int now       # h[now] is the state
+    cdef readonly bint serial  # no layer has work for a second thread
+
+    def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
+        cdef Layer layer
+        cdef Level* level
+        cdef Py_ssize_t n, k, padded, itemsize
+        self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
+        self.levels = <Level*>allocate(self.count, sizeof(Level))
+        self.serial = True
+        for n in range(self.count):
+            layer = layers[n]
+            level = &self.levels[n]
+            self.itemsize = itemsize = layer.kernels.itemsize
+            level.kernels, level.packed, level.shape = layer.kernels, layer.packed, layer.shape
+            level.shape.T, level.shape.N, level.shape.B = 1, batch_size, batch_size
+            padded = batch_size * layer.shape.blocks * layer.shape.VL
+            for k in range(2):
+                level.h[k] = allocate(batch_size * layer.shape.R, itemsize)
+            level.c = allocate(padded, itemsize)
+            if layer.shape.P:
+                level.h_full = allocate(padded, itemsize)
+            if layer.serial_below <= batch_size:
+                self.serial = False
+        self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
+        self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
+        self.shapes = ((self.R,), (batch_size, self.R))
+
+    def __dealloc__(self):
+        cdef Py_ssize_t n
+        if self.levels != NULL:
+            for n in range(self.count):
+                release(self.levels[n].h[0])
+                release(self.levels[n].h[1])
+                release(self.levels[n].c)
+                release(self.levels[n].h_full)
+            release(self.levels)
+
+    def step(self, x_t, out, int threads):
+        """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
+
+        x_t : (B, I); out : (B, R), writable, or None for a new array. With B = 1, both (I,) and (R,). Plain
+        numpy.ndarray, aligned, C-contiguous, of the layers' dtype.
+        """
+        cdef Py_buffer x_view, out_view
+        if not _fits(&x_view, x_t, self.dtype, PyBUF_CONTIG_RO, self.B, self.I):
+            return None
+        try:
+            if out is None:
+                out = _empty(self.shapes[x_view.ndim - 1], self.dtype)
+            if not _fits(&out_view, out, self.dtype, PyBUF_CONTIG, self.B, self.R):
+                return None
+            if out_view.ndim == x_view.ndim:
+                with nogil:
+                    if self.itemsize == 4:
+                        _take_step(self, <const float*>x_view.buf, <float*>out_view.buf, threads)
+                    else:
+                        _take_step(self, <const double*>x_view.buf, <double*>out_view.buf, threads)
+            else:
+                out = None
+            PyBuffer_Release(&out_view)
+            return out
+        finally:
+            PyBuffer_Release(&x_view)
+
+    def get_state(self, h not None, c not None):
+        """Write the state to h (L, B, R) and c (L, B, H)."""
+        if self.itemsize == 4:
+            _copy_states[float](self, h, c, False)
+        else:
+            _copy_states[double](self, h, c, False)
+
+    def set_state(self, h not None, c not None):
+        """Take the state from h (L, B, R) and c (L, B, H)."""
+        if self.itemsize == 4:
+            _copy_states[float](self, h, c, True)
+        else:
+            _copy_states[double](self, h, c, True)
+
+
+cdef bint _fits(Py_buffer* view, array, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
+    """Whether an array is an aligned, C-contiguous (B, n), or (n,) where B is 1. If so, its view is to be released."""
+    if type(array) is not _ndarray or (array.dtype is not dtype and array.dtype != dtype):
+        return False
+    try:
+        PyObject_GetBuffer(array, view, flags)
+    except (BufferError, ValueError):  # not contiguous, or not writable
+        return False
+    if (<uintptr_t>view.buf % <uintptr_t>view.itemsize == 0
+            and ((view.ndim == 2 and view.shape[0] == B and view.shape[1] == n)
+                 or (view.ndim == 1 and B == 1 and view.shape[0] == n))):
+        return True
+    PyBuffer_Release(view)
+    return False
+
+
+cdef void _take_step(
+    Stepper stepper,
+    const real* x_t,  # IN (B, I)
+    real* out,        # OUT (B, R)
+    int threads,
+) noexcept nogil:
+    cdef Level* level = NULL
+    cdef Partition partition
+    cdef Call call
+    cdef Py_ssize_t n
+    cdef int before = stepper.now, after = 1 - stepper.now
+    cdef const real* input = x_t
+    cdef Arrival arrivals[3 * MAX_STEP_THREADS]
+    memset(&call, 0, sizeof(Call))
+    call.partition, call.batch_sizes, call.arrivals = &partition, &stepper.batch_size, arrivals
+    for n in range(stepper.count):
+        level = &stepper.levels[n]
+        partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))
+        partition.descending_first = before
+        if partition.threads > 1:
+            memset(arrivals, 0, 3 * partition.threads * sizeof(Arrival))
+        call.kernels, call.shape, call.packed, call.h_full = level.kernels, &level.shape, level.packed, level.h_full
+        run_forward(&call, input, <const real*>level.h[before], <real*>level.c, <real*>level.h[after])
+        input = <const real*>level.h[after]
+    memcpy(out, input, stepper.B * stepper.R * sizeof(real))
+    stepper.now = after
+
+
+cdef int _copy_states(Stepper stepper, real[:, :, ::1] h, real[:, :, ::1] c, bint take) except -1:
+    """Between the stepper and h (L, B, R), c (L, B, H)."""
+    cdef Py_ssize_t n, size
+    cdef Level* level
+    for n in range(stepper.count):
+        level = &stepper.levels[n]
+        size = stepper.B * level.shape.R * sizeof(real)
+        if take:
+            memcpy(level.h[stepper.now], &h[n, 0, 0], size)
+        else:
+            memcpy(&h[n, 0, 0], level.h[stepper.now], size)
+        copy_units(<real*>level.c, &c[n, 0, 0], &level.shape, take)
+    return 0
+
+
+# Facts ---------------------------------------------------------------------------------------------------------------
 
 def openmp():
     """Whether this module was built with OpenMP."""
@@ -153,24 +400,9 @@ def max_threads():
     return omp_get_max_threads()
 
 
-line_bytes = LINE
-default_threads = omp_get_max_threads()  # less later on is a limit that somebody has set since
-
-
 def open_regions(bint always):
-    """For tests: use the threads that the plan of a call has, whether or not they seem to pay. Returns what was set."""
-    return bool(set_always_pays(always))
+    """For tests: use the threads that a call asks for, whether or not they seem to pay. Returns what was set."""
+    return bool(region_always(always))
 
 
-def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=None):
-    """out = tanh(x) or sigmoid(x) as the kernels compute it."""
-    name = None if isa is None else isa.encode()
-    cdef const Kernels* kernels = cylstm_kernels(NULL if name is None else <const char*>name, sizeof(real))
-    if kernels == NULL:
-        raise ValueError(f"this processor cannot run the instruction set {isa!r}; it runs {instruction_sets()}")
-    if x.shape[0] != out.shape[0]:
-        raise ValueError(f"x and out must have one length, got {x.shape[0]} and {out.shape[0]}")
-    cdef unsigned long long mode = set_mode()
-    if x.shape[0]:
-        kernels.activate(tanh, x.shape[0], &x[0], &out[0])
-    restore_mode(mode)
+default_threads = omp_get_max_threads()  # less later on is a limit that somebody has set since

@@ -1,75 +1,34 @@
 """The compiled backend: checks and allocates, then calls ``_lstm``. float32 and float64.
 
-``CYLSTM_MAX_ISA`` (``generic``, ``avx2``, ``avx512``) caps the instruction set; it is read when the first layer is
+``CYLSTM_MAX_ISA`` (a name of ``kernels/kernels.def``: ``avx512``, ``avx2``, ``neon``, ``generic``) caps the instruction set; it is read when the first layer is
 prepared.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import threading
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from .buffers import pool
 from .threads import get_num_threads
 
 try:
-    from . import _lstm
+    from . import _layer, _lstm
 except ImportError as error:  # a source tree that was not built
-    _lstm = None  # type: ignore[assignment]
+    _layer = _lstm = None  # type: ignore[assignment]
     _WHY_NOT = f"the compiled module {__package__}._lstm cannot be imported ({error}): build it by `pip install .`"
 
 VARIABLE = "CYLSTM_MAX_ISA"
-_FLOAT32 = np.dtype(np.float32)
 #: h_prev (D, N, R), c_prev (D, blocks, N, VL), activated gates (D, blocks, N, 4 VL), and of each segment
 #: h_segment (D, S, B, R), c_segment (D, S, blocks, B, VL).
 _Kept = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]
-_NOTHING: _Kept = (None,) * 5
-
-
-class Spares:
-    """Large buffers of workspaces that are gone, for those to come.
-
-    The C library may give such memory back to the system, and fresh memory costs a page fault for every 4 KiB: a fifth
-    of the time of training a stack of layers. The latest are kept, 64 MiB of them.
-    """
-
-    LARGE = 1 << 17  # bytes of one
-    MOST = 1 << 26  # bytes of all
-
-    def __init__(self) -> None:
-        self.buffers: list[np.ndarray] = []
-        self.lock = threading.RLock()  # a workspace may be collected while this thread is in here
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array whose values are left to chance."""
-        size = math.prod(shape) * dtype.itemsize
-        if size >= self.LARGE:
-            with self.lock:
-                for n in range(len(self.buffers)):
-                    if self.buffers[n].nbytes == size:
-                        return self.buffers.pop(n).reshape(-1).view(dtype).reshape(shape)
-        return np.empty(shape, dtype)
-
-    def give(self, buffer: np.ndarray) -> None:
-        """Take over an array that nobody else knows."""
-        if buffer.nbytes >= self.LARGE:
-            with self.lock:
-                self.buffers.append(buffer)
-                while sum(buffer.nbytes for buffer in self.buffers) > self.MOST:
-                    del self.buffers[0]
-
-
-_spares = Spares()
-if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
-    os.register_at_fork(after_in_child=_spares.__init__)  # type: ignore[misc]
 
 
 class Workspace:
-    """What forward kept, in the kernels' layout (``_lstm.pyx``): D directions side by side.
+    """What forward kept, in the kernels' layout (``_pass.pxd``): D directions side by side.
 
     Either the gates and states of every step, or the states before each of S segments, from which backward computes
     the others again.
@@ -88,7 +47,7 @@ class Workspace:
     def __del__(self) -> None:
         for buffer in self.kept:
             if buffer is not None:
-                _spares.give(buffer)
+                pool.release(buffer)
 
 
 class CythonBackend(Backend):
@@ -115,25 +74,30 @@ class CythonBackend(Backend):
         """Facts for ``cylstm info``."""
         return {
             "instruction_set": self.instruction_set,
-            "instruction_sets": _lstm.instruction_sets(),
+            "instruction_sets": _layer.instruction_sets(),
             "threads": get_num_threads(),
             "openmp": _lstm.openmp(),
         }
 
-    def prepare(self, layer_parameters: LayerParameters) -> _lstm.Layer:
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str | None = None) -> _layer.Layer:
+        """Pack the weights of a layer.
+
+        `precision` names a line of ``kernels/kernels.def``; None is that of the parameters' dtype. Another one is not
+        public yet: no module asks for it.
+        """
         first = layer_parameters[0]
         gates, I = first.weight_ih.shape
         P = 0 if first.weight_hr is None else first.weight_hr.shape[0]
-        isa = self.instruction_set
-        layer = _lstm.Layer(len(layer_parameters), I, gates // 4, P, first.weight_ih.dtype.itemsize, isa)
+        precision = precision or first.weight_ih.dtype.name
+        layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set)
         for d, parameters in enumerate(layer_parameters):
             contiguous = DirectionParameters(*(None if p is None else np.ascontiguousarray(p) for p in parameters))
-            _lstm.pack(layer, d, *contiguous)
+            _layer.pack(layer, d, *contiguous)
         return layer
 
     def forward(
         self,
-        prepared: _lstm.Layer,
+        prepared: _layer.Layer,
         *,
         input: np.ndarray,
         batch_sizes: np.ndarray,
@@ -147,28 +111,28 @@ class CythonBackend(Backend):
         output = _on_a_line((N, D * R), dtype) if threads > 1 and N >= 16 else np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
-        kept: _Kept = _NOTHING
+        kept: _Kept | None = None
         if keep == "gates":
-            h_prev = _spares.take((D, N, R), dtype)
-            c_prev = _spares.take((D, prepared.blocks, N, prepared.lanes), dtype)
-            gates = _spares.take((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
+            h_prev = pool.acquire((D, N, R), dtype)
+            c_prev = pool.acquire((D, prepared.blocks, N, prepared.lanes), dtype)
+            gates = pool.acquire((D, prepared.blocks, N, 4 * prepared.lanes), dtype)
             kept = (h_prev, c_prev, gates, None, None)
         elif keep == "states":
-            S = _lstm.segments(len(batch_sizes), B)
-            h_segment = _spares.take((D, S, B, R), dtype)
-            c_segment = _spares.take((D, S, prepared.blocks, B, prepared.lanes), dtype)
+            S = _layer.segments(len(batch_sizes), B)
+            h_segment = pool.acquire((D, S, B, R), dtype)
+            c_segment = pool.acquire((D, S, prepared.blocks, B, prepared.lanes), dtype)
             kept = (None, None, None, h_segment, c_segment)
         if N:
-            _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, *kept, threads)
-        workspace = None if keep == "nothing" else Workspace(input, batch_sizes, kept)
+            _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, kept, threads)
+        workspace = None if kept is None else Workspace(input, batch_sizes, kept)
         return LayerOutput(output, h_n, c_n, workspace)
 
-    def stepper(self, layers: tuple[_lstm.Layer, ...], *, batch_size: int) -> _lstm.Stepper:
+    def stepper(self, layers: tuple[_layer.Layer, ...], *, batch_size: int) -> _lstm.Stepper:
         return _lstm.Stepper(layers, batch_size)
 
     def backward(
         self,
-        prepared: _lstm.Layer,
+        prepared: _layer.Layer,
         workspace: Workspace,
         *,
         grad_output: np.ndarray | None,
@@ -187,12 +151,9 @@ class CythonBackend(Backend):
         grad_bias = new((D, 4 * H), dtype)
         grad_weight_hr = new((D, P, H), dtype) if P else None
         if N:
-            run = _lstm.backward_float32 if dtype == _FLOAT32 else _lstm.backward_float64
-            run(
-                prepared, workspace.input, workspace.batch_sizes, *workspace.kept, grad_output, grad_h_n, grad_c_n,
-                grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr,
-                get_num_threads(),
-            )  # fmt: skip
+            gradients = (grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr)
+            ends = (grad_output, grad_h_n, grad_c_n)
+            _lstm.backward(prepared, input, batch_sizes, workspace.kept, *ends, gradients, get_num_threads())
         parameters = tuple(
             DirectionParameters(
                 grad_weight_ih[d],
@@ -210,17 +171,17 @@ class CythonBackend(Backend):
 def _on_a_line(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     """An array that begins on a cache line, so that threads that write different units seldom share one."""
     size = shape[0] * shape[1]
-    array = np.empty(size + _lstm.line_bytes // dtype.itemsize, dtype)
-    begin = _lstm.until_line(array)
+    array = np.empty(size + _layer.line_bytes // dtype.itemsize, dtype)
+    begin = _layer.until_line(array)
     return array[begin : begin + size].reshape(shape)
 
 
 def _best_up_to(cap: str) -> str:
     """The best instruction set of this processor that is not better than `cap`; "" means no cap."""
-    here = _lstm.instruction_sets()  # best first
-    known = ["avx512", "avx2", "generic"]
+    here = _layer.instruction_sets()
     if not cap:
         return here[0]
+    known = list(dict.fromkeys(isa for isa, _, _ in _layer.kernel_table()))  # best first
     if cap not in known:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(known)}, got {cap!r}: correct it, or unset it")
     return next(isa for isa in here if known.index(isa) >= known.index(cap))

@@ -1,8 +1,6 @@
-/* sigmoid and tanh of a vector, each within 2 ulp. Coefficients: tools/minimax.py. */
+/* sigmoid and tanh of a vector (vec.h), each within 2 ulp. Coefficients: tools/minimax.py. */
 #ifndef CYLSTM_ACTIVATIONS_H
 #define CYLSTM_ACTIVATIONS_H
-
-#include "vec.h"
 
 #if DOUBLE
 #define EXP_LOW -709.0

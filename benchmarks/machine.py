@@ -1,0 +1,62 @@
+"""The machine that measures: what it is, and when it is at rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("cylstm", "numpy", "torch", "onnxruntime", "jax", "keras", "tensorflow", "pytest-benchmark")
+
+
+def facts() -> dict[str, Any]:
+    """Processor, system, versions and the settings of the environment, as plain data."""
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(("CYLSTM_", "OMP_"))
+        },
+    }
+
+
+def load() -> float:
+    """Processes that want to run, on average over the last minute; nan where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def settle(at_most: float = 0.25) -> None:
+    """Wait until no thread of this process spins: thread pools go on for 10 to 40 ms, not all visibly."""
+    time.sleep(0.05)
+    end = time.perf_counter() + at_most
+    while time.perf_counter() < end:
+        wall, busy = time.perf_counter(), time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - busy < 0.1 * (time.perf_counter() - wall):
+            return
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package != "cylstm":
+            return None
+        import cylstm
+
+        return cylstm.__version__
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

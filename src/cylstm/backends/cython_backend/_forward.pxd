@@ -1,0 +1,231 @@
+# The forward pass of one direction, on one of its threads: eq. (1) to (5) of docs/equations.md.
+#
+# h of the step before is read where it was written, in `output`. With few rows per step the input's part of the sums is
+# hoisted: computed for many steps at once, as one matrix product, in a buffer whose size does not depend on T.
+
+from libc.string cimport memcpy, memset
+
+from ._kernels cimport GatesTile, ProductTile, prefetch
+from ._parallel cimport barrier_wait
+from ._pass cimport (
+    Kept, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
+)
+from ._product cimport Products, init_products, prefetch_slice, run_products, tiles_of
+
+cdef struct Forward:          # what a thread needs from step to step; the constant fields of the tiles are set once
+    const Kept* kept
+    GatesTile pair[2]
+    ProductTile projection    # h = h_full W_hrᵀ
+    void* h_full              # (B, blocks VL), h before the projection; NULL without
+    Products hoisted          # start = x W_ihᵀ + bias
+    void* start               # (blocks, hoisted rows, 4, VL); NULL where nothing is hoisted
+    Py_ssize_t hoisted_until  # the first step whose rows are not in `start`
+    Py_ssize_t hoisted_first  # the first packed row in `start`
+
+
+cdef inline void forward_direction(
+    const Pass* p,
+    const Share* own,
+    const real* input,  # IN (N, I)
+    const real* h_0,    # IN (B, R), or NULL: zeros that add nothing
+    real* c,            # IN/OUT (blocks, B, VL)
+    real* output,       # OUT (N, R), rows D R apart
+    Forward* f,         # scratch, made by `init_forward`
+) noexcept nogil:
+    cdef const Shape* s = p.shape
+    cdef Step step = before_first(p)
+    if not own.steps:
+        return
+    for _ in range(s.T):
+        next_step(p, &step)
+        if f.start != NULL and step.index == f.hoisted_until:
+            hoist_input(f, p, own, &step, input)
+        if f.kept != NULL:
+            keep_states(f.kept, p, own, &step, h_0, c, output)
+        gates_of_step(f, p, own, &step, input, h_0, c, output)
+        if s.P:
+            barrier_wait(&own.group)
+            project_step(f, p, own, &step, output)
+        barrier_wait(&own.group)
+        if own.shares_state:
+            prefetch(output + step.first * s.D * s.R, s.R * <Py_ssize_t>sizeof(real))
+
+
+cdef inline Forward init_forward(
+    const Pass* p, const Kept* kept, void* h_full, void* start
+) noexcept nogil:
+    cdef Forward f
+    cdef const Shape* s = p.shape
+    cdef Py_ssize_t W = 4 * s.VL, hoisted = p.partition.hoisted
+    cdef GatesTile* tile = &f.pair[0]
+    f.kept, f.h_full, f.start, f.hoisted_until, f.hoisted_first = kept, h_full, start, 0, 0
+    memset(tile, 0, sizeof(GatesTile))
+    tile.input_stride = s.I
+    tile.start_stride = W if hoisted else 0
+    tile.I = 0 if hoisted else s.I
+    tile.h_out_stride = s.blocks * s.VL if s.P else s.D * s.R
+    f.pair[1] = f.pair[0]
+    memset(&f.projection, 0, sizeof(ProductTile))
+    f.projection.segments, f.projection.a_k = 1, 1
+    f.projection.a_row, f.projection.K, f.projection.out_stride = s.blocks * s.VL, s.H, s.D * s.R
+    if hoisted:
+        init_products(&f.hoisted, 1, s.I, s.I, 0, W)
+        f.hoisted.columns = s.blocks * W
+        f.hoisted.panels, f.hoisted.panel_step = p.packed.weight_ih, s.I * p.kernels.panel_bytes
+        f.hoisted.start, f.hoisted.start_step = p.packed.bias, W
+        f.hoisted.out, f.hoisted.out_step = start, hoisted * W
+    return f
+
+
+cdef inline void hoist_input(
+    Forward* f, const Pass* p, const Share* own, const Step* step, const real* input
+) noexcept nogil:
+    """The sums of as many steps as the buffer holds, so far as they depend on the input."""
+    cdef Py_ssize_t rows = 0, more, tiles
+    while f.hoisted_until < p.shape.T:
+        more = rows_of_step(p, f.hoisted_until)
+        if rows + more > p.partition.hoisted:
+            break
+        rows += more
+        f.hoisted_until += 1
+    f.hoisted_first = step.first + step.rows - rows if p.reverse else step.first
+    f.hoisted.rows = rows
+    f.hoisted.a = input + f.hoisted_first * p.shape.I
+    tiles = tiles_of(p.kernels, &f.hoisted)
+    run_products(p.kernels, &f.hoisted, own.j0 * tiles, own.j1 * tiles)
+
+
+cdef inline Py_ssize_t first_row(const Pass* p, const Share* own, Py_ssize_t n) noexcept nogil:
+    """The first row of the n-th row tile of a thread."""
+    return (own.row_group + n * p.partition.row_groups) * p.shape.B // p.partition.tiles
+
+
+cdef inline Py_ssize_t last_row(const Pass* p, const Share* own, Py_ssize_t n) noexcept nogil:
+    """The row behind it, where all sequences take the step."""
+    return (own.row_group + n * p.partition.row_groups + 1) * p.shape.B // p.partition.tiles
+
+
+cdef inline void keep_states(
+    const Kept* kept, const Pass* p, const Share* own, const Step* step,
+    const real* h_0, const real* c, const real* output,
+) noexcept nogil:
+    """Keep h before the step, or h and c where a segment begins. The threads of a row group share the rows."""
+    cdef const Shape* s = p.shape
+    cdef Py_ssize_t B = s.B, R = s.R, VL = s.VL, n, r, j, low, high
+    cdef Py_ssize_t segment = step.index // segment_steps(B)
+    cdef bint begins = kept.h_segment != NULL and step.index % segment_steps(B) == 0
+    cdef const real* h_before = output + step.before * s.D * R
+    for n in range(own.tiles):
+        low, high = first_row(p, own, n), last_row(p, own, n)
+        for r in range(low, high):
+            if r % p.partition.unit_groups != own.unit_group:
+                continue
+            if kept.h_prev != NULL and r < step.rows:
+                copy_state(<real*>kept.h_prev + (step.first + r) * R, r, step, h_before + r * s.D * R, h_0, R)
+            if begins:
+                copy_state(<real*>kept.h_segment + (segment * B + r) * R, r, step, h_before + r * s.D * R, h_0, R)
+        if begins:
+            for j in range(own.j0, own.j1):
+                memcpy(<real*>kept.c_segment + ((segment * s.blocks + j) * B + low) * VL, c + (j * B + low) * VL,
+                       (high - low) * VL * sizeof(real))
+
+
+cdef inline void copy_state(
+    real* out, Py_ssize_t r, const Step* step, const real* h_before, const real* h_0, Py_ssize_t R,
+) noexcept nogil:
+    """out (R,) = the state that row r brings to a step: of the step before, of h_0, or zeros."""
+    if r < step.carried:
+        memcpy(out, h_before, R * sizeof(real))
+    elif h_0 != NULL:
+        memcpy(out, h_0 + r * R, R * sizeof(real))
+    else:
+        memset(out, 0, R * sizeof(real))
+
+
+cdef inline void gates_of_step(
+    Forward* f, const Pass* p, const Share* own, const Step* step,
+    const real* input, const real* h_0, real* c, real* output,
+) noexcept nogil:
+    """Eq. (1) to (4) of the thread's blocks and rows.
+
+    Steps take the blocks in alternating order: what a step has read last is still in the cache when the next step reads
+    it first. Where all of it is in the first cache, the order is the same.
+    """
+    cdef const Shape* s = p.shape
+    cdef const Kept* kept = f.kept
+    cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, B = s.B, I = s.I, R = s.R, stride = s.D * s.R, count = own.j1 - own.j0
+    cdef Py_ssize_t panel_ih = I * p.kernels.panel_bytes, panel_hh = R * p.kernels.panel_bytes
+    cdef bint ascending = own.fits_l1 or (step.index + p.partition.descending_first) % 2 == 0
+    cdef bint prefetches = B > 1 and step.index + 1 < s.T
+    cdef Py_ssize_t m, j, n, r, k, high, stop, slice
+    cdef const char* next_panel
+    cdef GatesTile* tile
+    for m in range(count):
+        j = own.j0 + m if ascending else own.j1 - 1 - m
+        tile = &f.pair[m % 2 if own.pair_blocks else 0]
+        tile.lanes = VL if s.P else min(VL, s.H - j * VL)
+        tile.weight_ih = p.packed.weight_ih + j * panel_ih
+        tile.weight_hh = p.packed.weight_hh + j * panel_hh
+        next_panel = NULL
+        if own.streams_weights and m + 1 < count:
+            next_panel = p.packed.weight_hh + (j + 1 if ascending else j - 1) * panel_hh
+        for n in range(own.tiles):
+            r, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
+            while r < high:  # rows that are carried on, then those that begin
+                if r < step.carried:
+                    stop = min(high, step.carried)
+                    tile.h, tile.h_stride, tile.R = output + (step.before + r) * stride, stride, R
+                else:
+                    stop = high
+                    tile.h, tile.h_stride, tile.R = h_0 + r * R, R, R if h_0 != NULL else 0
+                tile.rows = stop - r
+                tile.prefetch = NULL
+                if next_panel != NULL:
+                    tile.prefetch = prefetch_slice(p.kernels, next_panel, R, n)
+                if f.start != NULL:
+                    tile.start = <real*>f.start + (j * p.partition.hoisted + step.first - f.hoisted_first + r) * W
+                else:
+                    tile.start = <real*>p.packed.bias + j * W
+                    tile.input = input + (step.first + r) * I
+                tile.c = c + (j * B + r) * VL
+                if s.P:
+                    tile.h_out = <real*>f.h_full + (r * s.blocks + j) * VL
+                else:
+                    tile.h_out = output + (step.first + r) * stride + j * VL
+                if kept != NULL and kept.gates != NULL:
+                    tile.c_prev = <real*>kept.c_prev + (j * kept.rows + step.first + r) * VL
+                    tile.gates = <real*>kept.gates + (j * kept.rows + step.first + r) * W
+                if prefetches:  # what the next step reads, and where it writes
+                    if f.start == NULL:
+                        slice = ceil_div(tile.rows * I, count)
+                        prefetch(input + (step.after + r) * I + m * slice, slice * <Py_ssize_t>sizeof(real))
+                    if not s.P:
+                        for k in range(tile.rows):
+                            prefetch(output + (step.after + r + k) * stride + j * VL, 1)
+                if not own.pair_blocks or (tile == &f.pair[0] and m + 1 == count):
+                    p.kernels.gates(tile)
+                elif tile == &f.pair[1]:
+                    p.kernels.gates_pair(f.pair)
+                r = stop
+
+
+cdef inline void project_step(
+    Forward* f, const Pass* p, const Share* own, const Step* step,
+    real* output,  # OUT (N, R), rows D R apart
+) noexcept nogil:
+    """Eq. (5): h = W_hr h, of the thread's columns and rows."""
+    cdef const Shape* s = p.shape
+    cdef ProductTile* tile = &f.projection
+    cdef Py_ssize_t W = 4 * s.VL, g, n, low, high
+    if own.shares_state:
+        prefetch(f.h_full, s.H * <Py_ssize_t>sizeof(real))
+    for g in range(own.s0, own.s1):
+        tile.panel = p.packed.weight_hr + g * s.H * p.kernels.panel_bytes
+        tile.columns = min(W, s.P - g * W)
+        for n in range(own.tiles):
+            low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
+            if low < high:
+                tile.rows = high - low
+                tile.a = <real*>f.h_full + low * s.blocks * s.VL
+                tile.out = output + (step.first + low) * s.D * s.R + g * W
+                p.kernels.product(tile)

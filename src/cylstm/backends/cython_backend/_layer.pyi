@@ -1,0 +1,40 @@
+from typing import Any, Self
+
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class Layer:
+    D: int
+    H: int
+    R: int
+    P: int
+    blocks: int
+    lanes: int
+    bias: bool
+    serial_below: int
+    def __new__(cls, D: int, I: int, H: int, P: int, precision: str, isa: str) -> Self: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def trains(self) -> bool: ...
+
+def pack(
+    layer: Layer,
+    d: int,
+    weight_ih: NDArray[Any],
+    weight_hh: NDArray[Any],
+    bias_ih: NDArray[Any] | None,
+    bias_hh: NDArray[Any] | None,
+    weight_hr: NDArray[Any] | None,
+) -> None: ...
+
+line_bytes: int
+
+def kernel_table() -> list[tuple[str, str, bool]]: ...
+def instruction_sets() -> list[str]: ...
+def segments(T: int, B: int) -> int: ...
+def until_line(array: NDArray[Any]) -> int: ...
+def activate(tanh: bool, x: NDArray[Any], out: NDArray[Any], isa: str | None = None) -> None: ...

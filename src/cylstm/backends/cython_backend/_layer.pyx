@@ -1,0 +1,233 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The weights of a layer, packed for the kernels of one instruction set and one precision; and which kernels there are.
+
+`Layer` is what ``CythonBackend.prepare`` returns; `pack` fills one direction of it.
+"""
+
+from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
+from libc.string cimport memset
+
+from ._kernels cimport LINE, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here
+from ._memory cimport allocate, release
+from ._parallel cimport fpmode_restore, fpmode_set
+from ._partition cimport MACS_FOR_REGION
+from ._pass cimport Packed, Shape, ceil_div, real, segment_count
+
+
+def kernel_table():
+    """The lines of kernels.def for this architecture: (instruction set, precision, whether it runs here), best first."""
+    cdef const Kernels* kernels
+    lines = []
+    while (kernels := cylstm_kernels_line(len(lines))) != NULL:
+        lines.append((kernels.isa.decode(), kernels.precision.decode(), bool(cylstm_kernels_run_here(kernels))))
+    return lines
+
+
+def instruction_sets():
+    """Names of the instruction sets that this processor can run, best first."""
+    return list(dict.fromkeys(isa for isa, _, runs_here in kernel_table() if runs_here))
+
+
+cdef const Kernels* _kernels(isa, precision) except NULL:
+    cdef bytes isa_bytes = isa.encode(), precision_bytes = precision.encode()
+    cdef const Kernels* kernels = cylstm_kernels(isa_bytes, precision_bytes)
+    if kernels == NULL:
+        here = ", ".join(f"{isa} {precision}" for isa, precision, runs_here in kernel_table() if runs_here)
+        raise ValueError(f"isa and precision must be kernels that this processor runs ({here}), got {isa} {precision}")
+    return kernels
+
+
+cdef class Layer:
+    """The packed weights of one layer.
+
+    Parameters
+    ----------
+    D, I, H, P : int
+        Directions, input size, hidden size, projection size or 0.
+    precision, isa : str
+        Of a line in ``kernels/kernels.def``.
+
+    Attributes
+    ----------
+    serial_below : int
+        Rows of a call from which on more than one thread may pay.
+    """
+
+    def __cinit__(self, Py_ssize_t D, Py_ssize_t I, Py_ssize_t H, Py_ssize_t P, precision, isa):
+        self.kernels = _kernels(isa, precision)
+        self.shape.D, self.shape.I, self.shape.H, self.shape.P = D, I, H, P
+        self.shape.R = P if P else H
+        self.shape.VL = self.kernels.lanes
+        self.shape.blocks = ceil_div(H, self.shape.VL)
+        self.D, self.H, self.R, self.P = D, H, self.shape.R, P
+        self.blocks, self.lanes = self.shape.blocks, self.shape.VL
+        self.serial_below = ceil_div(MACS_FOR_REGION, max(1, 4 * H * (I + self.shape.R) * D))
+        self.finite = self.trains  # rounding may make an infinity of a large weight
+
+    def __dealloc__(self):
+        cdef int d
+        for d in range(2):
+            release(self.packed[d].weight_ih)
+            release(self.packed[d].weight_hh)
+            release(self.packed[d].weight_hr)
+            release(self.packed[d].weight_ih_t)
+            release(self.packed[d].weight_hh_t)
+            release(self.packed[d].weight_hr_t)
+            release(self.packed[d].bias)
+
+    @property
+    def isa(self):
+        return self.kernels.isa.decode()
+
+    @property
+    def precision(self):
+        return self.kernels.precision.decode()
+
+    @property
+    def trains(self):
+        """Whether the precision has a backward pass."""
+        return self.kernels.gates_backward != NULL
+
+    cdef int pack_transposed(self) except -1:
+        """The panels of the backward pass, made from those of the forward pass when first needed."""
+        cdef Shape s = self.shape
+        cdef Packed* p
+        cdef Py_ssize_t W = 4 * s.VL, row = self.kernels.panel_bytes
+        cdef char* weight_hh_t
+        cdef int d
+        for d in range(<int>s.D):
+            p = &self.packed[d]
+            if p.weight_hh_t != NULL:
+                continue
+            if p.weight_ih_t == NULL:  # it is there where memory ran out afterwards
+                p.weight_ih_t = <char*>allocate(ceil_div(s.I, W) * s.blocks * W, row)
+            self.kernels.transpose(p.weight_ih, p.weight_ih_t, s.blocks * W, s.I)
+            if s.P:
+                if p.weight_hr_t == NULL:
+                    p.weight_hr_t = <char*>allocate(ceil_div(s.H, W) * s.P, row)
+                self.kernels.transpose(p.weight_hr, p.weight_hr_t, s.P, s.H)
+            weight_hh_t = <char*>allocate(ceil_div(s.R, W) * s.blocks * W, row)
+            self.kernels.transpose(p.weight_hh, weight_hh_t, s.blocks * W, s.R)
+            p.weight_hh_t = weight_hh_t  # last: it says that all are there
+        return 0
+
+
+def pack(
+    Layer layer not None, int d,
+    const real[:, ::1] weight_ih not None,  # (4H, I)
+    const real[:, ::1] weight_hh not None,  # (4H, R)
+    const real[::1] bias_ih,                # (4H,) or None
+    const real[::1] bias_hh,                # (4H,) or None
+    const real[:, ::1] weight_hr,           # (P, H) or None
+):
+    """Pack the weights of direction d. Called once per direction, before the layer is used."""
+    cdef Shape s = layer.shape
+    cdef Packed* p = &layer.packed[d]
+    cdef Py_ssize_t W = 4 * s.VL, H = s.H, row = layer.kernels.panel_bytes, unit, gate
+    cdef real* bias
+    cdef unsigned long long mode
+    if sizeof(real) != layer.kernels.itemsize:
+        raise TypeError(f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
+    p.weight_ih = <char*>allocate(s.blocks * s.I, row)
+    p.weight_hh = <char*>allocate(s.blocks * s.R, row)
+    p.bias = allocate(s.blocks * W, sizeof(real))
+    if s.P:
+        p.weight_hr = <char*>allocate(ceil_div(s.P, W) * H, row)
+    with nogil:
+        mode = fpmode_set()  # the sums of the biases are rounded to nearest too, and inf * 0 traps nobody
+        if s.I:
+            _pack_gates(layer.kernels, &weight_ih[0, 0], p.weight_ih, H, s.I)
+        _pack_gates(layer.kernels, &weight_hh[0, 0], p.weight_hh, H, s.R)
+        if s.P:
+            _pack_columns(layer.kernels, &weight_hr[0, 0], p.weight_hr, s.P, H)
+        if bias_ih is not None:
+            layer.bias = True
+            bias = <real*>p.bias
+            for gate in range(4):
+                for unit in range(H):
+                    bias[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = (
+                        bias_ih[gate * H + unit] + bias_hh[gate * H + unit])
+        if not _all_finite(&weight_hh[0, 0], 4 * H * s.R):
+            layer.finite = False
+        fpmode_restore(mode)
+
+
+cdef void _pack_gates(
+    const Kernels* kernels,
+    const real* weight,  # IN (4H, K)
+    char* panels,        # OUT (blocks, K, 4, VL) weights, zeroed before
+    Py_ssize_t H, Py_ssize_t K,
+) noexcept nogil:
+    """Part v of panel j has the units of block j and gate v."""
+    cdef Py_ssize_t VL = kernels.lanes, j, gate
+    cdef PackTask task
+    task.stride = task.K = K
+    for j in range(ceil_div(H, VL)):
+        for gate in range(4):
+            task.matrix[gate] = weight + (gate * H + j * VL) * K
+            task.lanes[gate] = min(VL, H - j * VL)
+        task.panel = panels + j * K * kernels.panel_bytes
+        kernels.pack(&task)
+
+
+cdef void _pack_columns(
+    const Kernels* kernels,
+    const real* matrix,  # IN (n, K): column c of the product is row c of this
+    char* panels,        # OUT (groups of n, K, W) weights, zeroed before
+    Py_ssize_t n, Py_ssize_t K,
+) noexcept nogil:
+    """Part v of panel g has the rows from (4 g + v) VL on."""
+    cdef Py_ssize_t VL = kernels.lanes, g, v, first
+    cdef PackTask task
+    task.stride = task.K = K
+    for g in range(ceil_div(n, 4 * VL)):
+        for v in range(4):
+            first = min(n, (4 * g + v) * VL)
+            task.matrix[v] = matrix + first * K
+            task.lanes[v] = min(VL, n - first)
+        task.panel = panels + g * K * kernels.panel_bytes
+        kernels.pack(&task)
+
+
+cdef bint _all_finite(const real* a, Py_ssize_t n) noexcept nogil:
+    cdef real zeros[16]  # sums of their own, which the compiler makes vectors
+    cdef real total = 0
+    cdef Py_ssize_t k, m
+    memset(zeros, 0, sizeof(zeros))
+    for k in range(n // 16):
+        for m in range(16):
+            zeros[m] += a[k * 16 + m] * 0  # nan once an element is inf or nan
+    for k in range(n // 16 * 16, n):
+        total += a[k] * 0
+    for m in range(16):
+        total += zeros[m]
+    return total == 0
+
+
+def segments(Py_ssize_t T, Py_ssize_t B):
+    """How many states forward keeps of T steps for a backward pass that computes the gates again."""
+    return segment_count(T, B) if B else 0
+
+
+def until_line(array):
+    """How many elements of a contiguous array lie before the first one on a new cache line."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_CONTIG_RO)
+    cdef Py_ssize_t items = (-<Py_ssize_t>view.buf & (LINE - 1)) // view.itemsize
+    PyBuffer_Release(&view)
+    return items
+
+
+def activate(bint tanh, const real[::1] x not None, real[::1] out not None, isa=None):
+    """out = tanh(x) or sigmoid(x) as the kernels compute it, for tests."""
+    cdef const Kernels* kernels = _kernels(isa or instruction_sets()[0], "float32" if sizeof(real) == 4 else "float64")
+    if x.shape[0] != out.shape[0]:
+        raise ValueError(f"x and out must have one length, got {x.shape[0]} and {out.shape[0]}")
+    cdef unsigned long long mode = fpmode_set()
+    if x.shape[0]:
+        kernels.activate(tanh, x.shape[0], &x[0], &out[0])
+    fpmode_restore(mode)
+
+
+line_bytes = LINE

@@ -1,0 +1,45 @@
+# Memory of the kernels, and the memory of arrays.
+
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport calloc, free
+
+
+cdef inline void* allocate(Py_ssize_t items, Py_ssize_t itemsize) except NULL nogil:
+    """Zeroed memory that starts on a cache line; the address to free stands before it."""
+    cdef char* raw = <char*>calloc(items * itemsize + 128, 1)
+    cdef char* start
+    if raw == NULL:
+        with gil:
+            raise MemoryError(f"cannot allocate {items * itemsize} bytes for the LSTM's buffers")
+    start = <char*>((<uintptr_t>raw + 127) & ~(<uintptr_t>63))
+    (<void**>start)[-1] = raw
+    return start
+
+
+cdef inline void release(void* buffer) noexcept nogil:
+    if buffer != NULL:
+        free((<void**>buffer)[-1])
+
+
+cdef struct Views:  # of arrays, for the time of a call
+    Py_buffer buffers[20]
+    int count
+
+
+cdef inline void* address(Views* views, array, Py_ssize_t itemsize, bint written) except? NULL:
+    """Where the elements of a C-contiguous array lie, until the views are released; NULL for None."""
+    cdef Py_buffer* view = &views.buffers[views.count]
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, view, PyBUF_CONTIG if written else PyBUF_CONTIG_RO)
+    views.count += 1
+    if view.itemsize != itemsize:
+        raise TypeError(f"elements must have {itemsize} bytes, got {view.itemsize}")
+    return view.buf
+
+
+cdef inline void release_views(Views* views) noexcept:
+    while views.count:
+        views.count -= 1
+        PyBuffer_Release(&views.buffers[views.count])

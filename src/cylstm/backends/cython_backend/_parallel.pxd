@@ -1,0 +1,27 @@
+# parallel/ for Cython. What each function does stands in the headers.
+cdef extern from "parallel/openmp.h" nogil:
+    const bint CYLSTM_OPENMP
+    int omp_get_thread_num()
+    int omp_get_num_threads()
+    int omp_get_max_threads()
+
+cdef extern from "parallel/barrier.h" nogil:
+    ctypedef struct Arrival:
+        pass
+    ctypedef struct Barrier:
+        Arrival* arrivals
+        int rank, threads
+    void barrier_wait(const Barrier* barrier)
+
+cdef extern from "parallel/region.h" nogil:
+    void region_init()
+    bint region_always(bint always)
+    long long region_barrier_ns()
+    bint region_enter(int threads, bint long_call)
+    long long region_thread_begins(const Barrier* all)
+    void region_thread_ends(const Barrier* all, long long since)
+    void region_leave(int threads, bint entered)
+
+cdef extern from "parallel/fpmode.h" nogil:
+    unsigned long long fpmode_set()
+    void fpmode_restore(unsigned long long mode)

@@ -1,0 +1,130 @@
+# Who computes what: a call among threads, and what one thread does. docs/design/threads.md says why.
+#
+# The threads of a direction form row_groups x unit_groups: a thread owns the row tiles of its row group and the blocks of
+# its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none where
+# unit_groups is 1. Both directions run at once where there are threads.
+
+from ._kernels cimport Kernels
+from ._parallel cimport Arrival, Barrier, region_barrier_ns
+from ._pass cimport Partition, Pass, Shape, Share, ceil_div
+
+cdef enum:
+    # Rows whose part of the input is hoisted, and below how many rows per step that pays: more where the weights of a
+    # step do not fit the cache that the cores share, so that those of the input are read once for several steps.
+    HOISTED_ROWS = 96
+    HOISTED_BELOW = 32
+    HOISTED_BELOW_LARGE = 65
+    LARGE_WEIGHTS = 12 << 20
+    # Multiply-adds of a call below which another thread costs more than it brings; and of a step, per nanosecond of a
+    # barrier: a core does some 45 of them, half the step is saved, and the exchange of h costs about a barrier more.
+    MACS_FOR_REGION = 500_000
+    MACS_FOR_BARRIER = 150
+    # Multiply-adds of a call, about a millisecond, that pays even if the other threads have to wake up.
+    MACS_LONG_CALL = 60_000_000
+    # Bytes of packed weights that a core is trusted to keep in its own cache, and in the first level of it.
+    OWN_CACHE = 1 << 20
+    FIRST_CACHE = 32 << 10
+    # Bytes of a panel from which on it is prefetched while the one before it is multiplied.
+    LARGE_PANEL = 256 << 10
+
+
+cdef inline bint is_large_panel(const Kernels* kernels, Py_ssize_t K) noexcept nogil:
+    """Whether a panel (K, 4, VL) is so large that the first tile that needs it would wait for it."""
+    return K * kernels.panel_bytes >= LARGE_PANEL
+
+
+cdef inline Partition _one_thread(const Shape* s) noexcept nogil:
+    cdef Partition a
+    a.threads = a.row_groups = a.unit_groups = 1
+    a.directions_apart = False
+    a.tiles = a.hoisted = 0
+    a.macs = 4 * s.H * (s.I + s.R) * s.N * s.D
+    a.descending_first = 0
+    return a
+
+
+cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
+    """For at most `threads` threads. By the shape, and by what a barrier costs."""
+    cdef Partition a = _one_thread(s)
+    cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
+    cdef Py_ssize_t weights = s.H * (s.I + s.R) * kernels.panel_bytes // s.VL
+    cdef Py_ssize_t worthwhile
+    cdef int team
+    if s.B < (HOISTED_BELOW_LARGE if weights > LARGE_WEIGHTS else HOISTED_BELOW) and s.N > s.B:
+        a.hoisted = min(s.N, HOISTED_ROWS if s.B < HOISTED_BELOW else 4 * s.B)
+    if a.macs < MACS_FOR_REGION:
+        threads = 1
+    worthwhile = MACS_FOR_BARRIER * region_barrier_ns() if threads > 1 else 0
+    team = threads
+    if s.D == 2 and threads > 1:
+        a.directions_apart = True
+        team = threads // 2
+    if s.B >= 6 * team and (weights <= OWN_CACHE or macs_step < worthwhile):
+        a.row_groups = team
+        if team > 1:
+            a.hoisted = 0
+    elif macs_step >= worthwhile or s.T == 1:
+        a.unit_groups = <int>min(team, s.blocks)
+    a.threads = a.row_groups * a.unit_groups * (2 if a.directions_apart else 1)
+    a.tiles = a.row_groups * ceil_div(s.B, a.row_groups * kernels.max_rows)
+    return a
+
+
+cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
+    cdef Partition a = _one_thread(s)
+    cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
+    cdef int team
+    if a.macs < MACS_FOR_REGION:
+        threads = 1
+    team = threads
+    if s.D == 2 and threads > 1:
+        a.directions_apart = True
+        team = threads // 2
+    if s.B >= 6 * team:
+        a.row_groups = team
+    elif macs_step >= MACS_FOR_BARRIER * region_barrier_ns():
+        a.unit_groups = <int>min(team, ceil_div(s.blocks, 4))
+    a.macs *= 2
+    a.threads = team * (2 if a.directions_apart else 1)  # those without a row or unit share in the products
+    # for what is computed again
+    a.tiles = a.row_groups * ceil_div(s.B, a.row_groups * kernels.max_rows)
+    if s.B < HOISTED_BELOW and a.row_groups == 1:
+        a.hoisted = HOISTED_ROWS
+    return a
+
+
+cdef inline Partition for_started(const Partition* requested, int started, Py_ssize_t most_units) noexcept nogil:
+    """The partition where another number of threads started than was requested: with the buffers of the requested one."""
+    cdef Partition a = requested[0]
+    if started != requested.threads:
+        a.directions_apart = False
+        a.row_groups = 1
+        a.unit_groups = <int>min(started, most_units)
+        a.threads = started
+    return a
+
+
+cdef inline Share share_of(
+    const Pass* p, int rank, int team,
+    Arrival* group,     # (team,), for the barriers of row groups
+    Arrival* everyone,  # (team,), for those of all threads of the direction
+) noexcept nogil:
+    cdef Share own
+    cdef const Shape* s = p.shape
+    cdef const Partition* a = p.partition
+    cdef Py_ssize_t W = 4 * s.VL, u = rank % a.unit_groups, units = a.unit_groups, per_unit
+    own.rank, own.team = rank, team
+    own.row_group, own.unit_group = rank // a.unit_groups, <int>u
+    own.steps = own.row_group < a.row_groups
+    own.tiles = ceil_div(a.tiles - own.row_group, a.row_groups)
+    own.j0, own.j1 = s.blocks * u // units, s.blocks * (u + 1) // units
+    own.g0, own.g1 = ceil_div(s.H, W) * u // units, ceil_div(s.H, W) * (u + 1) // units
+    own.s0, own.s1 = ceil_div(s.R, W) * u // units, ceil_div(s.R, W) * (u + 1) // units
+    per_unit = (s.R if a.hoisted else s.I + s.R) * p.kernels.panel_bytes
+    own.fits_l1 = (own.j1 - own.j0) * per_unit <= FIRST_CACHE
+    own.pair_blocks = own.fits_l1 and s.B == 1
+    own.shares_state = a.unit_groups > 1 and s.B == 1
+    own.streams_weights = own.tiles > 1 and is_large_panel(p.kernels, s.R)
+    own.group = Barrier(group + own.row_group * a.unit_groups, own.unit_group, a.unit_groups)
+    own.everyone = Barrier(everyone, rank, team)
+    return own

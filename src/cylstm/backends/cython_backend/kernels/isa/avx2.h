@@ -1,0 +1,22 @@
+/* x86-64 with AVX2 and FMA. */
+#include <immintrin.h>
+
+#define VECTOR_BYTES 32
+#define EACH_ROW_COUNT(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) /* 12 sums of 16 registers */
+enum { MAX_ROWS = 3 };
+
+#include "../vec.h"
+
+#if DOUBLE
+#define OP(name) _mm256_##name##_pd
+#else
+#define OP(name) _mm256_##name##_ps
+#endif
+
+INLINE vec fma_(vec a, vec b, vec c) { return OP(fmadd)(a, b, c); }
+INLINE vec at_most(vec x, real bound) { return OP(min)(all(bound), x); } /* the second operand where one is NaN */
+INLINE vec at_least(vec x, real bound) { return OP(max)(all(bound), x); }
+
+#define where_less plain_where_less
+#define load_some plain_load_some
+#define store_some plain_store_some

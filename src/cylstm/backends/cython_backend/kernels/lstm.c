@@ -1,0 +1,236 @@
+/* The tiles of one line of kernels.def: ISA_NAME, PRECISION, DOUBLE (the state's type), and the headers of the
+ * instruction set and of the weights. See kernels.h for every argument. */
+#include "kernels.h"
+#include ISA_HEADER
+#include "activations.h"
+#include "transpose.h"
+#include WEIGHTS_HEADER
+
+/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `next` are brought to the second cache.
+ * m, a_k and whether `next` is NULL are constants where this is inlined. */
+INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
+                       const weight *panel, const char *next)
+{
+    for (ptrdiff_t k = 0; k < K; k++) {
+        if (next)
+            __builtin_prefetch(next + k * LINE, 0, 2);
+        vec w[4];
+        for (int v = 0; v < 4; v++)
+            w[v] = load_weights(panel + (4 * k + v) * VL);
+        for (int r = 0; r < m; r++) {
+            vec s = all(a[r * a_row + k * a_k]);
+            for (int v = 0; v < 4; v++)
+                sums[r][v] = fma_(s, w[v], sums[r][v]);
+        }
+    }
+}
+
+/* A NaN in the input reaches the padding; from there it must not reach the sums over all units. */
+INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
+{
+    if (lanes == VL) {
+        store(p, v);
+        return;
+    }
+    store(p, (vec){0});
+    store_some(p, v, lanes);
+}
+
+/* eq. (2) and (3) of row r; sums[0] becomes c, sums[3] becomes o */
+INLINE void cell_row(const GatesTile *t, ptrdiff_t r, vec sums[4])
+{
+    real *c_row = (real *)t->c + r * VL;
+    vec c = load(c_row);
+    vec i = sigmoid(sums[0]), f = sigmoid(sums[1]); /* (2) */
+    vec g = hyperbolic_tangent(sums[2]), o = sigmoid(sums[3]);
+    if (t->c_prev)
+        store((real *)t->c_prev + r * VL, c);
+    if (t->gates) {
+        real *gates = (real *)t->gates + r * 4 * VL;
+        store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
+    }
+    sums[0] = fma_(f, c, i * g); /* (3) */
+    sums[3] = o;
+    store(c_row, sums[0]);
+}
+
+/* eq. (4) of row r, after all of (3): a tanh that waits for its c has the other rows to overlap with */
+INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
+{
+    vec h = sums[3] * hyperbolic_tangent(sums[0]);
+    real *h_row = (real *)t->h_out + r * t->h_out_stride;
+    if (t->lanes == VL)
+        store(h_row, h);
+    else
+        store_some(h_row, h, t->lanes);
+}
+
+INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
+{
+    vec sums[MAX_ROWS][4];
+    for (int r = 0; r < m; r++)
+        for (int v = 0; v < 4; v++)
+            sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
+    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL); /* (1) */
+    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh, next);
+    for (int r = 0; r < m; r++)
+        cell_row(t, r, sums[r]);
+    for (int r = 0; r < m; r++)
+        hidden_row(t, r, sums[r]);
+}
+
+/* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
+INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0,
+                            const weight *panel_1)
+{
+    for (ptrdiff_t k = 0; k < K; k++) {
+        vec s = all(a[k]);
+        for (int v = 0; v < 4; v++) {
+            sums[0][v] = fma_(s, load_weights(panel_0 + (4 * k + v) * VL), sums[0][v]);
+            sums[1][v] = fma_(s, load_weights(panel_1 + (4 * k + v) * VL), sums[1][v]);
+        }
+    }
+}
+
+static void gates_pair(const GatesTile *t)
+{
+    vec sums[2][4];
+    for (int b = 0; b < 2; b++)
+        for (int v = 0; v < 4; v++)
+            sums[b][v] = load((const real *)t[b].start + v * VL);
+    accumulate_pair(sums, t->input, t->I, t[0].weight_ih, t[1].weight_ih);
+    accumulate_pair(sums, t->h, t->R, t[0].weight_hh, t[1].weight_hh);
+    for (int b = 0; b < 2; b++)
+        cell_row(&t[b], 0, sums[b]);
+    for (int b = 0; b < 2; b++)
+        hidden_row(&t[b], 0, sums[b]);
+}
+
+INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k, const char *next)
+{
+    vec sums[MAX_ROWS][4];
+    for (int r = 0; r < m; r++)
+        for (int v = 0; v < 4; v++)
+            sums[r][v] = t->start ? load((const real *)t->start + r * t->start_stride + v * VL) : (vec){0};
+    const real *a = t->a;
+    const weight *panel = t->panel;
+    for (ptrdiff_t s = 0; s < t->segments; s++)
+        accumulate(m, sums, a + s * t->a_segment, t->a_row, a_k, t->K, panel + s * t->K * 4 * VL,
+                   next ? next + s * t->K * LINE : NULL);
+    for (int r = 0; r < m; r++) {
+        real *out = (real *)t->out + r * t->out_stride;
+        for (int v = 0; v < 4; v++) {
+            ptrdiff_t left = t->columns - v * VL;
+            if (left >= VL)
+                store(out + v * VL, sums[r][v]);
+            else if (left > 0)
+                store_some(out + v * VL, sums[r][v], left);
+        }
+    }
+}
+
+/* One copy of the code per number of rows, so that the sums are registers, and per value of what else is a constant. */
+#define ROW_COUNT(m, function, ...) \
+    case m: \
+        function(m, __VA_ARGS__); \
+        break;
+#define FOR_ROWS(function, t, ...) \
+    switch ((t)->rows) { \
+        EACH_ROW_COUNT(ROW_COUNT, function, t, __VA_ARGS__) \
+    }
+
+static void gates(const GatesTile *t)
+{
+    if (!t->prefetch)
+        FOR_ROWS(gates_rows, t, NULL)
+    else
+        FOR_ROWS(gates_rows, t, t->prefetch)
+}
+
+static void product(const ProductTile *t)
+{
+    if (t->a_k != 1)
+        FOR_ROWS(product_rows, t, t->a_k, NULL)
+    else if (!t->prefetch)
+        FOR_ROWS(product_rows, t, 1, NULL)
+    else
+        FOR_ROWS(product_rows, t, 1, t->prefetch)
+}
+
+static void pack(const PackTask *t)
+{
+    for (int v = 0; v < 4; v++)
+        transpose_weights(t->matrix[v], t->stride, (weight *)t->panel + v * VL, 4 * VL, t->lanes[v], t->K);
+}
+
+#if TRAINS
+static void transpose_panels(const void *panels, void *transposed, ptrdiff_t n, ptrdiff_t K)
+{
+    const ptrdiff_t W = 4 * VL;
+    for (ptrdiff_t g = 0; g * W < n; g++)
+        for (ptrdiff_t h = 0; h * W < K; h++)
+            transpose_weights((const weight *)panels + (g * K + h * W) * W, W, (weight *)transposed + (h * n + g * W) * W,
+                              W, K - h * W < W ? K - h * W : W, n - g * W < W ? n - g * W : W);
+}
+
+static void gates_backward(const GatesBackwardTile *t)
+{
+    const vec one = all(1);
+    for (ptrdiff_t r = 0; r < t->rows; r++) {
+        const real *gates = (const real *)t->gates + r * 4 * VL;
+        vec i = load(gates), f = load(gates + VL), g = load(gates + 2 * VL), o = load(gates + 3 * VL);
+        vec c_prev = load((const real *)t->c_prev + r * VL);
+        for (ptrdiff_t byte = 0; byte < 4 * VECTOR_BYTES; byte += 64)
+            __builtin_prefetch((const char *)(gates + t->prefetch_rows * 4 * VL) + byte);
+        __builtin_prefetch((const real *)t->c_prev + (r + t->prefetch_rows) * VL);
+        vec tanh_c = hyperbolic_tangent(fma_(f, c_prev, i * g));
+        vec grad_h = load((const real *)t->grad_h + r * t->grad_h_stride);
+        if (t->grad_output)
+            grad_h += load_some((const real *)t->grad_output + r * t->grad_output_stride, t->lanes); /* (6) */
+        real *grad_c_row = (real *)t->grad_c + r * VL;
+        vec grad_c = fma_(grad_h * o, one - tanh_c * tanh_c, load(grad_c_row)); /* (8) */
+        real *grad_a = (real *)t->grad_a + r * 4 * VL; /* (9), (10) */
+        store_padded(grad_a, grad_c * g * (i * (one - i)), t->lanes);
+        store_padded(grad_a + VL, grad_c * c_prev * (f * (one - f)), t->lanes);
+        store_padded(grad_a + 2 * VL, grad_c * i * (one - g * g), t->lanes);
+        store_padded(grad_a + 3 * VL, grad_h * tanh_c * (o * (one - o)), t->lanes);
+        store(grad_c_row, grad_c * f); /* (9) */
+        if (t->h)
+            store_padded((real *)t->h + r * t->h_stride, o * tanh_c, t->lanes);
+    }
+}
+#endif
+
+static void activate(int tanh, ptrdiff_t n, const void *in, void *out)
+{
+    for (ptrdiff_t k = 0; k < n; k += VL) {
+        ptrdiff_t some = n - k < VL ? n - k : VL;
+        vec x = load_some((const real *)in + k, some);
+        store_some((real *)out + k, tanh ? hyperbolic_tangent(x) : sigmoid(x), some);
+    }
+}
+
+#define JOIN2(a, b, c) a##b##_##c
+#define JOIN(a, b, c) JOIN2(a, b, c)
+#define TEXT2(a) #a
+#define TEXT(a) TEXT2(a)
+#define TABLE JOIN(cylstm_, ISA_NAME, PRECISION)
+
+extern const Kernels TABLE;
+const Kernels TABLE = {
+    .isa = TEXT(ISA_NAME),
+    .precision = TEXT(PRECISION),
+    .itemsize = sizeof(real),
+    .lanes = VL,
+    .max_rows = MAX_ROWS,
+    .panel_bytes = 4 * VL * sizeof(weight),
+    .pack = pack,
+    .gates = gates,
+    .gates_pair = gates_pair,
+    .product = product,
+#if TRAINS
+    .gates_backward = gates_backward,
+    .transpose = transpose_panels,
+#endif
+    .activate = activate,
+};

@@ -1,0 +1,98 @@
+/* A barrier for the threads of one parallel region. OpenMP's own costs tens of microseconds under
+ * OMP_WAIT_POLICY=passive.
+ *
+ * Each thread counts on a line of its own how often it has arrived, and reads the counts of the others. No line has two
+ * writers, and nothing waits until all that was written is out, as an atomic addition does. A thread spins for a moment,
+ * as long as a step may be uneven, then sleeps: a sleeping thread leaves its processor to the one that it waits for. */
+#ifndef CYLSTM_BARRIER_H
+#define CYLSTM_BARRIER_H
+
+#include <limits.h>
+#include <sched.h>
+#include <time.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "placement.h"
+
+typedef struct {
+    int count;        /* barriers that this thread has arrived at */
+    int sleeping;     /* threads that sleep until then */
+    long long worked; /* nanoseconds in this region, without its beginning, its end and sleep at barriers */
+    char apart[48];   /* to the end of the cache line */
+} Arrival;
+
+typedef struct {
+    Arrival *arrivals; /* one per thread, zero in the beginning */
+    int rank, threads;
+} Barrier; /* as one of its threads sees it */
+
+enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
+
+static __thread long long slept_ns; /* of this thread at barriers, in this region */
+
+static inline long long nanoseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+static inline void spin_once(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* Counts may wrap around. */
+static inline int is_behind(int seen, int count) { return (int)((unsigned)seen - (unsigned)count) < 0; }
+
+static __attribute__((noinline, cold)) void sleep_until(Arrival *arrival, int count)
+{
+    long long since = nanoseconds();
+#if defined(__linux__)
+    /* The thread that arrives does not wait to see whether somebody has just gone to sleep: hence the time limit. */
+    const struct timespec at_most = {0, 1000000};
+    __atomic_add_fetch(&arrival->sleeping, 1, __ATOMIC_SEQ_CST);
+    for (int seen; is_behind(seen = __atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count);)
+        syscall(SYS_futex, &arrival->count, FUTEX_WAIT_PRIVATE, seen, &at_most, NULL, 0);
+    move_apart();
+    __atomic_sub_fetch(&arrival->sleeping, 1, __ATOMIC_RELAXED);
+#else
+    while (is_behind(__atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count))
+        sched_yield();
+#endif
+    slept_ns += nanoseconds() - since;
+}
+
+static inline void barrier_wait(const Barrier *b)
+{
+    if (b->threads < 2)
+        return;
+    Arrival *own = &b->arrivals[b->rank];
+    int count = own->count + 1, spins = 0;
+    __atomic_store_n(&own->count, count, __ATOMIC_RELEASE);
+#if defined(__linux__)
+    if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED))
+        syscall(SYS_futex, &own->count, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
+    for (int r = 0; r < b->threads; r++) {
+        Arrival *other = &b->arrivals[r];
+        while (is_behind(__atomic_load_n(&other->count, __ATOMIC_ACQUIRE), count))
+            if (spins++ < SPINS)
+                spin_once();
+            else
+                sleep_until(other, count);
+    }
+}
+
+#endif

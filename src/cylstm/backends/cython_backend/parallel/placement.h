@@ -1,0 +1,48 @@
+/* Threads of a region on processors of their own.
+ *
+ * A thread that wakes up may be put on the processor of the one that woke it, and stays there for milliseconds if that
+ * one spins. So a thread leaves a processor that a lower rank is on: it forbids itself that one, for a moment. The
+ * caller, rank 0, stays where it is. Without this, ten single steps of H = 256 after a rest took 8.4 ms instead of 0.5
+ * on virtual machines with two processors. */
+#ifndef CYLSTM_PLACEMENT_H
+#define CYLSTM_PLACEMENT_H
+
+#include <sched.h>
+
+static __thread int region_rank; /* of this thread */
+
+#if defined(__linux__)
+enum { PLACES = 64 };
+static int places[PLACES]; /* the processor that each rank was on when it last looked */
+
+static inline void note_place(void)
+{
+    if (region_rank < PLACES)
+        __atomic_store_n(&places[region_rank], sched_getcpu(), __ATOMIC_RELAXED);
+}
+
+static inline void move_apart(void)
+{
+    cpu_set_t allowed, others;
+    if (region_rank >= PLACES)
+        return;
+    note_place();
+    int here = __atomic_load_n(&places[region_rank], __ATOMIC_RELAXED), shared = 0;
+    for (int r = 0; r < region_rank; r++)
+        shared |= __atomic_load_n(&places[r], __ATOMIC_RELAXED) == here;
+    if (!shared || sched_getaffinity(0, sizeof(allowed), &allowed))
+        return;
+    others = allowed;
+    for (int r = 0; r < region_rank; r++)
+        CPU_CLR(__atomic_load_n(&places[r], __ATOMIC_RELAXED), &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others)) {
+        note_place();
+        sched_setaffinity(0, sizeof(allowed), &allowed);
+    }
+}
+#else
+static inline void note_place(void) {}
+static inline void move_apart(void) {}
+#endif
+
+#endif

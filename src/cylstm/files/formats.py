@@ -1,0 +1,169 @@
+"""The file formats by extension: ``save`` and ``load``.
+
+This module alone knows all of them. A new format is a module that reads and writes, and a line of :data:`FORMATS`. The
+bridges to other systems' files are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import npz, safetensors
+from .container import Contents
+from .modules import Module, make, parameters_of
+from .names import either
+
+
+class Format(NamedTuple):
+    """How files with one extension are read and written."""
+
+    read: Callable[[Path], Contents]
+    save: Callable[[Any, Path], None]
+    written: str = ""  # the end of a path that is written; empty where such files are only read
+
+
+def _saving(write: Callable[[Path, Mapping[str, np.ndarray], Mapping[str, str]], None]) -> Callable[[Any, Path], None]:
+    """What writes modules, for a format that holds any names, arrays and metadata."""
+    return lambda module, path: write(path, *parameters_of(module))
+
+
+def _read_onnx(path: Path) -> Contents:
+    from ..onnx.reader import read
+
+    return read(path)
+
+
+def _save_onnx(module: Any, path: Path) -> None:
+    from ..onnx.writer import save
+
+    save(module, path)
+
+
+def _read_keras(path: Path) -> Contents:
+    from ..keras.convert import read
+
+    return read(path)
+
+
+def _save_keras(module: Any, path: Path) -> None:
+    from ..keras.convert import save
+
+    save(module, path)
+
+
+FORMATS = {
+    ".safetensors": Format(safetensors.read, _saving(safetensors.write), ".safetensors"),
+    ".npz": Format(npz.read, _saving(npz.write), ".npz"),
+    ".onnx": Format(_read_onnx, _save_onnx, ".onnx"),
+    ".keras": Format(_read_keras, _save_keras),
+    ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
+}
+_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+
+def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) -> None:
+    """Write the parameters of a module to a file, under PyTorch's names.
+
+    The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
+    shapes do not tell (``batch_first``, ``dropout``) goes into the file's metadata, from where :func:`load` takes it.
+
+    Parameters
+    ----------
+    module : LSTM, LSTMCell, Linear, or a mapping of names to them
+        With a mapping such as ``{"lstm": lstm, "head": linear}`` the parameters are named ``lstm.weight_ih_l0`` and
+        so on, as in the ``state_dict`` of a PyTorch module that has these attributes.
+    path : path-like
+        ``.safetensors`` (``safetensors.torch.load_file`` reads it) or ``.npz`` (``numpy.load`` reads it). For one LSTM
+        also ``.onnx`` (see :func:`cylstm.onnx.save`) or ``.weights.h5`` (see :func:`cylstm.keras.save`).
+
+    Raises
+    ------
+    ValueError
+        If the extension is another one, or the format does not know the dtype (safetensors: complex128) or the option
+        (ONNX and Keras: ``proj_size``).
+
+    See Also
+    --------
+    load
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        endings = either(filter(None, (one.written for one in FORMATS.values())))
+        raise ValueError(f"expected a path that ends in {endings}, got {str(path)!r}")
+    FORMATS[path.suffix.lower()].save(module, path)
+
+
+def load(
+    path: str | os.PathLike[str],
+    prefix: str = "",
+    *,
+    batch_first: bool | None = None,
+    dropout: float | None = None,
+    backend: object = None,
+) -> Module:
+    """Make a module from a file of parameters under PyTorch's names.
+
+    ``input_size``, ``hidden_size``, ``num_layers``, ``bias``, ``bidirectional``, ``proj_size`` and the dtype are
+    inferred from the names and shapes. Other tensors in the file are no error: the one LSTM among them is taken;
+    without an LSTM the one LSTMCell (``weight_ih`` without a layer number); without either the one Linear (``weight``,
+    ``bias``).
+
+    Parameters
+    ----------
+    path : path-like
+        ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
+        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+    prefix : str
+        Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
+        prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
+        file that of the layer.
+    batch_first, dropout : optional
+        Options that names and shapes do not tell. By default what :func:`save` has stored, else PyTorch's defaults.
+    backend : optional
+        As for :class:`LSTM`.
+
+    Returns
+    -------
+    LSTM, LSTMCell or Linear
+        In training mode, as each new module.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, of an unknown format or a pickle (``.pt``), if it holds no LSTM or several, if names,
+        shapes and dtypes do not make a module, or if cylstm does not compute what the file asks for (other
+        activations, say).
+    ImportError
+        If the package that reads the format is not installed.
+    TypeError
+        If ``prefix`` is no str, or ``batch_first``, ``dropout`` or ``backend`` is given and the module found does not
+        have it.
+    """
+    path = Path(path)
+    if not isinstance(prefix, str):
+        raise TypeError(f"expected prefix to be a str, got {prefix!r} of type {type(prefix).__name__}")
+    return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+
+
+def read(path: Path) -> Contents:
+    """The tensors and metadata of a file, by the reader for its extension."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {str(path)!r}")
+    extension = path.suffix.lower()
+    if extension in _PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which can run any code when it is read, so cylstm does not read it. Convert it once, "
+            f"where PyTorch is: from safetensors.torch import save_file; "
+            f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
+        )
+    if extension not in FORMATS:
+        raise ValueError(f"expected a file that ends in {either(FORMATS)}, got {str(path)!r}")
+    return FORMATS[extension].read(path)

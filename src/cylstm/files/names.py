@@ -1,0 +1,87 @@
+"""Which of the names in a file are whose: modules by kind and prefix, and the one that is meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .container import Contents, Tensor
+
+# How PyTorch names the parameters of each kind of module, after the prefix.
+_NAMES = {
+    "LSTM": re.compile(r"(.*?)((?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l\d{1,6}(?:_reverse)?)", re.DOTALL),
+    "LSTMCell": re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh)", re.DOTALL),
+    "Linear": re.compile(r"(|.*\.)(weight|bias)", re.DOTALL),
+}
+
+
+def find_modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
+    """What could be made from the tensors: kind → prefix → names after the prefix.
+
+    The kinds are LSTM, LSTMCell and Linear; "other" are recurrent layers that are not LSTMs.
+    """
+    found: dict[str, dict[str, list[str]]] = {kind: {} for kind in (*_NAMES, "other")}
+    for full_name in tensors:
+        for kind, pattern in _NAMES.items():
+            if match := pattern.fullmatch(full_name):
+                found[kind].setdefault(match[1], []).append(match[2])
+    for kind, suffix in (("LSTM", "_l0"), ("LSTMCell", "")):
+        for prefix, names in list(found[kind].items()):
+            if f"weight_hr{suffix}" not in names and _gate_count(tensors.get(f"{prefix}weight_hh{suffix}")) in (1, 3):
+                found["other"][prefix] = found[kind].pop(prefix)  # an RNN or a GRU
+    for prefix in list(found["Linear"]):
+        weight = tensors.get(f"{prefix}weight")
+        if weight is None or len(weight.shape) != 2:  # a convolution, a norm …
+            del found["Linear"][prefix]
+    return found
+
+
+def _gate_count(weight_hh: Tensor | None) -> int | None:
+    """4 for an LSTM without projection, 3 for a GRU, 1 for an RNN."""
+    if weight_hh is None or len(weight_hh.shape) != 2:
+        return None
+    rows, columns = weight_hh.shape
+    return rows // columns if columns and rows % columns == 0 else None
+
+
+def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[str]]:
+    """Kind, prefix and names of the one module that is meant."""
+    found = find_modules(contents.tensors)
+    exact, inside = {prefix, f"{prefix}."}, prefix if prefix.endswith(".") or not prefix else f"{prefix}."
+    found["LSTM"] |= {refused: [] for refused in contents.refused}
+    for kind in _NAMES:
+        candidates = {p: names for p, names in found[kind].items() if p in exact}
+        candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
+        if len(candidates) > 1:
+            prefixes = listed(map(repr, candidates))
+            raise ValueError(f"{path} holds {len(candidates)} {kind}s: give the prefix of one of them: {prefixes}")
+        if candidates:
+            [(found_prefix, names)] = candidates.items()
+            if found_prefix in contents.refused:
+                raise ValueError(f"{path}: the LSTM {at(found_prefix)} {contents.refused[found_prefix]}")
+            return kind, found_prefix, names
+    there = [f"{kind} {at(p)}" for kind in _NAMES for p in found[kind]]
+    there += [f"an RNN or GRU, not an LSTM, {at(p)}" for p in found["other"]]
+    there += [f"{what}, {at(p)}" for p, what in contents.others.items()]
+    if not there:
+        there = [f"{name} {tensor.shape}" for name, tensor in contents.tensors.items()]
+    where = f" under the prefix {prefix!r}" if prefix else ""
+    raise ValueError(f"{path} holds no LSTM, LSTMCell or Linear{where}. What is there: {listed(there) or 'nothing'}")
+
+
+def either(names: Iterable[str]) -> str:
+    """The names as a choice: a, b or c."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def listed(texts: Iterable[str], at_most: int = 20) -> str:
+    """The first of the texts, and how many more there are."""
+    texts = list(texts)
+    return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
+
+
+def at(prefix: str) -> str:
+    """Where a module is, in words."""
+    return f"under the prefix {prefix!r}" if prefix else "without a prefix"

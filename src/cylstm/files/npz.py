@@ -1,0 +1,110 @@
+"""The ``.npz`` format: a zip archive of ``.npy`` files. Nothing is unpickled.
+
+The metadata stand in the archive's comment, so that ``numpy.load`` sees the tensors alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .container import (
+    MAX_DIMENSIONS,
+    Contents,
+    Tensor,
+    TensorFileError,
+    damaged,
+    expansion_limit,
+    is_size,
+    is_text_to_text,
+    parse_json,
+    regular_size,
+    replacing,
+)
+
+
+def read(path: Path) -> Contents:
+    """Read the headers of the arrays of an ``.npz``; the arrays are read when they are asked for. Never unpickles."""
+    with _opened(path) as archive:
+        tensors: dict[str, Tensor] = {}
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name in tensors:
+                raise damaged(path, f"{name!r} is there twice")
+            if info.filename != name:  # anything else in the archive is not an array
+                tensors[name] = _npy_member(archive, info, name, path)
+        comment = archive.comment
+    metadata: dict[str, Any] = {}
+    with contextlib.suppress(TensorFileError):  # others may write comments of their own
+        metadata = parse_json(comment, path)
+    return Contents(tensors, metadata if is_text_to_text(metadata) else {})
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write names and arrays as an uncompressed ``.npz``, under a temporary name first (see :func:`replacing`)."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in tensors.items():
+            if array.dtype.name == "bfloat16":
+                raise ValueError(f".npz has no dtype for bfloat16 ({name!r}): save as .safetensors instead")
+            # A ZipInfo of our own has a fixed date: the same module gives the same bytes.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        if metadata:
+            archive.comment = json.dumps(dict(metadata)).encode()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; the many kinds of error that a damaged one raises become one."""
+    with open(path, "rb") as file:
+        regular_size(file.fileno(), path)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except TensorFileError:
+            raise
+        except Exception as error:  # BadZipFile, zlib.error, EOFError, OSError (seek), struct.error, RuntimeError …
+            raise damaged(path, f"not a readable .npz ({type(error).__name__}: {error})") from error
+
+
+def _npy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> Tensor:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise damaged(path, f"{name!r} is compressed with a method that numpy.savez does not use")
+    if info.compress_size > path.stat().st_size:
+        raise damaged(path, f"{name!r} has {info.compress_size} bytes, more than the file")
+    if info.file_size > expansion_limit(info.compress_size):
+        raise damaged(path, f"{name!r} would grow from {info.compress_size} to {info.file_size} bytes")
+    with archive.open(info) as member:
+        dtype, shape, order = _npy_header(member, name, path)
+        begin = member.tell()
+    if info.file_size - begin != math.prod(shape) * dtype.itemsize:
+        raise damaged(path, f"{name!r} of {shape} {dtype} does not fit into {info.file_size - begin} bytes")
+
+    def array() -> np.ndarray:
+        with _opened(path) as again, again.open(info) as member:
+            return np.frombuffer(member.read(), dtype, math.prod(shape), begin).reshape(shape, order=order)
+
+    return Tensor(dtype.name, shape, array)
+
+
+def _npy_header(member: Any, name: str, path: Path) -> tuple[np.dtype, tuple[int, ...], Any]:
+    """dtype, shape and order of an array in .npy format; objects, records and text are refused."""
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(member)
+    else:
+        raise damaged(path, f"{name!r} is in version {version} of the .npy format")
+    if dtype.hasobject:
+        raise TensorFileError(f"{path}: {name!r} holds Python objects, which are never unpickled: save numbers alone")
+    if len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
+        raise damaged(path, f"{name!r} has the shape {shape!r:.100}")
+    return dtype, shape, "F" if fortran else "C"

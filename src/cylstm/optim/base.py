@@ -1,0 +1,211 @@
+"""What the optimisers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arrays.arguments import as_array
+from ..nn.gradients import check_gradient
+from ..nn.module import Module, exclusively
+
+#: The gradients of one module: an array for each of its parameters, by name.
+Grads = Mapping[str, Any]
+
+Arrays = dict[str, np.ndarray]
+
+
+class Optimizer:
+    """What the optimisers have in common: modules, a learning rate, checked gradients, a state.
+
+    A subclass names in ``_buffer_names`` the arrays that it keeps for each parameter, and defines ``_update``.
+    """
+
+    _buffer_names: tuple[str, ...] = ()
+
+    def __init__(self, modules: Module | Iterable[Module], lr: float) -> None:
+        self._modules = [modules] if isinstance(modules, Module) else list(modules)
+        for module in self._modules:
+            if not isinstance(module, Module):
+                raise TypeError(
+                    f"{type(self).__name__} takes a module or several, as in {type(self).__name__}([lstm, head]), "
+                    f"and not their parameters; got {type(module).__name__}"
+                )
+            if module.dtype.itemsize == 2:
+                raise TypeError(
+                    f"parameters of dtype {module.dtype} are too coarse for small steps: train in float32 "
+                    f"(module.float()) and convert afterwards (module.to({module.dtype.name!r}))"
+                )
+        if not self._modules:
+            raise ValueError(f"{type(self).__name__} got no modules")
+        if len(set(map(id, self._modules))) < len(self._modules):
+            raise ValueError(f"{type(self).__name__} got the same module more than once")
+        self.lr = lr
+        self._steps = 0
+        self._buffers = [
+            {name: {buffer: np.zeros_like(array) for buffer in self._buffer_names} for name, array in named}
+            for named in (module.named_parameters() for module in self._modules)
+        ]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate. May be assigned at any time: a schedule is an assignment before each step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = at_least_zero(lr, "learning rate")
+
+    def step(self, grads: Grads | Iterable[Grads]) -> None:
+        """Change the parameters of all modules by one step against the gradients.
+
+        Parameters
+        ----------
+        grads : mapping of str to array, or an iterable of them
+            For each module, in the order of the constructor, the gradient of every parameter by its name: what a
+            pullback returns as ``parameters``. They are left as they are. Those on a GPU are copied to the CPU, where
+            the parameters are.
+
+        Raises
+        ------
+        TypeError
+            If something is no mapping of names to arrays.
+        RuntimeError
+            If the gradients of a module or of a parameter are missing, a name is unknown, a shape or dtype is not
+            that of the parameter, or the parameters are unlocked. Nothing has changed then.
+        """
+        given = listed(grads)
+        if len(given) != len(self._modules):
+            raise RuntimeError(
+                f"expected the gradients of {len(self._modules)} modules, in the order of the constructor, "
+                f"got those of {len(given)}"
+            )
+        with exclusively(self._modules) as parameters:
+            checked = list(map(self._checked, given, parameters, self._buffers))
+            self._steps += 1
+            for module, arrays, gradients, buffers in zip(
+                self._modules, parameters, checked, self._buffers, strict=True
+            ):
+                module._store.replace(
+                    {name: self._changed(array, gradients[name], buffers[name]) for name, array in arrays.items()}
+                )
+
+    def _checked(self, grads: Grads, parameters: Arrays, buffers: dict[str, Arrays]) -> Arrays:
+        """The gradients of one module as arrays that fit its parameters."""
+        missing = [name for name in parameters if name not in grads]
+        unknown = [name for name in grads if name not in parameters]
+        if missing or unknown:
+            raise RuntimeError(
+                "expected one gradient for each parameter; "
+                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
+            )
+        for name, parameter in parameters.items():
+            for buffer in buffers[name].values():
+                if buffer.dtype != parameter.dtype:
+                    raise RuntimeError(
+                        f"the parameters have been converted from {buffer.dtype} to {parameter.dtype} since the "
+                        "optimiser was made: make a new one"
+                    )
+        return {
+            name: check_gradient(_on_cpu(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
+            for name, array in parameters.items()
+        }
+
+    def _changed(self, parameter: np.ndarray, gradient: np.ndarray, buffers: Arrays) -> np.ndarray:
+        """The parameter after the step. The buffers are changed in place."""
+        parameter = parameter.copy()
+        with np.errstate(all="ignore"):  # infinite or nan, as in PyTorch, rather than an error half way
+            self._update(*map(_real_items, (parameter, gradient, *buffers.values())))
+        return parameter
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        """Step number ``self._steps``, from 1: change parameter and buffers, all of them 1-D and real, in place."""
+        raise NotImplementedError
+
+    def state_dict(self) -> Arrays:
+        """A copy of the state by name: all arrays, so that ``numpy.savez(path, **state)`` and ``numpy.load`` keep it.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            ``lr``, ``step`` (how many were taken), and for each parameter of module number n the arrays
+            ``n.parameter.buffer``, as in ``0.weight_ih_l0.exp_avg``, under PyTorch's names of the buffers.
+        """
+        state = {"lr": np.array(self.lr), "step": np.array(self._steps)}
+        return state | {name: buffer.copy() for name, buffer in self._named_buffers()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a state that an optimiser of this kind, for modules of the same shapes, had.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            As `state_dict` returns it. The arrays are copied.
+
+        Raises
+        ------
+        TypeError
+            If it is no mapping, or a value is no array.
+        RuntimeError
+            If names are missing or unexpected, or a shape or dtype differs. Nothing is loaded then.
+        ValueError
+            If the learning rate or the number of steps is negative.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"expected state_dict to be a mapping of names to arrays, got {type(state_dict).__name__}")
+        own = self.state_dict()
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        if missing or unexpected:
+            raise RuntimeError(
+                f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded; "
+                f"missing: {', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}"
+            )
+        loaded = {
+            name: check_gradient(as_array(state_dict[name], name), name, array.shape, array.dtype)
+            for name, array in own.items()
+        }
+        if loaded["step"] < 0:
+            raise ValueError(f"step must be 0 or more, got {loaded['step']}")
+        self.lr = float(loaded["lr"])
+        self._steps = int(loaded["step"])
+        for name, buffer in self._named_buffers():
+            buffer[...] = loaded[name]
+
+    def _named_buffers(self) -> Iterable[tuple[str, np.ndarray]]:
+        for n, buffers in enumerate(self._buffers):
+            for name, by_kind in buffers.items():
+                for kind, buffer in by_kind.items():
+                    yield f"{n}.{name}.{kind}", buffer
+
+
+def _on_cpu(gradient: Any, name: str) -> np.ndarray:
+    array = as_array(gradient, name, cuda=True)
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def _real_items(array: np.ndarray) -> np.ndarray:
+    """All numbers side by side, a complex one as two real ones; a view where the array is contiguous."""
+    flat = array.reshape(-1)
+    return flat.view(flat.real.dtype)
+
+
+def listed(grads: Grads | Iterable[Grads]) -> list[Grads]:
+    """The gradients of each module, found to be mappings."""
+    each_module = [grads] if isinstance(grads, Mapping) else list(grads)
+    for each in each_module:
+        if not isinstance(each, Mapping):
+            raise TypeError(
+                "gradients must be a mapping of names to arrays for each module, such as the `parameters` of what a "
+                f"pullback returns; got {type(each).__name__}"
+            )
+    return each_module
+
+
+def at_least_zero(value: float, name: str) -> float:
+    """The value as a float, found not to be negative."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be 0 or more, got {value}")
+    return float(value)

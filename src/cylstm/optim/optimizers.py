@@ -1,0 +1,162 @@
+"""The optimisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..nn.module import Module
+from .base import Optimizer, at_least_zero
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, as ``torch.optim.SGD``.
+
+    Parameters
+    ----------
+    modules : LSTM, LSTMCell, Linear, or an iterable of them
+        Whose parameters are changed. float32, float64 or complex.
+    lr : float
+        Learning rate.
+    momentum : float
+        Share of the step before that is taken again.
+    dampening : float
+        Share of the gradient that does not enter the momentum.
+    weight_decay : float
+        This many times the parameter is added to its gradient.
+    nesterov : bool
+        Whether the momentum is looked ahead.
+
+    Raises
+    ------
+    TypeError
+        If ``modules`` holds something else, or float16 or bfloat16.
+    ValueError
+        If a number is negative, ``modules`` is empty or names one twice, or nesterov has no momentum, or dampening.
+
+    Examples
+    --------
+    >>> import cylstm.optim
+    >>> lstm = cylstm.LSTM(3, 5)
+    >>> optimizer = cylstm.optim.SGD(lstm, lr=0.1, momentum=0.9)
+    >>> output, state, pullback = lstm.vjp(cylstm.randn(7, 2, 3))
+    >>> optimizer.step(pullback(grad_output=output).parameters)     # of half the sum of output²
+    """
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        self._momentum = at_least_zero(momentum, "momentum")
+        self._dampening = float(dampening)
+        self._weight_decay = at_least_zero(weight_decay, "weight_decay")
+        self._nesterov = nesterov
+        if nesterov and (not momentum or dampening):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        if momentum:
+            self._buffer_names = ("momentum_buffer",)
+        super().__init__(modules, lr)
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        if self._weight_decay:
+            gradient = gradient + self._weight_decay * parameter
+        for buffer in buffers:
+            buffer *= self._momentum
+            buffer += gradient if self._steps == 1 else (1 - self._dampening) * gradient
+            gradient = gradient + self._momentum * buffer if self._nesterov else buffer
+        parameter -= self.lr * gradient
+
+
+class Adam(Optimizer):
+    """Adam, as ``torch.optim.Adam``: steps of the size of the mean gradient over the root of its mean square.
+
+    Parameters
+    ----------
+    modules : LSTM, LSTMCell, Linear, or an iterable of them
+        Whose parameters are changed. float32, float64 or complex; real and imaginary parts are numbers of their own.
+    lr : float
+        Learning rate.
+    betas : tuple of two floats
+        How slowly the two means forget, from 0 to below 1.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        This many times the parameter is added to its gradient.
+
+    Raises
+    ------
+    TypeError
+        If ``modules`` holds something else, or float16 or bfloat16.
+    ValueError
+        If a number is outside its range, or ``modules`` is empty or names one twice.
+    """
+
+    _buffer_names = ("exp_avg", "exp_avg_sq")
+    _decoupled = False
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self._betas = tuple(map(float, betas))
+        if len(self._betas) != 2 or not all(0 <= beta < 1 for beta in self._betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
+        self._eps = at_least_zero(eps, "eps")
+        self._weight_decay = at_least_zero(weight_decay, "weight_decay")
+        super().__init__(modules, lr)
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        exp_avg, exp_avg_sq = buffers
+        beta_1, beta_2 = self._betas
+        if self._decoupled:
+            parameter *= 1 - self.lr * self._weight_decay
+        elif self._weight_decay:
+            gradient = gradient + self._weight_decay * parameter
+        exp_avg *= beta_1
+        exp_avg += (1 - beta_1) * gradient
+        exp_avg_sq *= beta_2
+        exp_avg_sq += (1 - beta_2) * (gradient * gradient)
+        root = np.sqrt(exp_avg_sq)
+        root /= math.sqrt(1 - beta_2**self._steps)
+        root += self._eps
+        parameter -= self.lr / (1 - beta_1**self._steps) * (exp_avg / root)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW``.
+
+    Parameters
+    ----------
+    modules, lr, betas, eps
+        As for `Adam`.
+    weight_decay : float
+        Each step first makes the parameters smaller by this many times lr.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Adam` does.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(modules, lr, betas, eps, weight_decay)

@@ -1,0 +1,114 @@
+"""Copies between PyTorch's modules and those that live without PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..arrays.arguments import as_array
+from ..backends.base import Backend
+from ..nn.cell import LSTMCell
+from ..nn.linear import Linear
+from ..nn.lstm import LSTM
+from ..nn.module import Module
+from .modules import parameter_names
+
+__all__ = ["from_torch", "to_torch"]
+
+
+class _Conversion(NamedTuple):
+    theirs: type[nn.Module]
+    ours: type[Module]
+    sizes: tuple[str, ...]  # arguments beside bias, which are attributes too
+
+
+_CONVERSIONS = (
+    _Conversion(
+        nn.LSTM,
+        LSTM,
+        ("input_size", "hidden_size", "num_layers", "batch_first", "dropout", "bidirectional", "proj_size"),
+    ),
+    _Conversion(nn.LSTMCell, LSTMCell, ("input_size", "hidden_size")),
+    _Conversion(nn.Linear, Linear, ("in_features", "out_features")),
+)
+
+
+def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Module:
+    """A cylstm module with the options, a copy of the parameters, and the mode of one of PyTorch's.
+
+    Parameters
+    ----------
+    module : torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
+        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out.
+    backend : str or Backend, optional
+        The backend of an LSTM or LSTMCell; by default that of a drop-in.
+
+    Returns
+    -------
+    cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
+
+    Raises
+    ------
+    TypeError
+        If the module is another one, or a backend is named for a Linear.
+    RuntimeError
+        If its dtype is none of cylstm's.
+    """
+    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
+    if conversion is None:
+        raise TypeError(f"expected a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    if conversion.ours is Linear:
+        if backend is not None:
+            raise TypeError(f"a Linear has no backend, got {backend!r}: leave it out")
+        names, chosen = ["weight", "bias"], {}
+    else:
+        names = parameter_names(module)
+        chosen = {"backend": backend or getattr(module, "backend", None)}
+    tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
+    arrays = ((name, as_array(tensor.detach().cpu(), name)) for name, tensor in tensors.items())
+    arguments = {name: getattr(module, name) for name in conversion.sizes}
+    copied = conversion.ours._of(arrays, **arguments, **chosen, bias=_has_bias(module), dtype=tensors[names[0]].dtype)
+    return copied.train(module.training)
+
+
+def to_torch(module: Module) -> nn.Module:
+    """One of PyTorch's own modules with the options, a copy of the parameters, and the mode of a cylstm module.
+
+    Parameters
+    ----------
+    module : cylstm.LSTM, cylstm.LSTMCell or cylstm.Linear
+        PyTorch's module has no backend; `replace` makes the drop-in of it.
+
+    Returns
+    -------
+    torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
+
+    Raises
+    ------
+    TypeError
+        If it is none of cylstm's modules.
+    """
+    conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
+    if conversion is None:
+        raise TypeError(f"expected a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    state = {name: _tensor(array) for name, array in module.named_parameters()}
+    arguments = {name: getattr(module, name) for name in conversion.sizes}
+    dtype = next(iter(state.values())).dtype
+    copied = conversion.theirs(**arguments, bias=_has_bias(module), dtype=dtype, device="meta").to_empty(device="cpu")
+    copied.load_state_dict(state)
+    return copied.train(module.training)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor with a copy of the array."""
+    if array.dtype.name == "bfloat16":  # torch.from_numpy does not know it
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def _has_bias(module: Any) -> bool:
+    """`bias` is an option of an LSTM and a parameter of a Linear, which is None where there is none."""
+    return bool(module.bias) if isinstance(module.bias, (bool, int)) else module.bias is not None
