@@ -190,9 +190,8 @@ def test_recompute_gives_the_same_bits(backend, options, dtype):
     ids=str,
 )
 def test_recompute_keeps_less(backend, sizes, options, monkeypatch):
-    monkeypatch.setattr(
-        "cylstm.backends.cython_backend.backend.pool", BufferPool()
-    )  # what others have left does not count
+    # what others have left does not count
+    monkeypatch.setattr("cylstm.backends.cython_backend.backend.pool", BufferPool())
     monkeypatch.setattr(BufferPool, "MAX_BYTES", 0)
     lstm, x = cylstm.LSTM(*sizes, backend=backend, **options), cylstm.randn(400, 4, sizes[0])
     gates, _ = kept_bytes(lambda: lstm.vjp(x)[2])
