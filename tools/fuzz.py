@@ -1,4 +1,4 @@
-"""``make fuzz``: the random configurations of tests/test_differential.py on seeds that the tests do not reach.
+"""``make fuzz``: the random configurations of tests/nn/test_differential.py on seeds that the tests do not reach.
 
 Runs until it is stopped, or until one configuration differs from PyTorch; the error names its seed.
 """
@@ -10,10 +10,11 @@ import secrets
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS / "support"), str(TESTS / "nn")]
 
-from random_cases import BACKENDS
-from test_differential import CASES, CHUNK, test_forward
+from random_cases import BACKENDS  # noqa: E402
+from test_differential import CASES, CHUNK, test_forward  # noqa: E402
 
 
 def main() -> None:

@@ -1,0 +1,323 @@
+"""The kernels of the cupy backend without a GPU.
+
+They are compiled for GPUs by NVRTC, where CuPy is installed; they run on the CPU, block by block, through a shim, and
+a whole layer of them goes through the conformance kit; their header is compiled as C++ and compared with NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import cuda_host
+import numpy as np
+import pytest
+from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, needs_gpu
+from device_array import here
+
+from cylstm import testing
+from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
+from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
+from cylstm.backends.cupy_backend.steps import MOST_SCHEDULES
+from cylstm.testing.compare import assert_close
+from cylstm.testing.problems import (
+    REFERENCE,
+    backward,
+    expected_outputs_and_gradients,
+    forward,
+    make_problem,
+    outputs_and_gradients,
+)
+
+pytestmark = pytest.mark.names_backend("cupy")
+
+# Compiled for GPUs ---------------------------------------------------------------------------------------------------
+
+
+def architectures() -> list[str]:
+    """sm_80, sm_90 and the newest that the compiler knows; none without NVRTC."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        newest = max(nvrtc.getSupportedArchs())
+    except (ImportError, RuntimeError):
+        return []
+    return [f"sm_{number}" for number in sorted({80, 90, newest})]
+
+
+ARCHITECTURES = architectures()
+
+
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.rows}x{tile.slices}")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES or ["none"])
+def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> None:
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(source(), "lstm.cu", (), ())
+    options = (f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v", *definitions(dtype, tile))
+    try:
+        nvrtc.compileProgram(program, options)
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    log = nvrtc.getProgramLog(program)
+    assert len(nvrtc.getCUBIN(program)) > 1000
+    nvrtc.destroyProgram(program)
+    assert sorted(re.findall(r"Compiling entry function '(\w+)' for '" + architecture, log)) == sorted(KERNELS)
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert spills == [("0", "0", "0")] * len(KERNELS), log
+    itemsize = 8 if dtype == "float64" else 4
+    assert max(map(int, re.findall(r"(\d+) bytes smem", log))) == tile.shared_memory(itemsize) <= SMALL.shared_memory
+    assert "warning" not in log
+
+
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_atomics_and_no_tensor_cores(dtype: str) -> None:
+    """Sums are added in a fixed order, and float32 is float32: nothing is rounded to TF32."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    for tile in TILES:
+        program = nvrtc.createProgram(source(), "lstm.cu", (), ())
+        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions(dtype, tile)))
+        ptx = nvrtc.getPTX(program).decode()
+        nvrtc.destroyProgram(program)
+        assert "fma." in ptx
+        assert not re.search(r"\b(atom|red|mma|wmma|wgmma)\.|tf32", ptx)
+
+
+def test_products_of_cupy_are_strict_unless_it_is_told_otherwise() -> None:
+    """CuPy's CUPY_TF32 is the explicit choice; without it the compute type of float32 is cuBLAS's default, float32."""
+    pytest.importorskip("cupy")
+    script = (
+        "import numpy; from cupy._core import _routines_linalg as linalg;"
+        "assert linalg.get_compute_type(numpy.dtype('f')) == linalg.COMPUTE_TYPE_DEFAULT != linalg.COMPUTE_TYPE_TF32"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CUPY_TF32"}
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=120, check=True)
+
+
+# Run on the CPU ------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("check", list(testing.checks(HostBackend(tier="steps"))), ids=lambda check: check.id)
+def test_conformance(check: testing.Check) -> None:
+    check()
+
+
+def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
+    """A system whose device 0 has few multiprocessors, so that small problems get all tiles, and a backend on it."""
+    if place == "CPU as GPU":
+        system = HostSystem()
+        return system, HostBackend(tier="steps", system=system)
+    from cylstm.backends.cupy_backend.cupy_device import CupySystem
+
+    gpus = CupySystem()
+    gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)
+    return gpus, CupyBackend(0, tier="steps", system=gpus)
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param("CPU as GPU", marks=needs_compiler), pytest.param("GPU", marks=needs_gpu)]
+)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_each_kernel_in_each_tile(dtype: str, place: str) -> None:
+    """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
+    dtype_here(dtype)
+    system, backend = host_or_gpu(place)
+    for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
+        case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
+        problem = make_problem(case, dtype)
+        expected = expected_outputs_and_gradients(problem)
+        result = outputs_and_gradients(backend, problem)
+        assert_close(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
+    if place == "CPU as GPU":
+        used = {(name, tile) for name, tile, _ in system.device(0).launches}
+        assert used == {(name, tile) for name in KERNELS for tile in TILES}
+
+
+@needs_compiler
+def test_no_work_for_padding() -> None:
+    """Blocks are launched for the rows of a step, not for those of the longest one."""
+    system = HostSystem()
+    case = testing.Case(T=4, B=37, I=3, H=5)
+    problem = make_problem(case, "float32")
+    sizes = np.array([37, 20, 5, 1])
+    problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
+    forward(HostBackend(tier="steps", system=system), problem)
+    assert [(tile.rows, grid) for _, tile, grid in system.device(0).launches] == [
+        (16, (3, 1, 1)),
+        (16, (2, 1, 1)),
+        (16, (1, 1, 1)),
+        (16, (1, 1, 1)),
+    ]
+
+
+@needs_compiler
+def test_the_same_bits_each_time() -> None:
+    problem = make_problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
+    first, second = (outputs_and_gradients(HostBackend(tier="steps"), problem) for _ in range(2))
+    assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("P", "kernels"), [(0, ["forward", "backward"]), (3, ["forward", "project", "backward", "backward_projected"])]
+)
+def test_only_the_recurrent_loop_is_made_of_steps(P: int, kernels: list[str]) -> None:
+    """One launch per step, two with projection, both directions in it; products over all rows are not among them."""
+    system, T = HostSystem(), 4
+    problem = make_problem(testing.Case(T=T, B=2, P=P, D=2), "float32")
+    outputs_and_gradients(HostBackend(tier="steps", system=system), problem)
+    launches = [(name, directions) for name, _, (_, _, directions) in system.device(0).launches]
+    half = len(kernels) // 2
+    assert launches == [(name, 2) for part in (kernels[:half], kernels[half:]) for _ in range(T) for name in part]
+
+
+@needs_compiler
+def test_a_schedule_belongs_to_one_stream_and_one_thread() -> None:
+    """So nobody else uses its arrays before the work that uses them is done."""
+    system = HostSystem()
+    backend = HostBackend(tier="steps", system=system)
+    problem = make_problem(testing.Case(T=2, B=2), "float32")
+    prepared = backend.prepare(problem.parameters)
+
+    def run(stream: int) -> None:
+        here.stream = stream
+        forward(backend, problem, prepared)
+
+    try:
+        for stream in (0, 1, 0, 1):
+            run(stream)
+    finally:
+        here.stream = 0
+    thread = threading.Thread(target=run, args=(1,))
+    thread.start()
+    thread.join()
+    assert len(prepared.forms["steps"].parameters.schedules) == 3
+    assert system.device(0).recordings == 2  # of the two that were used again
+
+
+@needs_compiler
+def test_schedules_are_reused_and_bounded() -> None:
+    backend = HostBackend(tier="steps")
+    problem = make_problem(testing.Case(T=2, B=2), "float32")
+    prepared = backend.prepare(problem.parameters)
+    for T in (*range(1, MOST_SCHEDULES + 3), MOST_SCHEDULES + 2):
+        longer = make_problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
+        forward(backend, longer, prepared)
+    assert len(prepared.forms["steps"].parameters.schedules) == MOST_SCHEDULES
+
+
+# The header ----------------------------------------------------------------------------------------------------------
+
+EXPORTS_16 = """
+extern "C" float to_float(unsigned short bits) { return widened(STORAGE{bits}); }
+extern "C" unsigned short from_float(float a) { STORAGE to; store(&to, a); return to.bits; }
+"""
+EXPORTS = """
+extern "C" void forward_of_unit(const ARITHMETIC *a, ARITHMETIC c_prev, ARITHMETIC *out) {
+    const Gates gates = activated(a);
+    const ARITHMETIC c = next_cell(gates, c_prev);
+    const ARITHMETIC results[] = {gates.i, gates.f, gates.g, gates.o, c, next_hidden(gates, c)};
+    std::memcpy(out, results, sizeof results);
+}
+extern "C" void backward_of_unit(
+    const ARITHMETIC *a, ARITHMETIC c_prev, ARITHMETIC dh, ARITHMETIC dc, ARITHMETIC *out
+) {
+    gate_gradients(activated(a), c_prev, dh, dc, out);
+    out[4] = dc;
+}
+"""
+
+
+def header(dtype: str, exports: str = EXPORTS) -> ctypes.CDLL:
+    text = (FOLDER / "lstm.h").read_text("utf-8").replace("#pragma once\n", "")
+    return compiled(text + exports, definitions(dtype, TILES[0]))
+
+
+def dtype_here(name: str) -> np.dtype:
+    """A dtype, or the test is skipped: bfloat16 needs ml_dtypes."""
+    if name == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return np.dtype(name)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_numbers_of_16_bits_are_those_of_numpy(name: str) -> None:
+    """Every one of them, and what is rounded to them: at, between and beside them, too large, too small."""
+    dtype, library = dtype_here(name), header(name, EXPORTS_16)
+    library.to_float.restype, library.from_float.restype = ctypes.c_float, ctypes.c_ushort
+    every = np.arange(1 << 16, dtype=np.uint16)
+    wide = np.array([library.to_float(ctypes.c_ushort(int(bits))) for bits in every], np.float32)
+    np.testing.assert_array_equal(wide, every.view(dtype).astype(np.float32))
+    numbers = wide[np.isfinite(wide)]
+    with np.errstate(over="ignore"):
+        between = np.concatenate([numbers, (numbers[1:] / 2 + numbers[:-1] / 2), numbers * np.float32(1.0003)])
+        between = np.concatenate([between, np.float32([65519, 65520, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-30, -0.0])])
+        expected = between.astype(dtype).view(np.uint16)
+    got = [library.from_float(ctypes.c_float(float(a))) for a in between]
+    np.testing.assert_array_equal(got, expected)
+    assert np.isnan(np.uint16(library.from_float(ctypes.c_float(np.nan))).view(dtype))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 8e-3), ("float16", 1e-3), ("float32", 1e-6), ("float64", 1e-14)]
+)
+def test_arithmetic_of_a_unit_is_that_of_the_definition(dtype: str, tolerance: float) -> None:
+    """A layer with one unit, one step and no weights: the sums of the gates are the biases."""
+    library = header(dtype)
+    real = np.float64 if dtype == "float64" else np.float32
+    number = ctypes.c_double if dtype == "float64" else ctypes.c_float
+    rng = np.random.default_rng(0)
+    case = testing.Case(T=1, B=1, I=1, H=1, states=True)
+    for _ in range(50):
+        problem = make_problem(case, "float64")
+        a, (c_prev, dh, dc) = rng.normal(size=4) * 3, rng.normal(size=3).astype(np.float16).astype(float)
+        a = a.astype(real)
+        zero = [np.zeros_like(p) for p in problem.parameters[0][:2]]
+        parameters = problem.parameters[0]._replace(
+            weight_ih=zero[0], weight_hh=zero[1], bias_ih=a.astype(float), bias_hh=np.zeros(4)
+        )
+        problem = problem._replace(
+            parameters=(parameters,), c_0=np.full((1, 1, 1), c_prev), grad_h_n=np.full((1, 1, 1), dh),
+            grad_c_n=np.full((1, 1, 1), dc), grad_output=None,
+        )  # fmt: skip
+        prepared = REFERENCE.prepare(problem.parameters)
+        result = forward(REFERENCE, problem, prepared, "gates")
+        grads = backward(REFERENCE, problem, prepared, result.workspace)
+        out = np.zeros(6, real)
+        library.forward_of_unit(a.ctypes, number(c_prev), out.ctypes)
+        expected = [*result.workspace.gates[0][0], result.c_n.item(), result.h_n.item()]
+        np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+        library.backward_of_unit(a.ctypes, number(c_prev), number(dh), number(dc), out.ctypes)
+        expected = [*grads.parameters[0].bias_ih, grads.c_0.item()]
+        np.testing.assert_allclose(out[:5], expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_compiler
+def test_a_block_whose_threads_do_not_meet_is_an_error() -> None:
+    """The shim sees what would hang or break on a GPU."""
+    from pathlib import Path
+
+    shim = Path(cuda_host.__file__).with_name("cuda_host.h").read_text("utf-8")
+    kernel = """
+        __global__ void half_waits(int n) { if (int(threadIdx.x) < n) __syncthreads(); }
+        extern "C" int run(int n) {
+            int grid[] = {1, 1, 1}, block[] = {8, 1, 1}, size = sizeof n;
+            void *arguments[] = {&n};
+            return launch(half_waits, grid, block, arguments, &size, 1);
+        }
+    """
+    library = compiled(shim + kernel, ())
+    assert [library.run(n) for n in (0, 8, 3)] == [0, 0, 1]

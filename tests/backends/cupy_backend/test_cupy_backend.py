@@ -1,0 +1,394 @@
+"""The cupy backend without a GPU: on arrays that follow NumPy's protocols and cannot be read by NumPy, as CuPy's.
+
+The CPU is in the place of GPUs (`cuda_host`): all but the calls of CuPy in ``cupy_backend/cupy_device.py`` runs. With a
+GPU at hand, the same tests run on it too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from cuda_host import AVAILABLE, WHY_NOT, HostBackend, HostSystem, OutOfMemory, needs_gpu, without_gpu
+from device_array import DeviceArray, here, on_device, to_device
+from gpu_places import PLACES, TIERS, assert_close, at, moved, on_host
+
+import cylstm
+from cylstm import testing
+from cylstm.backends import registry
+from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.device import Device, System
+
+pytestmark = pytest.mark.names_backend("cupy")
+PATH = "cylstm.backends.cupy_backend:CupyBackend"
+
+
+def named(check: testing.Check) -> str:
+    return check.id
+
+
+@pytest.mark.parametrize("check", list(testing.checks(HostBackend())), ids=named)
+def test_array_loop_computes_where_its_arrays_lie(check: testing.Check) -> None:
+    check()
+
+
+def test_device_arrays_are_as_strict_as_those_of_cupy() -> None:
+    array = to_device(np.ones(3))
+    with pytest.raises(TypeError, match="implicit conversion"):
+        np.asarray(array)
+    with pytest.raises(TypeError, match="cannot be mixed"):
+        array + np.ones(3)
+    assert isinstance(np.zeros(3, like=array), DeviceArray)
+    with on_device(1), pytest.raises(AssertionError, match="of cuda:0, and cuda:1 is the current one"):
+        array + 1
+
+
+@needs_gpu
+@pytest.mark.parametrize("tier", ["array", "steps"])
+def test_conformance(tier: str) -> None:
+    testing.check_backend(CupyBackend(tier=tier))
+
+
+# Arrays of a device through LSTM -------------------------------------------------------------------------------------
+
+
+def packed(x: np.ndarray) -> cylstm.PackedSequence:
+    return cylstm.pack_padded_sequence(x, [2, 5, 3], enforce_sorted=False)
+
+
+FORMS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray], Any], tuple[int, ...]]] = {
+    "time first": ({}, lambda x: x, (3,)),
+    "batch first": ({"batch_first": True}, lambda x: x.transpose(1, 0, 2), (3,)),
+    "unbatched": ({}, lambda x: x[:, 0], ()),
+    "packed": ({}, packed, (3,)),
+    "dropout": ({"dropout": 0.5}, lambda x: x, (3,)),
+    "projection": ({"proj_size": 2}, lambda x: x, (3,)),
+}
+
+
+@PLACES
+@TIERS
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_what_comes_from_the_device_goes_back_there(form: str, with_state: bool, tier: str, place: str) -> None:
+    """With the numbers that the numpy backend gives on the host, and no array on the host in between."""
+    backend, move = at(place, tier)
+    options, form_of, batch = FORMS[form]
+    cylstm.manual_seed(0)
+    host = cylstm.LSTM(4, 5, num_layers=2, bidirectional=True, backend="numpy", **options)
+    device = cylstm.LSTM(4, 5, num_layers=2, bidirectional=True, backend=backend, **options)
+    device.load_state_dict(host.state_dict())
+    R = options.get("proj_size", 5)
+    x = form_of(cylstm.randn(5, 3, 4))
+    hx = (cylstm.randn(4, *batch, R), cylstm.randn(4, *batch, 5)) if with_state else None
+    results = []
+    for module, enter, leave in ((host, np.copy, lambda a: a), (device, move, on_host)):
+        cylstm.manual_seed(1)
+        x_there, hx_there = moved(x, enter), moved(hx, enter)
+        transfers = here.to_host
+        output, state = module(x_there, hx_there)
+        output_again, _, pullback = module.vjp(x_there, hx_there)
+        grads = pullback(output_again, state)
+        assert here.to_host == transfers
+        results.append(leave((output, state, output_again, grads.input, grads.hx, grads.parameters)))
+    expected, got = results
+    assert_close(got, expected)
+
+
+@TIERS
+def test_nothing_is_moved_nor_waited_for_in_a_call_with_arrays_of_the_device(tier: str) -> None:
+    system = HostSystem()
+    lstm = cylstm.LSTM(4, 5, num_layers=2, backend=HostBackend(tier=tier, system=system))
+    x = to_device(cylstm.randn(5, 3, 4))
+
+    def run() -> None:
+        output, state = lstm(x)
+        _, _, pullback = lstm.vjp(x, state)
+        pullback(output, state)
+
+    run()  # parameters go up, schedules are made
+    device = system.device(0)
+    assert device.recordings == 0
+    run()  # schedules are used again, and recorded
+    before = (here.to_host, here.to_device, device.waits, device.recordings)
+    run()
+    assert (here.to_host, here.to_device, device.waits, device.recordings) == before
+    assert device.waits == 2  # one per layer: parameters have arrived before any stream uses them
+    assert device.recordings == (0 if tier == "array" else 6)  # a call, and forward and backward, of two layers
+
+
+def test_what_comes_from_the_host_goes_back_there() -> None:
+    host, device = cylstm.LSTM(4, 5, backend="numpy"), cylstm.LSTM(4, 5, backend=HostBackend())
+    device.load_state_dict(host.state_dict())
+    x = cylstm.randn(5, 3, 4)
+    np.testing.assert_equal(device(x), host(x))
+    assert all(isinstance(p, np.ndarray) for p in device.state_dict().values())
+
+
+def test_parameters_go_up_once_per_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, prepared = HostBackend(), []
+    prepare = backend.prepare
+    monkeypatch.setattr(backend, "prepare", lambda p: prepared.append(1) or prepare(p))
+    lstm, x = cylstm.LSTM(4, 5, num_layers=2, backend=backend), to_device(cylstm.randn(5, 3, 4))
+    before = lstm(x)[0].get()
+    lstm.vjp(x)
+    assert len(prepared) == 2  # one per layer
+    lstm.bias_ih_l0 = lstm.bias_ih_l0 + 1
+    assert not np.array_equal(lstm(x)[0].get(), before)
+    assert len(prepared) == 4
+
+
+def test_arrays_of_host_and_device_are_not_mixed() -> None:
+    lstm, x = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.randn(5, 3, 4)
+    hx = (cylstm.randn(1, 3, 5), cylstm.randn(1, 3, 5))
+    with pytest.raises(RuntimeError, match=r"h_0 must lie where the input does, on the GPU: use cupy.asarray\(h_0\)"):
+        lstm(to_device(x), hx)
+    with pytest.raises(RuntimeError, match=r"c_0 must lie where the input does, on the CPU: use c_0.get\(\)"):
+        lstm(x, (hx[0], to_device(hx[1])))
+    output, _, pullback = lstm.vjp(to_device(x))
+    with pytest.raises(RuntimeError, match="grad_output must lie where the input does, on the GPU"):
+        pullback(output.get())
+    with pytest.raises(RuntimeError, match="grad_c_n must lie where the input does, on the GPU"):
+        pullback(output, (None, hx[1]))
+    output, _, pullback = lstm.vjp(x)
+    with pytest.raises(TypeError, match="grad_output lies on another device than the CPU"):
+        pullback(to_device(output))
+    with pytest.raises(TypeError, match=r"input lies on another device.*cylstm\[cuda13\]"):
+        cylstm.LSTM(4, 5, backend="numpy")(to_device(x))
+
+
+def test_the_devices_of_cupy_have_all_that_is_asked_of_them() -> None:
+    """What can be said of ``cupy_backend/cupy_device.py`` without a GPU."""
+    pytest.importorskip("cupy")
+    from cylstm.backends.cupy_backend import cupy_device
+
+    for protocol, ours, hosts in (
+        (System, cupy_device.CupySystem(), HostSystem()),
+        (Device, cupy_device.CupyDevice, HostSystem().device(0)),
+    ):
+        for name in (name for name in vars(protocol) if not name.startswith("_")):
+            signatures = [inspect.signature(getattr(each, name)) for each in (protocol, type(hosts), ours)]
+            names = [[p for p in s.parameters if p != "self"] for s in signatures]
+            assert names[0] == names[1]
+            assert name == "device" or names[0] == names[2]  # `device` is a cache
+        assert all(hasattr(hosts, name) for name in protocol.__annotations__)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("kind", ["dlpack", "interface"])
+def test_arrays_of_other_libraries_are_taken(dtype: str, kind: str) -> None:
+    """Without a copy, and CuPy's come back."""
+    import cupy
+
+    lstm = cylstm.LSTM(4, 5, dtype=dtype, backend=CupyBackend())
+    x = cupy.asarray(cylstm.randn(5, 3, 4, dtype=dtype))
+    methods: dict[str, Any] = {"__cuda_array_interface__": x.__cuda_array_interface__}
+    if kind == "dlpack":
+        methods = {"__dlpack__": x.__dlpack__, "__dlpack_device__": x.__dlpack_device__}
+    elif dtype == "bfloat16":
+        pytest.skip("the interface has no name for bfloat16")
+    output, _ = lstm(SimpleNamespace(**methods))
+    assert isinstance(output, cupy.ndarray)
+    cupy.testing.assert_array_equal(output, lstm(x)[0])
+
+
+def test_an_array_of_a_gpu_without_cupy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnlyInterface:
+        __cuda_array_interface__: ClassVar[dict[str, Any]] = {}
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(TypeError, match=r"an array on a GPU needs CuPy.*cylstm\[cuda13\]"):
+        cylstm.LSTM(4, 5, backend=HostBackend())(OnlyInterface())
+
+
+# device= -------------------------------------------------------------------------------------------------------------
+
+
+@TIERS
+def test_the_device_computes_whichever_is_current(tier: str) -> None:
+    """Arrays of NumPy go there and come back; those of the device belong to it."""
+    system = HostSystem(count=3)
+    backend, x = HostBackend(tier=tier, system=system), cylstm.randn(5, 3, 4)
+    expected_lstm = cylstm.LSTM(4, 5, num_layers=2, backend="numpy")
+    expected = expected_lstm(x)[0]
+    lstm = cylstm.LSTM(4, 5, num_layers=2, device="cuda:1", backend=backend)
+    lstm.load_state_dict(expected_lstm.state_dict())
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert [device.waits for device in system.devices] == [0, 2, 0]
+    assert here.device == 0
+    with on_device(1):
+        output, _, pullback = lstm.vjp(to_device(x))
+        grads = pullback(output)
+        assert {array.device.id for array in (output, grads.input, *grads.parameters.values())} == {1}
+    assert lstm.to("cuda:2") is lstm
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    assert [device.waits for device in system.devices] == [0, 2, 2]
+    lstm.to("cuda")  # the current one
+    with on_device(2):
+        np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        RuntimeError, match="there is no device 'cuda:3': expected 'cuda', or 'cuda:N' with N less than 3"
+    ):
+        lstm.to("cuda:3")
+    np.testing.assert_allclose(lstm(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_arrays_of_another_device_are_refused() -> None:
+    lstm = cylstm.LSTM(4, 5, device="cuda:1", backend=HostBackend(system=HostSystem(count=2)))
+    x = cylstm.randn(5, 3, 4)
+    with pytest.raises(RuntimeError, match="input lies on cuda:0 and the parameters on cuda:1: copy it there, or make"):
+        lstm(to_device(x))
+    with on_device(1):
+        elsewhere = to_device(x)
+    with pytest.raises(RuntimeError, match=r"current device is cuda:0: call inside `with cupy.cuda.Device\(1\):`"):
+        lstm(elsewhere)
+
+
+@TIERS
+def test_lack_of_memory_changes_nothing(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever memory runs out: the next call works as if nothing had been."""
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=tier, system=HostSystem()))
+    reference = cylstm.LSTM(4, 5, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    x = cylstm.randn(5, 3, 4)
+    expected, before = reference(x), lstm.state_dict()
+
+    def run() -> Any:
+        output, state, pullback = lstm.vjp(x)
+        pullback(output)
+        return output, state
+
+    made, fails_at = 0, 0
+
+    def allocated(array: np.ndarray) -> np.ndarray:
+        nonlocal made
+        made += 1
+        if made == fails_at:
+            raise OutOfMemory("Out of memory allocating 1 byte")
+        return array
+
+    monkeypatch.setattr("device_array.allocated", allocated)
+    run()
+    for number in range(1, made + 1):
+        lstm.bias_ih_l0 = lstm.bias_ih_l0 + 0  # parameters go up again
+        made, fails_at = 0, number
+        with pytest.raises(MemoryError, match=r"device cuda:0 has not enough memory \(Out of.*free_all_blocks"):
+            run()
+        assert_close(run(), expected)
+    assert fails_at > 10
+    assert all(np.array_equal(array, before[name]) for name, array in lstm.state_dict().items())
+
+
+def test_a_device_that_cannot_be_used_is_refused_and_nothing_changes(new_registry: None) -> None:
+    lstm, x = cylstm.LSTM(4, 5, backend="numpy"), cylstm.randn(5, 3, 4)
+    expected = lstm(x)[0]
+    with pytest.raises(RuntimeError, match=r"device 'cuda' cannot be used, 'cpu' can: .*computes on cpu.*'cupy'"):
+        lstm.to("cuda")
+    np.testing.assert_array_equal(lstm(x)[0], expected)
+    with pytest.raises(RuntimeError, match="expected device None or 'cpu', got 'cuda'"):
+        cylstm.Linear(3, 4, device="cuda")
+
+
+# Where it cannot run -------------------------------------------------------------------------------------------------
+
+
+@without_gpu
+def test_refusal_says_what_is_missing(new_registry: None) -> None:
+    with pytest.raises(cylstm.BackendNotAvailableError, match="is not available: ") as caught:
+        cylstm.LSTM(3, 4, backend=PATH)
+    assert WHY_NOT.rstrip(".") in str(caught.value)
+    assert "cylstm[cuda13]" in WHY_NOT or "needs an NVIDIA GPU and a driver" in WHY_NOT
+
+
+def test_the_entry_point_leads_to_it(
+    new_registry: None, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend is found as any third party's, under the name and path that this project declares."""
+    declared = tomllib.loads(Path(__file__).parents[3].joinpath("pyproject.toml").read_text("utf-8"))["project"]
+    entry = declared["entry-points"]["cylstm.backends"]["cupy"]
+    assert entry == PATH
+    assert {"cuda12", "cuda13"} <= declared["optional-dependencies"].keys()
+    install("some-distribution", f"gpu = {entry}")
+    assert "gpu" in {info.name for info in cylstm.available_backends() if info.status in ("available", "unavailable")}
+    monkeypatch.setenv("CYLSTM_BACKEND", "gpu")
+    if AVAILABLE:
+        assert cylstm.get_backend() == "gpu"
+    else:
+        with pytest.raises(
+            cylstm.BackendNotAvailableError, match=r"'gpu' of distribution 'some-distribution'.*CYLSTM_B"
+        ):
+            cylstm.LSTM(3, 4)(cylstm.randn(2, 3))
+
+
+def test_without_cupy_the_extra_is_named(tmp_path: Path) -> None:
+    """In a process in which CuPy cannot be imported."""
+    (tmp_path / "cupy.py").write_text("raise ImportError('No module named cupy')")
+    script = f"""
+        import cylstm
+        try:
+            cylstm.set_backend({PATH!r})
+        except cylstm.BackendNotAvailableError as error:
+            print(error)
+    """
+    paths = os.pathsep.join([str(tmp_path), str(Path(cylstm.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is not available: it needs CuPy (No module named cupy): install the extra cylstm[cuda13]" in done.stdout
+
+
+def test_importing_the_module_imports_no_cupy() -> None:
+    script = "import sys, cylstm.backends.cupy_backend; print('cupy' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(cylstm.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_child_is_told_what_to_do() -> None:
+    lstm, x = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.randn(3, 4)
+    _, _, pullback = lstm.vjp(x)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            for use in (lambda: CupyBackend.prepare(lstm.backend, ()), lambda: lstm(x), lambda: pullback()):
+                try:
+                    use()
+                except RuntimeError as error:
+                    os.write(write, f"{error}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        messages = pipe.read().splitlines()
+    assert len(messages) == 3
+    for message in messages:
+        assert f"forked (pid {child}) from one that has used it (pid {os.getpid()})" in message
+        assert "'spawn'" in message
+
+
+def test_capabilities_are_those_of_the_definition() -> None:
+    assert CupyBackend.capabilities.dtypes == registry.load("numpy").capabilities.dtypes
+    assert CupyBackend.capabilities.devices == ("cpu", "cuda")

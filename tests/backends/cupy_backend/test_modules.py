@@ -1,0 +1,181 @@
+"""Stream, LSTMCell, Linear, packing and optimisers with arrays of a device: they stay there, or are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_host import HostBackend, HostSystem
+from device_array import here, on_device, to_device
+from gpu_places import PLACES, TIERS, assert_close, at, moved, on_host
+
+import cylstm
+
+pytestmark = pytest.mark.names_backend("cupy")
+
+
+@PLACES
+@TIERS
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_stream_stays_on_the_device(dropout: float, tier: str, place: str) -> None:
+    """Frames, outputs and the state, from the first frame on."""
+    backend, move = at(place, tier)
+    lstm = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend=backend)
+    reference = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    x = cylstm.randn(6, 3, 4)
+    frames = [move(x_t) for x_t in x]
+    stream, expected = lstm.stream(3), reference.stream(3)
+    out = move(np.zeros((3, 5), np.float32))
+    cylstm.manual_seed(1)
+    transfers = here.to_host
+    results = [stream(frame) for frame in frames[:4]]
+    assert stream(frames[4], out) is out
+    state = stream.state
+    stream.reset()
+    stream.state = state
+    results += [out, stream(frames[5])]
+    state = stream.state
+    assert here.to_host == transfers
+    cylstm.manual_seed(1)
+    assert_close(on_host(tuple(results)), tuple(expected(x_t) for x_t in x))
+    assert_close(on_host(state), expected.state)
+    assert isinstance(stream(x[0]), np.ndarray)  # the state goes where the frames go
+    assert all(isinstance(part, np.ndarray) for part in stream.state)
+
+
+def test_stream_refuses_what_lies_elsewhere() -> None:
+    stream, x = cylstm.LSTM(4, 5, backend=HostBackend()).stream(), cylstm.randn(4)
+    stream(to_device(x))
+    before = stream.state[0].get()
+    with pytest.raises(TypeError, match=r"out must be a device_array.DeviceArray, got ndarray"):
+        stream(to_device(x), np.zeros(5, np.float32))
+    with pytest.raises(TypeError, match=r"out must be a numpy.ndarray, got DeviceArray"):
+        stream(x, to_device(np.zeros(5, np.float32)))
+    with pytest.raises(RuntimeError, match="c must lie where the input does"):
+        stream.state = (stream.state[0], np.zeros((1, 1, 5), np.float32))
+    np.testing.assert_array_equal(stream.state[0].get(), before)
+    with pytest.raises(TypeError, match="x_t lies on another device"):
+        cylstm.LSTM(4, 5, backend="numpy").stream()(to_device(x))
+
+
+@PLACES
+@TIERS
+@pytest.mark.parametrize("batch", [(3,), ()], ids=["batch", "unbatched"])
+def test_cell_stays_on_the_device(batch: tuple[int, ...], tier: str, place: str) -> None:
+    backend, move = at(place, tier)
+    cell, reference = cylstm.LSTMCell(4, 5, backend=backend), cylstm.LSTMCell(4, 5, backend="numpy")
+    reference.load_state_dict(cell.state_dict())
+    x, hx = cylstm.randn(*batch, 4), (cylstm.randn(*batch, 5), cylstm.randn(*batch, 5))
+    results = []
+    for module, enter, leave in ((reference, np.copy, lambda a: a), (cell, move, on_host)):
+        x_there, hx_there = moved(x, enter), moved(hx, enter)
+        transfers = here.to_host
+        without = module(x_there)
+        state, pullback = module.vjp(x_there, hx_there)
+        grads = pullback(state)
+        partial = pullback((None, state[1]))
+        assert here.to_host == transfers
+        results.append(leave((without, state, tuple(grads[:2]), grads.parameters, partial.input)))
+    assert_close(results[1], results[0])
+    assert_close(cell(x, hx), reference(x, hx))  # NumPy's arrays come back
+
+
+def test_cell_refuses_what_lies_elsewhere() -> None:
+    system = HostSystem(count=2)
+    cell = cylstm.LSTMCell(4, 5, device="cuda:1", backend=HostBackend(system=system))
+    x, h = cylstm.randn(3, 4), cylstm.randn(3, 5)
+    cell(x)
+    assert [device.waits for device in system.devices] == [0, 1]
+    with on_device(1):
+        with pytest.raises(RuntimeError, match="h_0 must lie where the input does, on the GPU"):
+            cell(to_device(x), (h, h))
+        _, pullback = cell.vjp(to_device(x))
+        with pytest.raises(RuntimeError, match="grad_c_1 must lie where the input does, on the GPU"):
+            pullback((None, h))
+    with pytest.raises(TypeError, match="input lies on another device"):
+        cylstm.LSTMCell(4, 5, backend="numpy")(to_device(x))
+
+
+@PLACES
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+def test_linear_computes_where_its_input_lies(dtype: str, place: str) -> None:
+    _, move = at(place, "array")
+    linear, x = cylstm.Linear(4, 5, dtype=dtype), cylstm.randn(6, 3, 4, dtype=dtype)
+    results = []
+    for enter, leave in ((np.copy, lambda a: a), (move, on_host)):
+        x_there = enter(x)
+        linear(x_there)  # parameters go up
+        transfers = here.to_host
+        linear(x_there)
+        output, pullback = linear.vjp(x_there)
+        grads = pullback(output)
+        assert here.to_host == transfers
+        results.append(leave((output, grads.input, grads.parameters)))
+    assert_close(*results)
+    if place == "CPU as GPU":
+        before = here.to_device
+        linear(x_there)
+        assert here.to_device == before  # once per version
+        linear.bias = linear.bias + 1
+        linear(x_there)
+        assert here.to_device == before + 2
+    with pytest.raises(RuntimeError, match="grad_output must lie where the input does, on the GPU"):
+        linear.vjp(move(x))[1](cylstm.randn(6, 3, 5, dtype=dtype))
+
+
+def test_parameters_of_linear_go_up_to_the_device_of_the_input() -> None:
+    """They have arrived before any stream uses them; a call where another device is current leaves nothing behind."""
+    linear, x = cylstm.Linear(4, 5), cylstm.randn(3, 4)
+    with on_device(1):
+        there = to_device(x)
+    with pytest.raises(RuntimeError, match=r"current device is cuda:0: call inside `with cupy.cuda.Device\(1\):`"):
+        linear(there)
+    waited = here.to_host
+    for _ in range(2):
+        with on_device(1):
+            output = linear(there)
+        assert output.device.id == 1
+        assert here.to_host == waited + 1
+    assert_close(output.get(), linear(x))
+
+
+@PLACES
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_packing_stays_on_the_device(batch_first: bool, enforce_sorted: bool, place: str) -> None:
+    _, move = at(place, "array")
+    lengths = [5, 3, 2] if enforce_sorted else [2, 5, 3]
+    x = cylstm.randn(3, 5, 4) if batch_first else cylstm.randn(5, 3, 4)
+    sequences = [cylstm.randn(length, 4) for length in lengths]
+    results = []
+    for enter, leave in ((np.copy, lambda a: a), (move, on_host)):
+        x_there, sequences_there = enter(x), tuple(map(enter, sequences))
+        transfers = here.to_host
+        packed = cylstm.pack_padded_sequence(x_there, lengths, batch_first, enforce_sorted)
+        padded, lengths_again = cylstm.pad_packed_sequence(packed, batch_first, padding_value=-1.0, total_length=7)
+        listed = cylstm.pack_sequence(sequences_there, enforce_sorted)
+        unpacked = cylstm.unpack_sequence(listed)
+        left = cylstm.pad_sequence(sequences_there, batch_first, padding_side="left")
+        assert here.to_host == transfers
+        assert lengths_again.tolist() == lengths
+        results.append(leave((packed, padded, listed, tuple(unpacked), left)))
+    for got, expected in zip(*reversed(results), strict=True):
+        np.testing.assert_equal(got, expected)
+    with pytest.raises(RuntimeError, match=r"sequences\[1\] must lie where the input does"):
+        cylstm.pad_sequence([move(x), x])
+
+
+def test_optimisers_bring_gradients_to_the_cpu() -> None:
+    """Where the parameters are; one step is the same with gradients of either side."""
+    lstm, reference = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.LSTM(4, 5, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    x = cylstm.randn(5, 3, 4)
+    for module, there in ((lstm, to_device(x)), (reference, x)):
+        optimizer = cylstm.optim.Adam(module)
+        output, _, pullback = module.vjp(there)
+        grads = pullback(output).parameters
+        if module is lstm:
+            with pytest.raises(TypeError, match=r"bring those of a GPU to the CPU first, by .*grad.get\(\)"):
+                cylstm.optim.clip_grad_norm(grads, 1.0)
+        optimizer.step(grads)
+    assert_close(lstm.state_dict(), reference.state_dict())

@@ -1,0 +1,56 @@
+"""What README and docs say about names, files and variables is so. Their examples are run by conftest.py at the top."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import cylstm
+from cylstm.backends import registry
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_environment_variables_are_documented_and_exist():
+    pattern = re.compile(r'"(CYLSTM_[A-Z_]+)"')  # read by name, so quoted
+    sources = [*(ROOT / "src").rglob("*.py"), ROOT / "setup.py"]
+    in_code = {name for path in sources for name in pattern.findall(path.read_text(encoding="utf-8"))}
+    in_docs = set(re.findall(r"^\| `(CYLSTM_\w+)`", read("docs/environment.md"), re.MULTILINE))
+    assert in_docs == in_code
+
+
+def test_backend_table_says_the_dtypes():
+    for name, dtypes in re.findall(r"^\| `(\w+)` \|.*?\| ([\w, ]+) \|", read("README.md"), re.MULTILINE):
+        assert set(dtypes.split(", ")) == registry.load(name).capabilities.dtypes
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = read("docs/api.md")
+    missing = [name for name in cylstm.__all__ if not re.search(rf"\b{name}\b", reference)]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(page):
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", prose)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_documented_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"(?m)^make ([a-z-]+)", "\n".join(code_of(page)))}
+    assert named <= targets
+
+
+def code_of(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)

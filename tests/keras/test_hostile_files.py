@@ -1,0 +1,157 @@
+"""Files of Keras that are damaged or mean harm: errors that say what is wrong, and no code that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+from keras_layers import saved
+
+import cylstm
+from cylstm import keras as ck
+
+# Keras hands its variables to NumPy so.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return saved(keras.Sequential([kl.Input((6, 3)), kl.LSTM(4), kl.Dense(2)]), tmp_path, ".keras")
+
+
+def test_truncated_files(model: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "t.weights.h5"
+    ck.load_model(model).save_weights(weights)
+    for path in (model, weights):
+        whole, damaged = path.read_bytes(), tmp_path / f"damaged{''.join(path.suffixes)}"
+        for size in {*range(0, len(whole), len(whole) // 50), len(whole) - 1}:
+            damaged.write_bytes(whole[:size])
+            with pytest.raises(ValueError, match="damaged"):
+                cylstm.load(damaged)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for name in ("m.keras", "m.weights.h5"):
+        with pytest.raises(FileNotFoundError):
+            cylstm.load(tmp_path / name)
+
+
+def rewritten(model: Path, change: Callable[[dict], object]) -> Path:
+    """The model with another config.json."""
+    with zipfile.ZipFile(model) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    members["config.json"] = json.dumps(change(config)).encode()
+    with zipfile.ZipFile(model, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return model
+
+
+def code(config: dict) -> dict:
+    """A Lambda layer, whose code Keras would run."""
+    config["config"]["layers"].insert(
+        1, {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "evil", "function": {"code": "4wAA"}}}
+    )
+    return config
+
+
+def deep(config: dict) -> dict:
+    for _ in range(100):
+        config["config"] = {"name": "n", "layers": [{"class_name": "Sequential", "config": config["config"]}]}
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (code, "Lambda"),
+        (deep, "too deep"),
+        (lambda config: [], "damaged|readable"),
+        (lambda config: {**config, "config": {"name": "m"}}, "damaged"),
+        (lambda config: {**config, "config": {"name": "m", "layers": [1]}}, "readable"),
+    ],
+)
+def test_hostile_configurations(model: Path, change: Callable, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        ck.load_model(rewritten(model, change))
+
+
+def test_hostile_hdf5(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["x"] = np.ones((3, 16), np.float32)
+    path = tmp_path / "m.weights.h5"
+
+    def refused(word: str, write: Callable[[h5py.Group], object]) -> None:
+        ck.Sequential([ck.Input((5, 3)), ck.LSTM(4)]).save_weights(path)
+        with h5py.File(path, "a") as file:
+            cell = file["layers/lstm/cell/vars"]
+            del cell["0"]
+            write(cell)
+        with pytest.raises(ValueError, match=word):
+            cylstm.load(path)
+
+    def virtual(cell: h5py.Group) -> None:
+        layout = h5py.VirtualLayout((3, 16), np.float32)
+        layout[:] = h5py.VirtualSource(secret, "x", (3, 16))
+        cell.create_virtual_dataset("0", layout)
+
+    refused("is a link", lambda cell: cell.__setitem__("0", h5py.ExternalLink(str(secret), "x")))
+    refused("is a link", lambda cell: cell.__setitem__("0", h5py.SoftLink("/layers/lstm/cell/vars/1")))
+    refused("there twice", lambda cell: cell.__setitem__("again", cell.file["layers"]))
+    refused("not an array in this file", virtual)
+    refused(
+        "not an array in this file",
+        lambda cell: cell.create_dataset("0", (3, 16), np.float32, external=[(str(tmp_path / "raw"), 0, 192)]),
+    )
+    refused("more than", lambda cell: cell.create_dataset("0", (2**40, 16), np.float32, chunks=(1, 16)))
+
+
+def test_a_heap_without_end(tmp_path: Path) -> None:
+    """HDF5 reads the texts of this file for ever."""
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"GCOL")
+    at, end = begin + 16, begin + int.from_bytes(content[begin + 8 : begin + 16], "little")
+    while index := int.from_bytes(content[at : at + 2], "little"):
+        assert index < 100
+        size = int.from_bytes(content[at + 8 : at + 16], "little")
+        at += 16 + size + -size % 8
+    assert at + 16 <= end
+    content[at + 8 : at + 16] = bytes(8)  # the free rest has no size
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="heap of texts"):
+        cylstm.load(path)
+
+
+def test_random_bytes(model: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "t.weights.h5"
+    ck.load_model(model).save_weights(weights)
+    whole, numbers = weights.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        content = bytearray(whole)
+        for position in numbers.integers(0, len(whole), 3):
+            content[position] = numbers.integers(0, 256)
+        weights.write_bytes(content)
+        with contextlib.suppress(ValueError):  # else only a weight was changed, or a name
+            assert isinstance(cylstm.load(weights), cylstm.LSTM)
+
+
+def test_hostile_zip(model: Path) -> None:
+    with zipfile.ZipFile(model) as archive:
+        config = archive.read("config.json")
+    with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", bytes(200 << 20))
+    with pytest.raises(ValueError, match="would grow"):
+        cylstm.load(model)

@@ -1,0 +1,87 @@
+"""The build from source with a compiler that knows no OpenMP: a warning, and a module that is right on one thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("Cython", reason="Cython is not installed")
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])
+WARNING = "the compiler cannot build OpenMP: cylstm will run on one thread"
+pytestmark = [
+    pytest.mark.names_backend("cython"),
+    pytest.mark.skipif(COMPILER is None or os.name != "posix", reason="there is no C compiler"),
+]
+
+CHECK = """
+import sys
+import cylstm
+from cylstm import testing
+from cylstm.backends.cython_backend import _lstm
+
+assert cylstm.__file__.startswith(sys.argv[1]), cylstm.__file__
+assert not _lstm.openmp()
+assert _lstm.max_threads() == 1
+print(len(testing.check_backend("cython", bitwise=True)), "checks passed")
+cylstm.set_num_threads(4)
+lstm = cylstm.LSTM(64, 200, bidirectional=True, backend="cython")
+print(*lstm(cylstm.randn(30, 16, 64))[0].shape)
+"""
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Build the compiled module of a copy of the sources, without optimisation, inside the copy."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CYLSTM_")}
+    return subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=folder,
+        env={**kept, "CC": str(folder / "cc"), "CYLSTM_CFLAGS": "-O1 -w", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, beside a compiler that refuses -fopenmp."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    built = shutil.ignore_patterns("*.so", "*.o", "_lstm.c", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=built)
+    compiler = folder / "cc"
+    compiler.write_text(f'#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1 ;; esac\nexec {COMPILER} "$@"\n')
+    compiler.chmod(0o755)
+    return folder
+
+
+def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: Path) -> None:
+    done = build(sources)
+    assert done.returncode == 0, done.stderr
+    assert WARNING in done.stderr
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CYLSTM_")}
+    checked = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CHECK, str(sources)],
+        env={**kept, "PYTHONPATH": str(sources / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert checked.returncode == 0, checked.stderr
+    passed, shape = checked.stdout.splitlines()
+    assert int(passed.split()[0]) > 50
+    assert shape == "30 16 400"
+
+
+def test_openmp_can_be_required(sources: Path) -> None:
+    done = build(sources, CYLSTM_REQUIRE_OPENMP="1")
+    assert done.returncode != 0
+    assert f"RuntimeError: {WARNING} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)" in done.stderr
