@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cylstm"
 PACKAGES = sorted(path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py"))
-#: README's tree is the map of the package itself. The others are to get one.
-WITHOUT_MAP = {".", "arrays", "nn", "torch"}
+#: README's tree is the map of the package itself.
+WITHOUT_MAP = {"."}
 #: Folders of tests that mirror no folder of the package.
 OTHER_TESTS = {"docs", "examples", "package", "published", "support"}
 
