@@ -11,7 +11,7 @@ def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def widened(a: np.ndarray, copy: bool = False) -> np.ndarray:
-    """The array in the dtype of the arithmetic; the array itself where it has it and no copy is asked for."""
+    """The array in the dtype of the arithmetic; the array itself where it has it and no copy is requested."""
     if a.dtype != arithmetic_dtype(a.dtype):
         return a.astype(arithmetic_dtype(a.dtype))
     return a.copy() if copy else a

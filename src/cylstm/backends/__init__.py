@@ -9,6 +9,6 @@
     cupy_backend/      NVIDIA GPUs, on CuPy
 
 Imports run one way: ``registry`` → ``plugins`` → ``errors`` and ``base``; ``cupy_backend`` → ``numpy_backend`` →
-``base``; ``cython_backend`` → ``base``. No backend is imported before it is asked for; importing this package imports
+``base``; ``cython_backend`` → ``base``. No backend is imported before it is requested; importing this package imports
 nothing.
 """

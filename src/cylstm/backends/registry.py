@@ -6,7 +6,7 @@ The selection in force is the first of these that is there::
 
 A backend is named by a built-in name (``numpy``, ``cython``), by the name of an entry point of the group
 ``cylstm.backends`` whose value is ``package.module:Class``, or by ``package.module:Class`` itself. Nothing is imported
-before it is asked for: no backend, no ``importlib.metadata``, and the environment is read when first needed.
+before it is requested: no backend, no ``importlib.metadata``, and the environment is read when first needed.
 
 An explicit choice works or raises one of the errors below; only the automatic choice passes from ``cython`` to
 ``numpy``, with one warning that says why (none where the compiled backend is there and merely lacks the dtype).
@@ -89,7 +89,7 @@ def set_backend(name: str | None) -> None:
         The backend cannot be used; the selection stays as it was.
     """
     if name is None:
-        selection = _Selection("", _UNREAD)  # a new one: what was chosen before is asked for again
+        selection = _Selection("", _UNREAD)  # a new one: what was chosen before is requested again
     else:
         selection = _Selection(name, "set_backend")
         _instance(selection)
@@ -165,7 +165,7 @@ def choose(
     projection : bool
         Whether ``proj_size > 0``.
     training : bool
-        Whether gradients will be asked for.
+        Whether gradients will be requested.
     device : str
         Such as ``"cpu"``.
 

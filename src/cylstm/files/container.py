@@ -1,7 +1,7 @@
 """What a file of tensors is to its readers and writers: contents, errors, limits, and a file replaced as a whole.
 
 Every file is taken as hostile: what does not fit together is a ValueError that begins with the file's name, and no
-more memory is asked for than the file has bytes to fill (compressed content: see :func:`expansion_limit`).
+more memory is requested than the file has bytes to fill (compressed content: see :func:`expansion_limit`).
 """
 
 from __future__ import annotations

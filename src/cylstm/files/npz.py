@@ -31,7 +31,7 @@ from .container import (
 
 
 def read(path: Path) -> Contents:
-    """Read the headers of the arrays of an ``.npz``; the arrays are read when they are asked for. Never unpickles."""
+    """Read the headers of the arrays of an ``.npz``; the arrays are read when they are requested. Never unpickles."""
     with _opened(path) as archive:
         tensors: dict[str, Tensor] = {}
         for info in archive.infolist():

@@ -61,7 +61,7 @@ _NAMES = {np.dtype(dtype): name for name, (_, dtype) in _DTYPES.items() if dtype
 
 
 def read(path: Path) -> Contents:
-    """Read the header of a file; the tensors are memory-mapped when they are asked for."""
+    """Read the header of a file; the tensors are memory-mapped when they are requested."""
     with open(path, "rb") as file:
         size = regular_size(file.fileno(), path)
         length = int.from_bytes(file.read(8), "little")

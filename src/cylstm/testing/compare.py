@@ -29,7 +29,7 @@ TOLERANCES = {
 def assert_close(
     actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], dtype: str, tolerance: float, about: object
 ) -> None:
-    """Every array of `expected` is in `actual`: same shape, the dtype asked for, same values within the tolerance."""
+    """Every array of `expected` is in `actual`: same shape, the requested dtype, same values within the tolerance."""
     for name in sorted(set(actual) ^ set(expected)):
         raise AssertionError(f"{about}: {name} is {'missing' if name in expected else 'returned but not expected'}")
     wrong = []

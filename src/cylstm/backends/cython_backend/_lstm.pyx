@@ -42,11 +42,8 @@ def forward(
     Layer layer not None,
     input,        # IN (N, I)
     batch_sizes,  # IN (T,) int64
-    h_0,          # IN (D, B, R) or None
-    c_0,          # IN (D, B, H) or None
-    output,       # OUT (N, D R)
-    h_n,          # OUT (D, B, R)
-    c_n,          # OUT (D, B, H)
+    hx,           # IN h_0 (D, B, R), c_0 (D, B, H); each or None
+    result,       # OUT output (N, D R), h_n (D, B, R), c_n (D, B, H)
     kept,         # OUT h_prev (D, N, R), c_prev (D, blocks, N, VL), gates (D, blocks, N, 4 VL), and
                   #     h_segment (D, segments, B, R), c_segment (D, segments, blocks, B, VL); each or None
     int threads,
@@ -60,6 +57,8 @@ def forward(
     views.count = 0
     memset(&call, 0, sizeof(Call))
     call.kernels, call.packed, call.shape = layer.kernels, layer.packed, &s
+    h_0, c_0 = hx
+    output, h_n, c_n = result
     try:
         a.input = address(&views, input, itemsize, False)
         call.batch_sizes = <const int64_t*>address(&views, batch_sizes, sizeof(int64_t), False)
@@ -137,9 +136,7 @@ def backward(
     input,        # IN (N, I)
     batch_sizes,  # IN (T,) int64
     kept,         # IN as in `forward`
-    grad_output,  # IN (N, D R) or None
-    grad_h_n,     # IN (D, B, R) or None
-    grad_c_n,     # IN (D, B, H) or None
+    grad_result,  # IN grad_output (N, D R), grad_h_n (D, B, R), grad_c_n (D, B, H); each or None
     gradients,    # OUT grad_input (D, N, I): to be added up, grad_h_0 (D, B, R), grad_c_0 (D, B, H),
                   #     grad_weight_ih (D, 4H, I), grad_weight_hh (D, 4H, R), grad_bias (D, 4H),
                   #     grad_weight_hr (D, P, H) or None
@@ -160,6 +157,7 @@ def backward(
     memset(&call, 0, sizeof(Call))
     call.kernels, call.packed, call.shape = layer.kernels, layer.packed, &s
     h_prev, c_prev, gates, h_segment, c_segment = kept
+    grad_output, grad_h_n, grad_c_n = grad_result
     grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr = gradients
     s.T, s.N, s.B = len(batch_sizes), len(input), batch_sizes[0]
     try:

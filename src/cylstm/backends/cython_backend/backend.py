@@ -1,7 +1,7 @@
 """The compiled backend: checks and allocates, then calls ``_lstm``. float32 and float64.
 
-``CYLSTM_MAX_ISA`` (a name of ``kernels/kernels.def``: ``avx512``, ``avx2``, ``neon``, ``generic``) caps the instruction set; it is read when the first layer is
-prepared.
+``CYLSTM_MAX_ISA``, a name of ``kernels/kernels.def`` (``avx512``, ``avx2``, ``neon``, ``generic``), caps the instruction
+set; it is read when the first layer is prepared.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class CythonBackend(Backend):
             c_segment = pool.acquire((D, S, prepared.blocks, B, prepared.lanes), dtype)
             kept = (None, None, None, h_segment, c_segment)
         if N:
-            _lstm.forward(prepared, input, batch_sizes, h_0, c_0, output, h_n, c_n, kept, threads)
+            _lstm.forward(prepared, input, batch_sizes, (h_0, c_0), (output, h_n, c_n), kept, threads)
         workspace = None if kept is None else Workspace(input, batch_sizes, kept)
         return LayerOutput(output, h_n, c_n, workspace)
 
@@ -152,8 +152,8 @@ class CythonBackend(Backend):
         grad_weight_hr = new((D, P, H), dtype) if P else None
         if N:
             gradients = (grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr)
-            ends = (grad_output, grad_h_n, grad_c_n)
-            _lstm.backward(prepared, input, batch_sizes, workspace.kept, *ends, gradients, get_num_threads())
+            grad_result = (grad_output, grad_h_n, grad_c_n)
+            _lstm.backward(prepared, input, batch_sizes, workspace.kept, grad_result, gradients, get_num_threads())
         parameters = tuple(
             DirectionParameters(
                 grad_weight_ih[d],

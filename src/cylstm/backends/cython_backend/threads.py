@@ -67,7 +67,7 @@ def get_num_threads() -> int:
 
 
 _lstm: Any = None  # the compiled module, which alone has threads
-_count: int | None = None  # None: the environment was not asked yet; 0: nothing was set
+_count: int | None = None  # None: the environment was not read yet; 0: nothing was set
 _quota_threads: int | None = None
 _NO_QUOTA = 1 << 20
 _forked = False

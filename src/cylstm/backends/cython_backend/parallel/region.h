@@ -41,7 +41,7 @@ static struct {
     int busy; /* atomic; a call has the region: the others run on one thread */
     int openers;
     int always;           /* for tests: every call that asks for threads gets a region */
-    long long call_ended; /* atomic; of the last call that asked for threads */
+    long long call_ended; /* atomic; of the last call that requested threads */
     long long began, ended;
     long long worked;     /* by all threads of the last region */
     int rested, counts;   /* this region: after a rest of RECENT_NS; not after one of IDLE_NS */
