@@ -47,7 +47,9 @@ class Stack:
         self.num_layers = int(num_layers)
         self.directions = 2 if bidirectional else 1
         self.output_size = int(proj_size or hidden_size)
-        fields = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if bias else []), *["weight_hr"] * (proj_size > 0)]
+        biases = ["bias_ih", "bias_hh"] if bias else []
+        projection = ["weight_hr"] if proj_size > 0 else []
+        fields = ["weight_ih", "weight_hh", *biases, *projection]
         self.names = [
             [field + suffix for field in fields]
             for layer in range(self.num_layers)

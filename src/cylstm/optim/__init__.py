@@ -8,6 +8,12 @@ return them::
     grads = [lstm_grads.parameters, head_grads.parameters]
     clip_grad_norm(grads, 1.0)
     optimizer.step(grads)
+
+A map of this folder::
+
+    base.py         Optimizer, what the optimisers have in common
+    optimizers.py   SGD, Adam, AdamW
+    clipping.py     clip_grad_norm
 """
 
 from .base import Optimizer

@@ -21,7 +21,7 @@ INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K,
     const int length = (K + SLICES - 1) / SLICES;
     const int begin = slice * length, end = min(begin + length, K);
     ARITHMETIC sums[ROWS][COLUMNS] = {};
-#pragma unroll(ROWS * COLUMNS < 64 ? 4 : 2)  // 64 sums fill the registers
+#pragma unroll(ROWS *COLUMNS < 64 ? 4 : 2)  // 64 sums fill the registers
     for (int k = begin; k < end; k++) {
         struct alignas(COLUMNS * sizeof(STORAGE)) Columns {
             STORAGE at[COLUMNS];
@@ -51,7 +51,7 @@ INLINE ARITHMETIC added(const ARITHMETIC *parts, int row, int column) {
 }
 
 // What the kernels do once the parts are there: thread (u, s) takes the rows s, s + SLICES, ... of unit u.
-#define EACH_ROW_OF_BLOCK(row, b, rows)                                                                               \
+#define EACH_ROW_OF_BLOCK(row, b, rows) \
     for (int row = threadIdx.y, b = blockIdx.x * ROWS + row; row < ROWS && b < rows; row += SLICES, b += SLICES)
 
 // The vectors that a block multiplies: for each of its rows the one of its sequence. Beyond the last sequence that of the
@@ -65,14 +65,14 @@ INLINE void find(const Left *left[ROWS], int rows, OfSequence vector) {
 // (1)-(4) of step number `step` in the order of the walk. Without projection h goes to `output`, with it the h before
 // the projection goes to `unprojected`, for `project`.
 extern "C" __global__ void __launch_bounds__(UNITS *SLICES) forward(
-    const Step *steps,      // (T, D)
+    const Step *steps,  // (T, D)
     int step, int B, long long N, int H, int R,
-    const STORAGE *matrix,  // (D, R, H, 4), weight_hh
-    const STORAGE *h_0,     // (D, B, R)
-    ARITHMETIC *gates,      // (N, D, 4, H): input product and biases; becomes the activated gates
-    STORAGE *c,             // (D, B, H): the state, carried from step to step
-    STORAGE *c_prev,        // (D, N, H), kept for the backward pass, or null
-    STORAGE *output,        // (N, D, R)
+    const STORAGE *matrix,   // (D, R, H, 4), weight_hh
+    const STORAGE *h_0,      // (D, B, R)
+    ARITHMETIC *gates,       // (N, D, 4, H): input product and biases; becomes the activated gates
+    STORAGE *c,              // (D, B, H): the state, carried from step to step
+    STORAGE *c_prev,         // (D, N, H), kept for the backward pass, or null
+    STORAGE *output,         // (N, D, R)
     ARITHMETIC *unprojected  // (D, B, H), or null
 ) {
     __shared__ ARITHMETIC parts[SLICES * ROWS * 4 * UNITS];
@@ -106,9 +106,9 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) forward(
 // (5)
 extern "C" __global__ void __launch_bounds__(UNITS *SLICES) project(
     const Step *steps, int step, int B, int H, int P,
-    const STORAGE *matrix,         // (D, H, P), weight_hr transposed
+    const STORAGE *matrix,          // (D, H, P), weight_hr transposed
     const ARITHMETIC *unprojected,  // (D, B, H)
-    STORAGE *output                // (N, D, P)
+    STORAGE *output                 // (N, D, P)
 ) {
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
@@ -167,8 +167,10 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward(
         if (dh) {
             dh[(n * D + d) * R + unit] = sum;
         } else {
-            backward_of_unit(sum, gates + (n * D + d) * 4 * H + unit, c_prev + ((long long)d * N + n) * H + unit,
-                             dc + ((long long)d * B + b) * H + unit, H);
+            backward_of_unit(
+                sum, gates + (n * D + d) * 4 * H + unit, c_prev + ((long long)d * N + n) * H + unit,
+                dc + ((long long)d * B + b) * H + unit, H
+            );
         }
     }
 }
@@ -176,8 +178,8 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward(
 // The rest of `backward` with projection: dh through weight_hr, then the gradients of the gates.
 extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward_projected(
     const Step *steps, int step, int B, long long N, int H, int P,
-    const STORAGE *matrix,    // (D, P, H), weight_hr
-    const ARITHMETIC *dh,     // (N, D, P)
+    const STORAGE *matrix,  // (D, P, H), weight_hr
+    const ARITHMETIC *dh,   // (N, D, P)
     ARITHMETIC *gates, const STORAGE *c_prev, ARITHMETIC *dc
 ) {
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
@@ -192,7 +194,9 @@ extern "C" __global__ void __launch_bounds__(UNITS *SLICES) backward_projected(
     if (unit >= H) return;
     EACH_ROW_OF_BLOCK(row, b, at.rows) {
         const long long n = at.first + b;
-        backward_of_unit(added<1>(parts, row, 0), gates + (n * D + d) * 4 * H + unit,
-                         c_prev + ((long long)d * N + n) * H + unit, dc + ((long long)d * B + b) * H + unit, H);
+        backward_of_unit(
+            added<1>(parts, row, 0), gates + (n * D + d) * 4 * H + unit, c_prev + ((long long)d * N + n) * H + unit,
+            dc + ((long long)d * B + b) * H + unit, H
+        );
     }
 }

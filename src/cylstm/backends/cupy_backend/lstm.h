@@ -51,7 +51,7 @@ INLINE float float_of(unsigned bits) {
 }
 INLINE float widened(Half a) {
     const int exponent = a.bits >> 10 & 31, fraction = a.bits & 1023;
-    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+    const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
                        : exponent == 0 ? std::ldexp(float(fraction), -24)
                                        : std::ldexp(float(1024 + fraction), exponent - 25);
     return a.bits >> 15 ? -size : size;
@@ -66,8 +66,8 @@ INLINE void store(Half *to, float a) {  // to the nearest, ties to even, as std:
         bits = 0x7c00;
     } else {
         int exponent = -13;
-        if (size > 0) std::frexp(size, &exponent);   // size < 2^exponent
-        exponent = exponent < -13 ? -13 : exponent;  // below lie the subnormal numbers
+        if (size > 0) std::frexp(size, &exponent);                               // size < 2^exponent
+        exponent = exponent < -13 ? -13 : exponent;                              // below lie the subnormal numbers
         const int steps = int(std::nearbyint(std::ldexp(size, 11 - exponent)));  // of 2^(exponent - 11); 2048 carries
         bits = (unsigned short)(((exponent + 13) << 10) + steps);
     }
@@ -118,9 +118,9 @@ INLINE ARITHMETIC next_hidden(const Gates &gates, ARITHMETIC c) { return gates.o
 // the step after this one gave; it becomes that of c_prev.
 INLINE void gate_gradients(const Gates &gates, ARITHMETIC c_prev, ARITHMETIC dh, ARITHMETIC &dc, ARITHMETIC da[4]) {
     const ARITHMETIC tanh_c = tanh(next_cell(gates, c_prev));
-    const ARITHMETIC d_o = dh * tanh_c;                     // (4)
+    const ARITHMETIC d_o = dh * tanh_c;  // (4)
     dc += dh * gates.o * (1 - tanh_c * tanh_c);
-    da[0] = dc * gates.g * (gates.i * (1 - gates.i));       // (3), (2): sigmoid' = s (1 - s), tanh' = 1 - t^2
+    da[0] = dc * gates.g * (gates.i * (1 - gates.i));  // (3), (2): sigmoid' = s (1 - s), tanh' = 1 - t^2
     da[1] = dc * c_prev * (gates.f * (1 - gates.f));
     da[2] = dc * gates.i * (1 - gates.g * gates.g);
     da[3] = d_o * (gates.o * (1 - gates.o));

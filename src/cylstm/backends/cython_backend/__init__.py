@@ -1,10 +1,23 @@
 """The compiled backend. A map of this folder::
 
-backend.py      CythonBackend: checks and allocates, then calls _lstm
-threads.py      how many threads the kernels may use
-_lstm.pyx       the algorithm: parallel region, time loop, partition, packing; its parts are the .pxi files
-_openmp.pxd     the only file that names OpenMP
-kernels/        C, one object per instruction set: the register tile and the CPU probe
+    backend.py      CythonBackend: checks and allocates, then calls _lstm
+    buffers.py      large buffers that are used again
+    threads.py      how many threads the kernels may use
+    _lstm.pyx       forward, backward, and the stepper of a stream: NumPy's arrays as pointers
+    _layer.pyx      the packed weights of a layer; which kernels there are
+    _call.pxd       a call on its threads
+    _partition.pxd  who computes what
+    _pass.pxd       one direction of one call: its structs, and the cursor over its steps
+    _forward.pxd    the forward pass of a direction
+    _backward.pxd   the backward pass of a direction
+    _product.pxd    matrix products with packed panels, cut into tiles
+    _memory.pxd     buffers, and the memory of arrays
+    _kernels.pxd    kernels/ for Cython
+    _parallel.pxd   parallel/ for Cython
+    kernels/        C, one object per instruction set and precision (kernels.def): the register tiles
+    parallel/       C: barrier, regions and when they pay, placement of threads, floating-point mode, OpenMP
+
+The .pxd files with functions in them are parts of _lstm: it is one module, so that the compiler sees through it.
 """
 
 from typing import TYPE_CHECKING, Any

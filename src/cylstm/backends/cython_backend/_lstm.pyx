@@ -9,15 +9,15 @@ in the ``.pxd`` files: `_call` (threads), `_partition` (who computes what), `_pa
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uintptr_t
+from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._backward cimport Scratch, scratch_of
 from ._call cimport BackwardArrays, Call, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
-from ._memory cimport Views, address, allocate, release, release_views
+from ._memory cimport Views, address, allocate, fits, release, release_views
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads, region_always, region_init
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
@@ -254,7 +254,7 @@ cdef class Stepper:
 
     def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
         cdef Layer layer
-        cdef Level* level
+        cdef Level* level = NULL
         cdef Py_ssize_t n, k, padded, itemsize
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
         self.levels = <Level*>allocate(self.count, sizeof(Level))
@@ -294,12 +294,12 @@ cdef class Stepper:
         numpy.ndarray, aligned, C-contiguous, of the layers' dtype.
         """
         cdef Py_buffer x_view, out_view
-        if not _fits(&x_view, x_t, self.dtype, PyBUF_CONTIG_RO, self.B, self.I):
+        if not fits(&x_view, x_t, _ndarray, self.dtype, PyBUF_CONTIG_RO, self.B, self.I):
             return None
         try:
             if out is None:
                 out = _empty(self.shapes[x_view.ndim - 1], self.dtype)
-            if not _fits(&out_view, out, self.dtype, PyBUF_CONTIG, self.B, self.R):
+            if not fits(&out_view, out, _ndarray, self.dtype, PyBUF_CONTIG, self.B, self.R):
                 return None
             if out_view.ndim == x_view.ndim:
                 with nogil:
@@ -327,22 +327,6 @@ cdef class Stepper:
             _copy_states[float](self, h, c, True)
         else:
             _copy_states[double](self, h, c, True)
-
-
-cdef bint _fits(Py_buffer* view, array, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
-    """Whether an array is an aligned, C-contiguous (B, n), or (n,) where B is 1. If so, its view is to be released."""
-    if type(array) is not _ndarray or (array.dtype is not dtype and array.dtype != dtype):
-        return False
-    try:
-        PyObject_GetBuffer(array, view, flags)
-    except (BufferError, ValueError):  # not contiguous, or not writable
-        return False
-    if (<uintptr_t>view.buf % <uintptr_t>view.itemsize == 0
-            and ((view.ndim == 2 and view.shape[0] == B and view.shape[1] == n)
-                 or (view.ndim == 1 and B == 1 and view.shape[0] == n))):
-        return True
-    PyBuffer_Release(view)
-    return False
 
 
 cdef void _take_step(

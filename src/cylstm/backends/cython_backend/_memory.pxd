@@ -43,3 +43,19 @@ cdef inline void release_views(Views* views) noexcept:
     while views.count:
         views.count -= 1
         PyBuffer_Release(&views.buffers[views.count])
+
+
+cdef inline bint fits(Py_buffer* view, array, ndarray, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
+    """Whether an array is a plain, aligned, C-contiguous (B, n), or (n,) where B is 1. Its view is to be released then."""
+    if type(array) is not ndarray or (array.dtype is not dtype and array.dtype != dtype):
+        return False
+    try:
+        PyObject_GetBuffer(array, view, flags)
+    except (BufferError, ValueError):  # not contiguous, or not writable
+        return False
+    if (<uintptr_t>view.buf % <uintptr_t>view.itemsize == 0
+            and ((view.ndim == 2 and view.shape[0] == B and view.shape[1] == n)
+                 or (view.ndim == 1 and B == 1 and view.shape[0] == n))):
+        return True
+    PyBuffer_Release(view)
+    return False

@@ -1,15 +1,15 @@
-"""Large buffers that are used again, and arrays that begin on a cache line."""
+"""Large buffers that are used again."""
 
 from __future__ import annotations
 
 import math
-import os
-import threading
 
 import numpy as np
 
+from ...locks import ForkSafe
 
-class BufferPool:
+
+class BufferPool(ForkSafe):
     """Large buffers of workspaces that are gone, for those to come.
 
     The C library may give such memory back to the system, and fresh memory costs a page fault for every 4 KiB: a fifth
@@ -20,8 +20,8 @@ class BufferPool:
     MAX_BYTES = 1 << 26  # of all
 
     def __init__(self) -> None:
+        super().__init__()  # with a re-entrant lock: a workspace may be collected while this thread holds it
         self.buffers: list[np.ndarray] = []
-        self.lock = threading.RLock()  # a workspace may be collected while this thread is in here
 
     def acquire(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array whose values are left to chance."""
@@ -43,5 +43,3 @@ class BufferPool:
 
 
 pool = BufferPool()
-if hasattr(os, "register_at_fork"):  # a lock that another thread held when the process forked is never released
-    os.register_at_fork(after_in_child=pool.__init__)  # type: ignore[misc]

@@ -6,7 +6,7 @@ puts on OpenMP holds in every case.
 
 Workers divide the processors among them, so what would be multiplied is not: a process that ``multiprocessing`` started
 takes one thread where nothing is set, a forked process one in every case (threads do not survive a fork), and of the
-Python threads of a process two at a time have threads of OpenMP behind them, one of them at work (kernels/team.h).
+Python threads of a process two at a time have threads of OpenMP behind them, one of them at work (parallel/region.h).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ typedef struct {
     void *grad_c;            /* IN/OUT (m, VL): of c after the step -> of c before it */
     void *grad_a;            /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
     ptrdiff_t prefetch_rows; /* from these rows to those of the next tile, which are prefetched */
-    void *h;                 /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
+    void *h; /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
     ptrdiff_t h_stride;
 } GatesBackwardTile;
 
@@ -74,26 +74,26 @@ typedef struct {
     const void *a; /* IN: a[r * a_row + s * a_segment + k * a_k], r < m, s < segments, k < K */
     ptrdiff_t a_row, a_k, a_segment;
     ptrdiff_t K, segments;
-    const void *panel;    /* IN panel (segments * K, 4 * VL) */
+    const void *panel; /* IN panel (segments * K, 4 * VL) */
     const void *prefetch; /* segments * K lines, brought to the second cache meanwhile if a_k is 1; or NULL */
-    void *out;            /* OUT (m, columns) = start + a @ panel */
+    void *out; /* OUT (m, columns) = start + a @ panel */
     ptrdiff_t out_stride;
 } ProductTile;
 
 typedef struct {
-    const char *isa;       /* "generic", "neon", "avx2", "avx512" */
+    const char *isa; /* "generic", "neon", "avx2", "avx512" */
     const char *precision; /* "float32", "float64", "f32_bf16w" */
-    ptrdiff_t itemsize;    /* of the state: input, h, c, output, sums and gradients */
-    ptrdiff_t lanes;       /* VL */
-    ptrdiff_t max_rows;    /* of a tile */
+    ptrdiff_t itemsize; /* of the state: input, h, c, output, sums and gradients */
+    ptrdiff_t lanes; /* VL */
+    ptrdiff_t max_rows; /* of a tile */
     ptrdiff_t panel_bytes; /* of one k of a panel: 4 * VL weights */
     void (*pack)(const PackTask *);
-    void (*gates)(const GatesTile *);       /* eq. (1) to (4) */
-    void (*gates_pair)(const GatesTile *);  /* of two blocks, one row each with the same input and h */
-    void (*product)(const ProductTile *);   /* where the precision trains, the panel may hold state too */
+    void (*gates)(const GatesTile *); /* eq. (1) to (4) */
+    void (*gates_pair)(const GatesTile *); /* of two blocks, one row each with the same input and h */
+    void (*product)(const ProductTile *); /* where the precision trains, the panel may hold state too */
     void (*gates_backward)(const GatesBackwardTile *); /* eq. (6) to (10); NULL: inference only, as the next */
-    void (*transpose)(const void *panels,   /* IN (groups of n, K, 4 VL) weights */
-                      void *transposed,     /* OUT (groups of K, n, 4 VL) weights, zeroed before */
+    void (*transpose)(const void *panels, /* IN (groups of n, K, 4 VL) weights */
+                      void *transposed, /* OUT (groups of K, n, 4 VL) weights, zeroed before */
                       ptrdiff_t n, ptrdiff_t K);
     void (*activate)(int tanh, ptrdiff_t n, const void *in, void *out); /* for tests: sigmoid or tanh of n elements */
 } Kernels;

@@ -80,8 +80,7 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
 }
 
 /* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
-INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0,
-                            const weight *panel_1)
+INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
         vec s = all(a[k]);
@@ -131,9 +130,7 @@ INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k,
 
 /* One copy of the code per number of rows, so that the sums are registers, and per value of what else is a constant. */
 #define ROW_COUNT(m, function, ...) \
-    case m: \
-        function(m, __VA_ARGS__); \
-        break;
+    case m: function(m, __VA_ARGS__); break;
 #define FOR_ROWS(function, t, ...) \
     switch ((t)->rows) { \
         EACH_ROW_COUNT(ROW_COUNT, function, t, __VA_ARGS__) \
@@ -169,8 +166,9 @@ static void transpose_panels(const void *panels, void *transposed, ptrdiff_t n, 
     const ptrdiff_t W = 4 * VL;
     for (ptrdiff_t g = 0; g * W < n; g++)
         for (ptrdiff_t h = 0; h * W < K; h++)
-            transpose_weights((const weight *)panels + (g * K + h * W) * W, W, (weight *)transposed + (h * n + g * W) * W,
-                              W, K - h * W < W ? K - h * W : W, n - g * W < W ? n - g * W : W);
+            transpose_weights((const weight *)panels + (g * K + h * W) * W, W,
+                              (weight *)transposed + (h * n + g * W) * W, W, K - h * W < W ? K - h * W : W,
+                              n - g * W < W ? n - g * W : W);
 }
 
 static void gates_backward(const GatesBackwardTile *t)

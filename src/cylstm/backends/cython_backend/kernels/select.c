@@ -17,8 +17,7 @@
 
 #define CPU(feature) __builtin_cpu_supports(feature) /* asks the operating system too, whether it saves the registers */
 
-#define ISA(architecture, name, flags, condition) \
-    FOR_##architecture(static int runs_##name(void) { return condition; })
+#define ISA(architecture, name, flags, condition) FOR_##architecture(static int runs_##name(void) { return condition; })
 #define KERNELS(architecture, isa, precision, state, weights) \
     FOR_##architecture(extern const Kernels cylstm_##isa##_##precision;)
 #include "kernels.def"

@@ -17,11 +17,12 @@
 #include "barrier.h"
 #include "openmp.h"
 
-enum {                           /* nanoseconds, but for the last */
+/* The times are in nanoseconds. */
+enum {
     RECENT_NS = 2000000,         /* the other threads are still awake so long after a call */
     IDLE_NS = 10000000,          /* a region after a rest this long says nothing about those to come */
     FORK_NS = 50000,             /* what a region may lose by being opened */
-    BACKOFF_MIN_NS = 10000000,   /* for which calls run on one thread after regions that did not pay: doubled each time */
+    BACKOFF_MIN_NS = 10000000,   /* of calls on one thread after regions that did not pay: doubled each time */
     BACKOFF_MAX_NS = 1000000000,
     BARRIER_FAST_NS = 100,       /* what a barrier costs on a quiet machine */
     BARRIER_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
