@@ -1,6 +1,6 @@
 """Four published tutorials on PyTorch's LSTM: what they print and the rules they state, with no torch imported.
 
-``published_numbers.py`` holds the numbers; here are the rules. Each class is named after a document.
+``published_numbers`` holds the numbers; here are the rules. Each class is named after a document.
 """
 
 from __future__ import annotations

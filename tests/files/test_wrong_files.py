@@ -1,0 +1,173 @@
+"""What a file does not say or says wrongly: errors by name; and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from model_files import assert_same_module, lstm_tensors
+
+import cylstm
+from cylstm.files.container import replacing
+from cylstm.files.formats import FORMATS
+
+
+def test_several_lstms_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    one, two = cylstm.LSTM(3, 2), cylstm.LSTM(4, 2)
+    cylstm.save({"lstm1": one, "lstm10": two}, path)
+    with pytest.raises(ValueError, match=r"holds 2 LSTMs: give the prefix of one of them: 'lstm1\.', 'lstm10\.'"):
+        cylstm.load(path)
+    assert_same_module(cylstm.load(path, "lstm1"), one)
+    assert_same_module(cylstm.load(path, "lstm10"), two)
+    with pytest.raises(ValueError, match="no LSTM, LSTMCell or Linear under the prefix 'lstm'"):
+        cylstm.load(path, "lstm")
+
+
+def test_a_prefix_is_text(tmp_path: Path) -> None:
+    cylstm.save(cylstm.LSTM(3, 4), tmp_path / "m.npz")
+    with pytest.raises(TypeError, match="prefix to be a str, got None of type NoneType"):
+        cylstm.load(tmp_path / "m.npz", None)
+
+
+def test_no_lstm_says_what_is_there(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", kernel=np.zeros((3, 8)), recurrent_kernel=np.zeros((2, 8)))
+    with pytest.raises(ValueError, match=r"holds no LSTM.*kernel \(3, 8\), recurrent_kernel \(2, 8\)"):
+        cylstm.load(tmp_path / "m.npz")
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(ValueError, match=r"What is there: nothing"):
+        cylstm.load(tmp_path / "empty.npz")
+
+
+@pytest.mark.parametrize("extension", [".pt", ".PTH", ".bin", ".ckpt", ".pkl"])
+def test_pickles_are_not_read(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"m{extension}"
+    torch.save(torch.nn.LSTM(3, 2).state_dict(), path)
+    with pytest.raises(ValueError, match=r"is a pickle.*save_file\(torch\.load\(.*'m\.safetensors'\)"):
+        cylstm.load(path)
+
+
+def test_missing_files_and_unknown_extensions(tmp_path: Path) -> None:
+    for name in ("m.safetensors", "m.npz", "m.pt", "m"):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            cylstm.load(tmp_path / name)
+    (tmp_path / "m.txt").write_text("")
+    with pytest.raises(ValueError, match=r"ends in \.safetensors, \.npz"):
+        cylstm.load(tmp_path / "m.txt")
+    with pytest.raises(ValueError, match=r"ends in \.safetensors, \.npz"):
+        cylstm.save(cylstm.LSTM(3, 2), tmp_path / "n.txt")
+    assert not (tmp_path / "n.txt").exists()
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_folder_is_no_file(tmp_path: Path, extension: str) -> None:
+    (tmp_path / f"m{extension}").mkdir()
+    with pytest.raises((OSError, ValueError)):
+        cylstm.load(tmp_path / f"m{extension}")
+
+
+def wrong(**changes: tuple[int, ...] | None) -> dict[str, np.ndarray]:
+    tensors = lstm_tensors()
+    for name, shape in changes.items():
+        tensors.pop(name, None)
+        if shape is not None:
+            tensors[name] = np.zeros(shape, np.float32)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            wrong(weight_ih_l0=(7, 3)),
+            r"does not fit together.*expected weight_ih_l0 \(8, 3\); got .* \(7, 3\)",
+        ),
+        (wrong(weight_hh_l0=(8, 3)), r"expected weight_hh_l0 \(8, 2\)"),
+        (wrong(weight_hh_l0=(10, 2)), r"expected weight_hh_l0 \(8, 2\)"),
+        (wrong(bias_hh_l0=None), r"expected bias_hh_l0 \(8,\); got none of them"),
+        (wrong(bias_hh_l0=(8, 1)), r"got bias_hh_l0 \(8, 1\)"),
+        (wrong(weight_ih_l0=None), "'weight_ih_l0' is missing"),
+        (wrong(weight_hh_l0=None), "'weight_hh_l0' is missing"),
+        (wrong(weight_hh_l0=(8,)), "must have two dimensions"),
+        (wrong(weight_ih_l2=(8, 2)), r"expected weight_hh_l1 \(8, 2\)|expected weight_ih_l1 \(8, 2\)"),
+        (wrong(weight_ih_l999999=(8, 2)), r"got weight_ih_l999999"),
+        (wrong(weight_ih_l0_reverse=(8, 3)), "weight_hh_l0_reverse"),
+        (wrong(weight_hr_l0=(1, 2)), r"expected weight_hr_l0 \(2, 2\)"),
+        (wrong(weight_hr_l0=(2, 2)), "proj_size"),
+        (wrong(weight_ih_l0=(8, 0)), "is empty"),
+        (wrong(weight_ih_l0=(0, 3), weight_hh_l0=(0, 0), bias_ih_l0=(0,), bias_hh_l0=(0,)), "is empty"),
+    ],
+)
+def test_shapes_that_make_no_lstm(tmp_path: Path, tensors: dict, message: str) -> None:
+    np.savez(tmp_path / "m.npz", **tensors)
+    with pytest.raises(ValueError, match=message):
+        cylstm.load(tmp_path / "m.npz")
+
+
+def test_dtypes_that_make_no_lstm(tmp_path: Path) -> None:
+    tensors = lstm_tensors()
+    np.savez(tmp_path / "m.npz", **{**tensors, "bias_ih_l0": tensors["bias_ih_l0"].astype("f8")})
+    with pytest.raises(ValueError, match="parameters of one dtype, got float32, float64"):
+        cylstm.load(tmp_path / "m.npz")
+    np.savez(tmp_path / "m.npz", **{name: array.astype("i4") for name, array in tensors.items()})
+    with pytest.raises(ValueError, match=r"expected parameters of float16.*got int32"):
+        cylstm.load(tmp_path / "m.npz")
+    small = {name: torch.from_numpy(array).to(torch.float8_e5m2) for name, array in tensors.items()}
+    safetensors.torch.save_file(small, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="got F8_E5M2"):
+        cylstm.load(tmp_path / "m.safetensors")
+
+
+def test_complex128_does_not_go_into_safetensors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no dtype for complex128.*\.npz"):
+        cylstm.save(cylstm.LSTM(3, 2, dtype="complex128"), tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "text"), [("batch_first", "perhaps"), ("dropout", "much"), ("dropout", "2")])
+def test_wrong_metadata(tmp_path: Path, name: str, text: str) -> None:
+    safetensors.numpy.save_file(lstm_tensors(), tmp_path / "m.safetensors", metadata={name: text})
+    with pytest.raises(ValueError, match=f"{name}.*{text}|dropout should be a number"):
+        cylstm.load(tmp_path / "m.safetensors")
+
+
+def test_save_takes_modules_alone(tmp_path: Path) -> None:
+    for not_a_module in (None, torch.nn.LSTM(3, 2), {"lstm": 1}):
+        with pytest.raises(TypeError, match="expected an LSTM, LSTMCell or Linear"):
+            cylstm.save(not_a_module, tmp_path / "m.npz")
+
+
+# Written whole or not at all ----------------------------------------------------------------------------------------
+
+
+def test_replacing_keeps_the_old_file_on_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+def test_replacing_keeps_permissions_and_links(tmp_path: Path) -> None:
+    path, link = tmp_path / "m.safetensors", tmp_path / "link.safetensors"
+    path.touch(mode=0o600)
+    link.symlink_to(path)
+    cylstm.save(cylstm.LSTM(3, 2), link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert_same_module(cylstm.load(path), cylstm.load(link))
+    with pytest.raises(ValueError, match="not a file that could be replaced"), replacing(Path(os.devnull)):
+        pass
