@@ -1,9 +1,9 @@
 """Build of the compiled backend. Everything else about the package stands in pyproject.toml.
 
-Two extension modules, ``_layer`` and ``_lstm`` of ``cylstm.backends.cython_backend``, and one object file of C tiles per
-line of ``kernels/kernels.def`` (instruction set x precision), from which the program chooses when it runs. Environment
-variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP an error instead of a warning; CYLSTM_CFLAGS are
-added to the compiler's flags.
+Two extension modules of ``cylstm.backends.cython_backend``, ``_layer`` and ``_lstm``, and one object file of C tiles
+for each line of ``kernels/kernels.def`` (instruction set x precision), from which the program chooses when it runs.
+Environment variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP an error instead of a warning;
+CYLSTM_CFLAGS are added to the compiler's flags.
 """
 
 import os

@@ -1,8 +1,10 @@
 """What callers hand in. A map of this folder::
 
-arguments.py   arrays, dtypes, devices and sizes, and the errors where they are none
-arithmetic.py  what several rooms compute alike
-layout.py      how the caller's arrays lie, and the packed rows they become
-packed.py      PackedSequence
-packing.py     packing and padding of ragged batches
+    arguments.py   arrays, dtypes, devices and sizes, and the errors where they are none
+    arithmetic.py  what several rooms compute alike
+    layout.py      how the caller's arrays lie, and the packed rows they become
+    packed.py      PackedSequence
+    packing.py     packing and padding of ragged batches
+
+Nothing here knows a module or a backend.
 """

@@ -8,6 +8,8 @@
     bench.py       what cylstm bench does
     info.py        what cylstm info tells
     tune_cupy.py   python -m cylstm.cli.tune_cupy: measures the cupy backend on a GPU
+
+A command imports what it needs when it runs.
 """
 
 from .main import main

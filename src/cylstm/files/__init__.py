@@ -1,11 +1,11 @@
 """Modules in files: ``cylstm.save``, ``cylstm.load``. A map of this folder, each module above those that it imports::
 
-formats.py       the formats by extension; save and load
-modules.py       modules of names and shapes, and the other way round
-names.py         whose the names in a file are: kinds and prefixes
-safetensors.py   the format safetensors
-npz.py           the format .npz
-container.py     what all formats share: contents, errors, limits, a file replaced as a whole
+    formats.py       the formats by extension; save and load
+    modules.py       modules of names and shapes, and the other way round
+    names.py         whose the names in a file are: kinds and prefixes
+    safetensors.py   the format safetensors
+    npz.py           the format .npz
+    container.py     what all formats share: contents, errors, limits, a file replaced as a whole
 
 Nothing is imported here, for the bridges to other systems' files (``cylstm.onnx``, ``cylstm.keras``) stand between
 ``formats`` and the rest.

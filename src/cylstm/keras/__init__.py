@@ -6,11 +6,13 @@ is not needed; files need the package ``h5py``. Convention: https://keras.io/api
 
 A map of this folder, each module above those that it imports::
 
-convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
-sequential.py     layers in a row; load_model
-layers/           the layers
-initializers.py   what draws their weights
-files/            what is in a file
+    convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
+    sequential.py     layers in a row; load_model
+    layers/           the layers
+    initializers.py   what draws their weights
+    files/            what is in a file
+
+Keras itself is never imported.
 """
 
 from .convert import from_lstm, save

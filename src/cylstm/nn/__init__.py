@@ -1,12 +1,14 @@
 """The modules. A map of this folder::
 
-parameters.py  versions of the parameters, locked
-module.py      Module, the base: state_dict, training mode, conversions
-dispatch.py    which backend computes one version of the parameters
-stack.py       the layers, one on the other: shapes, checks, both passes on packed rows
-lstm.py        LSTM
-stream.py      Stream: an LSTM fed one time step at a time
-cell.py        LSTMCell
-linear.py      Linear
-gradients.py   what a pullback takes and returns
+    parameters.py  versions of the parameters, locked
+    module.py      Module, the base: state_dict, training mode, conversions
+    dispatch.py    which backend computes one version of the parameters
+    stack.py       the layers, one on the other: shapes, checks, both passes on packed rows
+    lstm.py        LSTM
+    stream.py      Stream: an LSTM fed one time step at a time
+    cell.py        LSTMCell
+    linear.py      Linear
+    gradients.py   what a pullback takes and returns
+
+The arithmetic of the LSTM is in the backends.
 """

@@ -7,14 +7,16 @@ compute is refused by its name. Convention: https://onnx.ai/onnx/operators/onnx_
 
 A map of this folder, each module above those that it imports::
 
-runner.py       an LSTM run as ONNX runs it; load
-reader.py       the LSTMs of a model; find
-writer.py       models of an LSTM; export, save
-stacked.py      nodes that are layers of one LSTM
-node.py         what one LSTM node says
-graph.py        graphs, subgraphs and functions of a model, and their values
-operators.py    the operators that are evaluated
-convention.py   ONNX's names, order of gates and activations, and PyTorch's
+    runner.py       an LSTM run as ONNX runs it; load
+    reader.py       the LSTMs of a model; find
+    writer.py       models of an LSTM; export, save
+    stacked.py      nodes that are layers of one LSTM
+    node.py         what one LSTM node says
+    graph.py        graphs, subgraphs and functions of a model, and their values
+    operators.py    the operators that are evaluated
+    convention.py   ONNX's names, order of gates and activations, and PyTorch's
+
+The package ``onnx`` is imported when a model is read or written.
 """
 
 from .node import Found

@@ -1,7 +1,7 @@
 # The backward pass of one direction, on one of its threads: eq. (6) to (12) of docs/equations.md.
 #
-# A thread that owns a panel of units computes its part of grad_h and at once the gradients of its gates. The gradients of
-# input and weights are products over chunks of `chunk_steps` steps, counted in the order of the forward pass. Where
+# A thread that owns a panel of units computes its part of grad_h and at once the gradients of its gates. The gradients
+# of input and weights are products over chunks of `chunk_steps` steps, counted in the order of the forward pass. Where
 # forward kept the states alone, the forward pass of a segment runs again before its last chunk.
 
 from libc.string cimport memcpy

@@ -16,7 +16,7 @@ from ._pass cimport Packed, Shape, ceil_div, real, segment_count
 
 
 def kernel_table():
-    """The lines of kernels.def for this architecture: (instruction set, precision, whether it runs here), best first."""
+    """Lines of kernels.def for this architecture: (instruction set, precision, whether it runs here), best first."""
     cdef const Kernels* kernels
     lines = []
     while (kernels := cylstm_kernels_line(len(lines))) != NULL:
@@ -128,7 +128,8 @@ def pack(
     cdef real* bias
     cdef unsigned long long mode
     if sizeof(real) != layer.kernels.itemsize:
-        raise TypeError(f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
+        raise TypeError(
+            f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
     p.weight_ih = <char*>allocate(s.blocks * s.I, row)
     p.weight_hh = <char*>allocate(s.blocks * s.R, row)
     p.bias = allocate(s.blocks * W, sizeof(real))

@@ -2,10 +2,10 @@
 # cython: freethreading_compatible=True
 """One layer on packed rows, forward and backward, float32 and float64, on several threads.
 
-Every number is a sum in one fixed order (``kernels/kernels.h``), and threads share out numbers, never a sum: so the result
-does not depend on the batch, the threads, or on how a sequence is cut. This module takes NumPy's arrays; what it calls is
-in the ``.pxd`` files: `_call` (threads), `_partition` (who computes what), `_pass` (structs, steps), `_forward`,
-`_backward`, `_product` (matrix products). docs/design/kernels.md explains them.
+Every number is a sum in one fixed order (``kernels/kernels.h``), and threads share out numbers, never a sum: so the
+result does not depend on the batch, the threads, or on how a sequence is cut. This module takes NumPy's arrays; what it
+calls is in the ``.pxd`` files: `_call` (threads), `_partition` (who computes what), `_pass` (structs, steps),
+`_forward`, `_backward`, `_product` (matrix products). docs/design/kernels.md explains them.
 """
 
 cimport cython

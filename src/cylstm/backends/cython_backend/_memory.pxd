@@ -46,7 +46,7 @@ cdef inline void release_views(Views* views) noexcept:
 
 
 cdef inline bint fits(Py_buffer* view, array, ndarray, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
-    """Whether an array is a plain, aligned, C-contiguous (B, n), or (n,) where B is 1. Its view is to be released then."""
+    """Whether an array is a plain, aligned, C-contiguous (B, n), or (n,) where B is 1. If so, release its view."""
     if type(array) is not ndarray or (array.dtype is not dtype and array.dtype != dtype):
         return False
     try:

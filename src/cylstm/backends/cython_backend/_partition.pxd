@@ -1,8 +1,8 @@
 # Who computes what: a call among threads, and what one thread does. docs/design/threads.md says why.
 #
-# The threads of a direction form row_groups x unit_groups: a thread owns the row tiles of its row group and the blocks of
-# its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none where
-# unit_groups is 1. Both directions run at once where there are threads.
+# The threads of a direction form row_groups x unit_groups: a thread owns the row tiles of its row group and the blocks
+# of its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none
+# where unit_groups is 1. Both directions run at once where there are threads.
 
 from ._kernels cimport Kernels
 from ._parallel cimport Arrival, Barrier, region_barrier_ns
@@ -94,7 +94,7 @@ cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s,
 
 
 cdef inline Partition for_started(const Partition* requested, int started, Py_ssize_t most_units) noexcept nogil:
-    """The partition where another number of threads started than was requested: with the buffers of the requested one."""
+    """The partition where other than the requested threads started: with the buffers of the requested one."""
     cdef Partition a = requested[0]
     if started != requested.threads:
         a.directions_apart = False

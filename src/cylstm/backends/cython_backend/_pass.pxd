@@ -28,14 +28,14 @@ cdef struct Shape:
     Py_ssize_t VL, blocks
 
 
-cdef struct Packed:   # the weights of one direction
-    char* weight_ih   # panels (blocks, I, 4, VL)
-    char* weight_hh   # panels (blocks, R, 4, VL)
-    char* weight_hr   # panels (groups of P, H, W), NULL without projection
-    char* weight_ih_t # panels (groups of I, blocks W, W), NULL before the first backward pass
-    char* weight_hh_t # panels (groups of R, blocks W, W)
-    char* weight_hr_t # panels (groups of H, P, W)
-    void* bias        # (blocks, 4, VL) = b_ih + b_hh, of the state's type
+cdef struct Packed:    # the weights of one direction
+    char* weight_ih    # panels (blocks, I, 4, VL)
+    char* weight_hh    # panels (blocks, R, 4, VL)
+    char* weight_hr    # panels (groups of P, H, W), NULL without projection
+    char* weight_ih_t  # panels (groups of I, blocks W, W), NULL before the first backward pass
+    char* weight_hh_t  # panels (groups of R, blocks W, W)
+    char* weight_hr_t  # panels (groups of H, P, W)
+    void* bias         # (blocks, 4, VL) = b_ih + b_hh, of the state's type
 
 
 cdef struct Partition:     # of a call among threads
@@ -75,7 +75,7 @@ cdef struct Share:         # what one thread does in a pass
 
 
 cdef struct Kept:          # what the forward pass of a direction keeps for the backward pass; NULL where not kept
-    Py_ssize_t first, rows # the packed rows of the next three
+    Py_ssize_t first, rows  # the packed rows of the next three
     void* h_prev           # (rows, R)
     void* c_prev           # (blocks, rows, VL)
     void* gates            # (blocks, rows, 4, VL), activated

@@ -1,7 +1,7 @@
 """The compiled backend: checks and allocates, then calls ``_lstm``. float32 and float64.
 
-``CYLSTM_MAX_ISA``, a name of ``kernels/kernels.def`` (``avx512``, ``avx2``, ``neon``, ``generic``), caps the instruction
-set; it is read when the first layer is prepared.
+``CYLSTM_MAX_ISA`` (``avx512``, ``avx2``, ``neon``, ``generic``: names of ``kernels/kernels.def``) caps the instruction
+set. It is read when the first layer is prepared.
 """
 
 from __future__ import annotations
