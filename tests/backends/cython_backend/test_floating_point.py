@@ -24,7 +24,7 @@ REGISTER = f"""
 import ctypes, threading
 import numpy as np
 import cylstm
-from cylstm.backends.cython_backend import _lstm
+from cylstm.backends.cython_backend import _layer, _lstm
 
 libm = ctypes.CDLL({ctypes.util.find_library("m")!r})
 
