@@ -25,6 +25,15 @@ C_FILES = sorted(str(p) for p in HERE.rglob("*") if p.suffix in (".h", ".def", "
 # -O3 without -ffast-math: the order of every sum is part of the result. -ffp-contract=off: a fused multiply-add only
 # where the source says so. -g0: the wheel is a quarter of the size.
 FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+# Here, for a directive in a .pyx does not reach the functions of the .pxd files.
+DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
 ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
@@ -110,6 +119,6 @@ extensions = [
     for name in ("_layer", "_lstm")
 ]
 setup(
-    ext_modules=cythonize(extensions, compiler_directives={"language_level": "3"}),
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),
     cmdclass={"build_ext": BuildKernels},
 )

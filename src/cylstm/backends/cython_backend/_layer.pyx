@@ -1,5 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-# cython: freethreading_compatible=True
 """The weights of a layer, packed for the kernels of one instruction set and one precision; and which kernels there are.
 
 `Layer` is what ``CythonBackend.prepare`` returns; `pack` fills one direction of it.

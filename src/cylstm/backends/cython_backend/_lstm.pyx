@@ -1,5 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-# cython: freethreading_compatible=True
 """One layer on packed rows, forward and backward, float32 and float64, on several threads.
 
 Every number is a sum in one fixed order (``kernels/kernels.h``), and threads share out numbers, never a sum: so the
