@@ -38,7 +38,7 @@ ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lo
 
 
 def kernel_lines():
-    """The lines of kernels.def for this architecture: isa, its compiler flags, precision, state, weights."""
+    """The lines of kernels.def for this machine: architecture, isa, compiler flags, precision, state, weights."""
     flags, lines = {}, []
     for line in (KERNELS / "kernels.def").read_text("utf-8").splitlines():
         if isa := re.fullmatch(r'ISA\((\w+), (\w+), "(.*?)", .*\)', line):
@@ -46,7 +46,9 @@ def kernel_lines():
         elif kernels := re.fullmatch(r"KERNELS\((\w+), (\w+), (\w+), (\w+), (\w+)\)", line):
             architecture, isa, precision, state, weights = kernels.groups()
             if architecture in ("any", ARCHITECTURE):
-                lines.append((isa, flags[isa], precision, state, weights))
+                lines.append((architecture, isa, flags[isa], precision, state, weights))
+        elif line.startswith(("ISA", "KERNELS")):
+            raise RuntimeError(f"a line of kernels.def must be ISA(...) or KERNELS(...) as its head says, got {line!r}")
     return lines
 
 
@@ -66,7 +68,7 @@ class BuildKernels(build_ext):
         folder = Path(self.build_temp) / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         objects = []
-        for isa, isa_flags, precision, state, weights in kernel_lines():
+        for architecture, isa, isa_flags, precision, state, weights in kernel_lines():
             macros = [
                 ("ISA_NAME", isa),
                 ("ISA_HEADER", f'"isa/{isa}.h"'),
@@ -74,14 +76,21 @@ class BuildKernels(build_ext):
                 ("PRECISION", precision),
                 ("DOUBLE", str(int(state == "double"))),
             ]
-            objects += self.compile_as("lstm.c", f"lstm_{isa}_{precision}", folder, macros, [*flags, *isa_flags])
+            name = f"lstm_{isa}_{precision}"
+            objects += self.compile_as("lstm.c", name, folder, macros, [*flags, *isa_flags], architecture)
         return objects + self.compile_as("select.c", "select", folder, [], flags)
 
-    def compile_as(self, source, name, folder, macros, flags):
-        """Compile one C file into an object of a name of its own, in the build folder."""
+    def compile_as(self, source, name, folder, macros, flags, architecture="any"):
+        """Compile one C file into an object of a name of its own, in the build folder.
+
+        The object is empty where the compiler is for another architecture than the machine, a 32-bit one say.
+        """
         copy = folder / f"{name}.c"  # the compiler names objects after their source
         lines = [f"#define {macro} {value}" for macro, value in macros]
-        copy.write_text("\n".join([*lines, f'#include "{(KERNELS / source).resolve().as_posix()}"', ""]))
+        lines.append(f'#include "{(KERNELS / source).resolve().as_posix()}"')
+        if architecture != "any":
+            lines = [f"#if defined(__{architecture}__)", *lines, "#endif"]
+        copy.write_text("\n".join([*lines, ""]))
         return self.compiler.compile(
             [os.path.relpath(copy)],
             output_dir=None,

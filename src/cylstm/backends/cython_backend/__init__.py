@@ -14,6 +14,7 @@
     _memory.pxd     buffers, and the memory of arrays
     _kernels.pxd    kernels/ for Cython
     _parallel.pxd   parallel/ for Cython
+    _region.pxd     its regions, for _lstm alone
     kernels/        C, one object per instruction set and precision (kernels.def): the register tiles
     parallel/       C: barrier, regions and when they pay, placement of threads, floating-point mode, OpenMP
 

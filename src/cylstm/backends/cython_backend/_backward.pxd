@@ -23,12 +23,13 @@ cdef struct Scratch:         # where the arrays of one direction begin in its pa
     Py_ssize_t grad_bias       # OUT (blocks, 4, VL)
     Py_ssize_t grad_weight_hr  # OUT (groups of H, P, W)
     Py_ssize_t grad_a          # (blocks, chunk_rows, 4, VL)
-    Py_ssize_t grad_projected  # (chunk_rows, P rounded up to W), with projection
+    Py_ssize_t grad_projected  # (chunk_rows, P_stride), with projection
     Py_ssize_t grad_h          # (groups of H, B, W), with projection; else grad_state itself
     Py_ssize_t h               # (groups of H, chunk_rows, W), with projection
     Py_ssize_t h_prev, c_prev, gates, c, output, h_full, start  # of a segment computed again, as in forward
     Py_ssize_t total
     Py_ssize_t chunk_rows
+    Py_ssize_t P_stride        # P rounded up to W
 
 
 cdef struct Chunk:           # of steps, in the order of the forward pass
@@ -47,11 +48,11 @@ cdef struct Backward:        # what a thread needs from step to step
 
 cdef inline Scratch scratch_of(const Shape* s, const Partition* partition, bint recompute) noexcept nogil:
     cdef Scratch a
-    cdef Py_ssize_t W = 4 * s.VL, groups = ceil_div(s.H, W), P_groups = ceil_div(s.P, W), padded = s.blocks * s.VL
+    cdef Py_ssize_t W = 4 * s.VL, groups = ceil_div(s.H, W), padded = s.blocks * s.VL
     cdef Py_ssize_t rows = min(s.N, s.B * chunk_steps(s.B)), segment = 0, again = 0
     if recompute:
         segment, again = min(s.N, s.B * segment_steps(s.B)), 1
-    a.chunk_rows = rows
+    a.chunk_rows, a.P_stride = rows, ceil_div(s.P, W) * W
     a.grad_state = 0
     a.grad_c = a.grad_state + ceil_div(s.R, W) * s.B * W
     a.grad_weight_ih = a.grad_c + s.B * padded
@@ -60,8 +61,8 @@ cdef inline Scratch scratch_of(const Shape* s, const Partition* partition, bint 
     a.grad_weight_hr = a.grad_bias + s.blocks * W
     a.grad_a = a.grad_weight_hr + groups * s.P * W
     a.grad_projected = a.grad_a + s.blocks * rows * W
-    a.grad_h = a.grad_projected + rows * P_groups * W if s.P else a.grad_state
-    a.h = a.grad_projected + rows * P_groups * W + (groups * s.B * W if s.P else 0)
+    a.grad_h = a.grad_projected + rows * a.P_stride if s.P else a.grad_state
+    a.h = a.grad_projected + rows * a.P_stride + (groups * s.B * W if s.P else 0)
     a.c_prev = a.h + (groups * rows * W if s.P else 0)
     a.gates = a.c_prev + segment * padded
     a.c = a.gates + segment * 4 * padded
@@ -81,7 +82,7 @@ cdef inline Backward init_backward(const Pass* p, const Scratch* at, const Kept*
     init_products(&b.through_state, s.blocks, W, W, at.chunk_rows * W, W)
     b.through_state.panels, b.through_state.panel_step = p.packed.weight_hh_t, s.blocks * W * row
     b.through_state.columns, b.through_state.out_step = ceil_div(s.R, W) * W, s.B * W
-    init_products(&b.through_projection, 1, s.P, ceil_div(s.P, W) * W, 0, W)
+    init_products(&b.through_projection, 1, s.P, at.P_stride, 0, W)
     b.through_projection.panels, b.through_projection.panel_step = p.packed.weight_hr_t, s.P * row
     b.through_projection.columns, b.through_projection.out_step = ceil_div(s.H, W) * W, s.B * W
     return b
@@ -133,7 +134,7 @@ cdef inline void recompute_segment(
     cdef Shape shape = s[0]
     cdef Pass again = p[0]
     cdef Forward f
-    cdef Py_ssize_t k = (behind.index - 1) // segment_steps(s.B), j, low, high
+    cdef Py_ssize_t k = (behind.index - 1) // segment_steps(s.B), j
     shape.D, shape.T = 1, behind.index - k * segment_steps(s.B)
     shape.N = rows_of_steps(p, behind.index - shape.T, behind.index)
     b.kept.h_segment = b.kept.c_segment = NULL
@@ -142,12 +143,11 @@ cdef inline void recompute_segment(
     again.shape = &shape
     again.batch_sizes = p.batch_sizes + (s.T - behind.index if p.reverse else behind.index - shape.T)
     if own.steps:
-        low, high = s.B * own.row_group // p.partition.row_groups, s.B * (own.row_group + 1) // p.partition.row_groups
         for j in range(s.blocks):
             if j % p.partition.unit_groups == own.unit_group:
-                memcpy(scratch + at.c + (j * s.B + low) * s.VL,
-                       <real*>b.stored.c_segment + ((k * s.blocks + j) * s.B + low) * s.VL,
-                       (high - low) * s.VL * sizeof(real))
+                memcpy(scratch + at.c + (j * s.B + own.b0) * s.VL,
+                       <real*>b.stored.c_segment + ((k * s.blocks + j) * s.B + own.b0) * s.VL,
+                       (own.b1 - own.b0) * s.VL * sizeof(real))
     barrier_wait(&own.everyone)
     f = init_forward(&again, &b.kept, scratch + at.h_full, scratch + at.start if p.partition.hoisted else NULL)
     forward_direction(&again, own, input + b.kept.first * s.I, <real*>b.stored.h_segment + k * s.B * s.R,
@@ -163,23 +163,22 @@ cdef inline void gates_backward_of_step(
     """Eq. (6) to (11), so far as they go from step to step."""
     cdef const Shape* s = p.shape
     cdef const Scratch* at = &b.at
-    cdef Py_ssize_t W = 4 * s.VL, P_stride = ceil_div(s.P, W) * W, k, g, tiles
+    cdef Py_ssize_t W = 4 * s.VL, k, g, tiles
     # a row keeps its thread while the batch shrinks or grows
-    cdef Py_ssize_t low = min(s.B * own.row_group // p.partition.row_groups, step.rows)
-    cdef Py_ssize_t high = min(s.B * (own.row_group + 1) // p.partition.row_groups, step.rows)
+    cdef Py_ssize_t low = min(own.b0, step.rows), high = min(own.b1, step.rows)
     cdef Py_ssize_t chunk_row = step.first + low - b.chunk.first
     cdef bint some = low < high
     if s.P:
         for k in range(low, high):  # (6), then (7): of h before the projection
             for g in range(own.s0, own.s1):
-                add_row(scratch + at.grad_projected + (chunk_row + k - low) * P_stride + g * W,
+                add_row(scratch + at.grad_projected + (chunk_row + k - low) * at.P_stride + g * W,
                         scratch + at.grad_state + (g * s.B + k) * W,
                         grad_output + (step.first + k) * s.D * s.R + g * W if grad_output != NULL else NULL,
                         W, min(W, s.P - g * W))
         barrier_wait(&own.group)
         if some:
             b.through_projection.rows = high - low
-            b.through_projection.a = scratch + at.grad_projected + chunk_row * P_stride
+            b.through_projection.a = scratch + at.grad_projected + chunk_row * at.P_stride
             b.through_projection.out = scratch + at.grad_h + low * W
             tiles = tiles_of(p.kernels, &b.through_projection)
             run_products(p.kernels, &b.through_projection, own.g0 * tiles, own.g1 * tiles)
@@ -244,7 +243,7 @@ cdef inline void chunk_gradients(
     cdef const Shape* s = p.shape
     cdef const Scratch* at = &b.at
     cdef Chunk* chunk = &b.chunk
-    cdef Py_ssize_t W = 4 * s.VL, I = s.I, R = s.R, P_stride = ceil_div(s.P, W) * W, tiles
+    cdef Py_ssize_t W = 4 * s.VL, I = s.I, R = s.R, tiles
     cdef bint first_chunk = chunk.last_step == s.T
     cdef real one = 1
     cdef Products products
@@ -271,7 +270,7 @@ cdef inline void chunk_gradients(
     if s.P:  # (12) grad_W_hr += grad_projectedᵀ h
         products.panels, products.columns = scratch + at.h, ceil_div(s.H, W) * W
         products.a, products.rows = scratch + at.grad_projected, s.P
-        products.tile.a_row, products.tile.a_k = 1, P_stride
+        products.tile.a_row, products.tile.a_k = 1, at.P_stride
         add_products(p, own, &products, scratch + at.grad_weight_hr, first_chunk)
 
 

@@ -2,17 +2,14 @@
 
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
 
 from ._backward cimport Backward, Scratch, backward_direction, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
-from ._parallel cimport (
-    Arrival, Barrier, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num, region_enter, region_leave,
-    region_thread_begins, region_thread_ends,
-)
+from ._parallel cimport Arrival, Barrier, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
 from ._partition cimport MACS_LONG_CALL, Partition, for_started, share_of
-from ._pass cimport Kept, Packed, Pass, Shape, Share, ceil_div, real, segment_count
+from ._pass cimport Kept, Packed, Pass, Shape, Share, real, segment_count
+from ._region cimport region_enter, region_leave, region_thread_begins, region_thread_ends
 
 cdef struct Call:
     const Kernels* kernels

@@ -53,6 +53,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const char* isa
         const char* precision
         Py_ssize_t itemsize, lanes, max_rows, panel_bytes
+        double headroom
         void (*pack)(const PackTask*) noexcept nogil
         void (*gates)(const GatesTile*) noexcept nogil
         void (*gates_pair)(const GatesTile*) noexcept nogil

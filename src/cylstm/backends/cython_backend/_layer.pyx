@@ -9,8 +9,7 @@ from libc.string cimport memset
 from ._kernels cimport LINE, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here
 from ._memory cimport allocate, release
 from ._parallel cimport fpmode_restore, fpmode_set
-from ._partition cimport MACS_FOR_REGION
-from ._pass cimport Packed, Shape, ceil_div, real, segment_count
+from ._pass cimport MACS_FOR_REGION, Packed, Shape, ceil_div, real, segment_count
 
 
 def kernel_table():
@@ -61,7 +60,7 @@ cdef class Layer:
         self.D, self.H, self.R, self.P = D, H, self.shape.R, P
         self.blocks, self.lanes = self.shape.blocks, self.shape.VL
         self.serial_below = ceil_div(MACS_FOR_REGION, max(1, 4 * H * (I + self.shape.R) * D))
-        self.finite = self.trains  # rounding may make an infinity of a large weight
+        self.finite = True
 
     def __dealloc__(self):
         cdef int d
@@ -91,7 +90,7 @@ cdef class Layer:
         """The panels of the backward pass, made from those of the forward pass when first needed."""
         cdef Shape s = self.shape
         cdef Packed* p
-        cdef Py_ssize_t W = 4 * s.VL, row = self.kernels.panel_bytes
+        cdef Py_ssize_t W = 4 * s.VL, panel_bytes = self.kernels.panel_bytes
         cdef char* weight_hh_t
         cdef int d
         for d in range(<int>s.D):
@@ -99,13 +98,13 @@ cdef class Layer:
             if p.weight_hh_t != NULL:
                 continue
             if p.weight_ih_t == NULL:  # it is there where memory ran out afterwards
-                p.weight_ih_t = <char*>allocate(ceil_div(s.I, W) * s.blocks * W, row)
+                p.weight_ih_t = <char*>allocate(ceil_div(s.I, W) * s.blocks * W, panel_bytes)
             self.kernels.transpose(p.weight_ih, p.weight_ih_t, s.blocks * W, s.I)
             if s.P:
                 if p.weight_hr_t == NULL:
-                    p.weight_hr_t = <char*>allocate(ceil_div(s.H, W) * s.P, row)
+                    p.weight_hr_t = <char*>allocate(ceil_div(s.H, W) * s.P, panel_bytes)
                 self.kernels.transpose(p.weight_hr, p.weight_hr_t, s.P, s.H)
-            weight_hh_t = <char*>allocate(ceil_div(s.R, W) * s.blocks * W, row)
+            weight_hh_t = <char*>allocate(ceil_div(s.R, W) * s.blocks * W, panel_bytes)
             self.kernels.transpose(p.weight_hh, weight_hh_t, s.blocks * W, s.R)
             p.weight_hh_t = weight_hh_t  # last: it says that all are there
         return 0
@@ -122,17 +121,17 @@ def pack(
     """Pack the weights of direction d. Called once per direction, before the layer is used."""
     cdef Shape s = layer.shape
     cdef Packed* p = &layer.packed[d]
-    cdef Py_ssize_t W = 4 * s.VL, H = s.H, row = layer.kernels.panel_bytes, unit, gate
+    cdef Py_ssize_t W = 4 * s.VL, H = s.H, panel_bytes = layer.kernels.panel_bytes, unit, gate
     cdef real* bias
     cdef unsigned long long mode
     if sizeof(real) != layer.kernels.itemsize:
         raise TypeError(
             f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
-    p.weight_ih = <char*>allocate(s.blocks * s.I, row)
-    p.weight_hh = <char*>allocate(s.blocks * s.R, row)
+    p.weight_ih = <char*>allocate(s.blocks * s.I, panel_bytes)
+    p.weight_hh = <char*>allocate(s.blocks * s.R, panel_bytes)
     p.bias = allocate(s.blocks * W, sizeof(real))
     if s.P:
-        p.weight_hr = <char*>allocate(ceil_div(s.P, W) * H, row)
+        p.weight_hr = <char*>allocate(ceil_div(s.P, W) * H, panel_bytes)
     with nogil:
         mode = fpmode_set()  # the sums of the biases are rounded to nearest too, and inf * 0 traps nobody
         if s.I:
@@ -147,7 +146,7 @@ def pack(
                 for unit in range(H):
                     bias[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = (
                         bias_ih[gate * H + unit] + bias_hh[gate * H + unit])
-        if not _all_finite(&weight_hh[0, 0], 4 * H * s.R):
+        if not _all_finite(&weight_hh[0, 0], 4 * H * s.R, <real>layer.kernels.headroom):
             layer.finite = False
         fpmode_restore(mode)
 
@@ -189,16 +188,17 @@ cdef void _pack_columns(
         kernels.pack(&task)
 
 
-cdef bint _all_finite(const real* a, Py_ssize_t n) noexcept nogil:
+cdef bint _all_finite(const real* a, Py_ssize_t n, real headroom) noexcept nogil:
+    """Whether no element is nan or inf, nor becomes it when it is packed."""
     cdef real zeros[16]  # sums of their own, which the compiler makes vectors
     cdef real total = 0
     cdef Py_ssize_t k, m
     memset(zeros, 0, sizeof(zeros))
     for k in range(n // 16):
         for m in range(16):
-            zeros[m] += a[k * 16 + m] * 0  # nan once an element is inf or nan
+            zeros[m] += a[k * 16 + m] * headroom * 0  # nan once an element is inf or nan
     for k in range(n // 16 * 16, n):
-        total += a[k] * 0
+        total += a[k] * headroom * 0
     for m in range(16):
         total += zeros[m]
     return total == 0

@@ -16,9 +16,10 @@ from ._call cimport BackwardArrays, Call, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
 from ._memory cimport Views, address, allocate, fits, release, release_views
-from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads, region_always, region_init
+from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
+from ._region cimport region_always, region_init
 
 import numpy as np
 
@@ -353,18 +354,18 @@ cdef void _take_step(
     stepper.now = after
 
 
-cdef int _copy_states(Stepper stepper, real[:, :, ::1] h, real[:, :, ::1] c, bint take) except -1:
+cdef int _copy_states(Stepper stepper, real[:, :, ::1] h, real[:, :, ::1] c, bint to_stepper) except -1:
     """Between the stepper and h (L, B, R), c (L, B, H)."""
     cdef Py_ssize_t n, size
     cdef Level* level
     for n in range(stepper.count):
         level = &stepper.levels[n]
         size = stepper.B * level.shape.R * sizeof(real)
-        if take:
+        if to_stepper:
             memcpy(level.h[stepper.now], &h[n, 0, 0], size)
         else:
             memcpy(&h[n, 0, 0], level.h[stepper.now], size)
-        copy_units(<real*>level.c, &c[n, 0, 0], &level.shape, take)
+        copy_units(<real*>level.c, &c[n, 0, 0], &level.shape, to_stepper)
     return 0
 
 
@@ -381,7 +382,7 @@ def max_threads():
 
 
 def open_regions(bint always):
-    """For tests: use the threads that a call asks for, whether or not they seem to pay. Returns what was set."""
+    """For tests: use the threads that a call requests, whether or not they seem to pay. Returns what was set."""
     return bool(region_always(always))
 
 

@@ -13,17 +13,21 @@ cdef inline void* allocate(Py_ssize_t items, Py_ssize_t itemsize) except NULL no
         with gil:
             raise MemoryError(f"cannot allocate {items * itemsize} bytes for the LSTM's buffers")
     start = <char*>((<uintptr_t>raw + 127) & ~(<uintptr_t>63))
-    (<void**>start)[-1] = raw
+    (<void**>start - 1)[0] = raw
     return start
 
 
 cdef inline void release(void* buffer) noexcept nogil:
     if buffer != NULL:
-        free((<void**>buffer)[-1])
+        free((<void**>buffer - 1)[0])
+
+
+cdef enum:
+    MAX_VIEWS = 20
 
 
 cdef struct Views:  # of arrays, for the time of a call
-    Py_buffer buffers[20]
+    Py_buffer buffers[MAX_VIEWS]
     int count
 
 
@@ -32,6 +36,8 @@ cdef inline void* address(Views* views, array, Py_ssize_t itemsize, bint written
     cdef Py_buffer* view = &views.buffers[views.count]
     if array is None:
         return NULL
+    if views.count == MAX_VIEWS:
+        raise RuntimeError(f"a call must have at most {MAX_VIEWS} arrays")
     PyObject_GetBuffer(array, view, PyBUF_CONTIG if written else PyBUF_CONTIG_RO)
     views.count += 1
     if view.itemsize != itemsize:

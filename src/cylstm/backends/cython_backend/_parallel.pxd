@@ -1,4 +1,4 @@
-# parallel/ for Cython. What each function does stands in the headers.
+# parallel/ for Cython, without its regions. What each function does stands in the headers.
 cdef extern from "parallel/openmp.h" nogil:
     const bint CYLSTM_OPENMP
     int omp_get_thread_num()
@@ -12,15 +12,6 @@ cdef extern from "parallel/barrier.h" nogil:
         Arrival* arrivals
         int rank, threads
     void barrier_wait(const Barrier* barrier)
-
-cdef extern from "parallel/region.h" nogil:
-    void region_init()
-    bint region_always(bint always)
-    long long region_barrier_ns()
-    bint region_enter(int threads, bint long_call)
-    long long region_thread_begins(const Barrier* all)
-    void region_thread_ends(const Barrier* all, long long since)
-    void region_leave(int threads, bint entered)
 
 cdef extern from "parallel/fpmode.h" nogil:
     unsigned long long fpmode_set()

@@ -5,27 +5,22 @@
 # where unit_groups is 1. Both directions run at once where there are threads.
 
 from ._kernels cimport Kernels
-from ._parallel cimport Arrival, Barrier, region_barrier_ns
-from ._pass cimport Partition, Pass, Shape, Share, ceil_div
+from ._parallel cimport Arrival, Barrier
+from ._pass cimport MACS_FOR_REGION, Partition, Pass, Shape, Share, ceil_div
+from ._region cimport region_barrier_ns
 
 cdef enum:
-    # Rows whose part of the input is hoisted, and below how many rows per step that pays: more where the weights of a
-    # step do not fit the cache that the cores share, so that those of the input are read once for several steps.
-    HOISTED_ROWS = 96
-    HOISTED_BELOW = 32
-    HOISTED_BELOW_LARGE = 65
-    LARGE_WEIGHTS = 12 << 20
-    # Multiply-adds of a call below which another thread costs more than it brings; and of a step, per nanosecond of a
-    # barrier: a core does some 45 of them, half the step is saved, and the exchange of h costs about a barrier more.
-    MACS_FOR_REGION = 500_000
+    HOISTED_ROWS = 96            # hoisted at once
+    HOISTED_BELOW = 32           # rows of a step: hoisting pays below
+    HOISTED_BELOW_LARGE = 65     # likewise, where the weights of a step do not fit the cache that the cores share
+    LARGE_WEIGHTS = 12 << 20     # bytes: of that cache
+    OWN_CACHE = 1 << 20          # bytes of packed weights that a core keeps in its own cache
+    FIRST_CACHE = 32 << 10       # likewise, in the first level of it
+    LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
+    MACS_LONG_CALL = 60_000_000  # about a millisecond: pays even if the other threads have to wake up
+    # Multiply-adds of a step per nanosecond of a barrier. A core does some 45 of them, half the step is saved, and the
+    # exchange of h costs about a barrier more.
     MACS_FOR_BARRIER = 150
-    # Multiply-adds of a call, about a millisecond, that pays even if the other threads have to wake up.
-    MACS_LONG_CALL = 60_000_000
-    # Bytes of packed weights that a core is trusted to keep in its own cache, and in the first level of it.
-    OWN_CACHE = 1 << 20
-    FIRST_CACHE = 32 << 10
-    # Bytes of a panel from which on it is prefetched while the one before it is multiplied.
-    LARGE_PANEL = 256 << 10
 
 
 cdef inline bint is_large_panel(const Kernels* kernels, Py_ssize_t K) noexcept nogil:
@@ -39,7 +34,7 @@ cdef inline Partition _one_thread(const Shape* s) noexcept nogil:
     a.directions_apart = False
     a.tiles = a.hoisted = 0
     a.macs = 4 * s.H * (s.I + s.R) * s.N * s.D
-    a.descending_first = 0
+    a.descending_first = False
     return a
 
 
@@ -117,6 +112,8 @@ cdef inline Share share_of(
     own.row_group, own.unit_group = rank // a.unit_groups, <int>u
     own.steps = own.row_group < a.row_groups
     own.tiles = ceil_div(a.tiles - own.row_group, a.row_groups)
+    own.b0 = s.B * own.row_group // a.row_groups
+    own.b1 = s.B * (own.row_group + 1) // a.row_groups
     own.j0, own.j1 = s.blocks * u // units, s.blocks * (u + 1) // units
     own.g0, own.g1 = ceil_div(s.H, W) * u // units, ceil_div(s.H, W) * (u + 1) // units
     own.s0, own.s1 = ceil_div(s.R, W) * u // units, ceil_div(s.R, W) * (u + 1) // units

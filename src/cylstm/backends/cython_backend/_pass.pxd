@@ -21,6 +21,7 @@ ctypedef fused real:
 cdef enum:
     CHUNK = 512  # rows of one chunk of the backward pass
     SEGMENT = 2  # chunks of one segment: forward may keep the states before each, and backward computes the rest again
+    MACS_FOR_REGION = 500_000  # multiply-adds of a call below which another thread costs more than it brings
 
 
 cdef struct Shape:
@@ -46,7 +47,7 @@ cdef struct Partition:     # of a call among threads
     Py_ssize_t tiles       # tile i holds the rows i B / tiles ... (i + 1) B / tiles of a step
     Py_ssize_t macs        # multiply-adds of the call
     Py_ssize_t hoisted     # rows of the buffer for the input's part of the sums; 0: computed with each step
-    int descending_first   # 1: the first step takes the blocks from the last to the first
+    bint descending_first  # the first step takes the blocks from the last to the first
 
 
 cdef struct Pass:
@@ -63,6 +64,7 @@ cdef struct Share:         # what one thread does in a pass
     int row_group, unit_group
     bint steps             # it takes part in the steps; else in the products over chunks alone
     Py_ssize_t tiles       # row tiles: row_group + n * row_groups, n < tiles
+    Py_ssize_t b0, b1      # rows of its row group, where all sequences take the step
     Py_ssize_t j0, j1      # blocks
     Py_ssize_t g0, g1      # panels of matrices with H columns
     Py_ssize_t s0, s1      # panels of matrices with R columns

@@ -61,7 +61,7 @@ typedef struct {
     ptrdiff_t grad_output_stride;
     void *grad_c;            /* IN/OUT (m, VL): of c after the step -> of c before it */
     void *grad_a;            /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
-    ptrdiff_t prefetch_rows; /* from these rows to those of the next tile, which are prefetched */
+    ptrdiff_t prefetch_rows; /* from these gates to those of the next tile, which are prefetched */
     void *h; /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
     ptrdiff_t h_stride;
 } GatesBackwardTile;
@@ -81,17 +81,19 @@ typedef struct {
 } ProductTile;
 
 typedef struct {
-    const char *isa; /* "generic", "neon", "avx2", "avx512" */
-    const char *precision; /* "float32", "float64", "f32_bf16w" */
+    const char *isa, *precision; /* as kernels.def names them */
     ptrdiff_t itemsize; /* of the state: input, h, c, output, sums and gradients */
     ptrdiff_t lanes; /* VL */
     ptrdiff_t max_rows; /* of a tile */
     ptrdiff_t panel_bytes; /* of one k of a panel: 4 * VL weights */
+    double headroom; /* weights that stay finite when multiplied by this stay finite when they are packed */
     void (*pack)(const PackTask *);
     void (*gates)(const GatesTile *); /* eq. (1) to (4) */
     void (*gates_pair)(const GatesTile *); /* of two blocks, one row each with the same input and h */
     void (*product)(const ProductTile *); /* where the precision trains, the panel may hold state too */
-    void (*gates_backward)(const GatesBackwardTile *); /* eq. (6) to (10); NULL: inference only, as the next */
+    void (*gates_backward)(
+        const GatesBackwardTile *); /* eq. (6) to (10); NULL where the precision is for inference only */
+    /* Panels of the transposed matrix; NULL where the precision is for inference only. */
     void (*transpose)(const void *panels, /* IN (groups of n, K, 4 VL) weights */
                       void *transposed, /* OUT (groups of K, n, 4 VL) weights, zeroed before */
                       ptrdiff_t n, ptrdiff_t K);

@@ -6,25 +6,6 @@
 #include "transpose.h"
 #include WEIGHTS_HEADER
 
-/* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `next` are brought to the second cache.
- * m, a_k and whether `next` is NULL are constants where this is inlined. */
-INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
-                       const weight *panel, const char *next)
-{
-    for (ptrdiff_t k = 0; k < K; k++) {
-        if (next)
-            __builtin_prefetch(next + k * LINE, 0, 2);
-        vec w[4];
-        for (int v = 0; v < 4; v++)
-            w[v] = load_weights(panel + (4 * k + v) * VL);
-        for (int r = 0; r < m; r++) {
-            vec s = all(a[r * a_row + k * a_k]);
-            for (int v = 0; v < 4; v++)
-                sums[r][v] = fma_(s, w[v], sums[r][v]);
-        }
-    }
-}
-
 /* A NaN in the input reaches the padding; from there it must not reach the sums over all units. */
 INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
 {
@@ -77,18 +58,6 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
         cell_row(t, r, sums[r]);
     for (int r = 0; r < m; r++)
         hidden_row(t, r, sums[r]);
-}
-
-/* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
-INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
-{
-    for (ptrdiff_t k = 0; k < K; k++) {
-        vec s = all(a[k]);
-        for (int v = 0; v < 4; v++) {
-            sums[0][v] = fma_(s, load_weights(panel_0 + (4 * k + v) * VL), sums[0][v]);
-            sums[1][v] = fma_(s, load_weights(panel_1 + (4 * k + v) * VL), sums[1][v]);
-        }
-    }
 }
 
 static void gates_pair(const GatesTile *t)
@@ -154,12 +123,6 @@ static void product(const ProductTile *t)
         FOR_ROWS(product_rows, t, 1, t->prefetch)
 }
 
-static void pack(const PackTask *t)
-{
-    for (int v = 0; v < 4; v++)
-        transpose_weights(t->matrix[v], t->stride, (weight *)t->panel + v * VL, 4 * VL, t->lanes[v], t->K);
-}
-
 #if TRAINS
 static void transpose_panels(const void *panels, void *transposed, ptrdiff_t n, ptrdiff_t K)
 {
@@ -222,6 +185,7 @@ const Kernels TABLE = {
     .lanes = VL,
     .max_rows = MAX_ROWS,
     .panel_bytes = 4 * VL * sizeof(weight),
+    .headroom = HEADROOM,
     .pack = pack,
     .gates = gates,
     .gates_pair = gates_pair,

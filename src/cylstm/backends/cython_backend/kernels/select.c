@@ -15,7 +15,10 @@
 #define FOR_aarch64(...)
 #endif
 
-#define CPU(feature) __builtin_cpu_supports(feature) /* asks the operating system too, whether it saves the registers */
+/* These ask the operating system too, whether it saves the registers. */
+#define CPU(feature) __builtin_cpu_supports(feature)
+#define CPU_AVX2 (CPU("avx2") && CPU("fma"))
+#define CPU_AVX512 (CPU_AVX2 && CPU("avx512f") && CPU("avx512dq") && CPU("avx512bw") && CPU("avx512vl"))
 
 #define ISA(architecture, name, flags, condition) FOR_##architecture(static int runs_##name(void) { return condition; })
 #define KERNELS(architecture, isa, precision, state, weights) \

@@ -2,7 +2,7 @@
  * OMP_WAIT_POLICY=passive.
  *
  * Each thread counts on a line of its own how often it has arrived, and reads the counts of the others. No line has two
- * writers, and nothing waits until all that was written is out, as an atomic addition does. A thread spins for a moment,
+ * writers. An atomic addition would wait for all earlier stores first; a plain store does not. A thread spins for a moment,
  * as long as a step may be uneven, then sleeps: a sleeping thread leaves its processor to the one that it waits for. */
 #ifndef CYLSTM_BARRIER_H
 #define CYLSTM_BARRIER_H

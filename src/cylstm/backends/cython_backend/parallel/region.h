@@ -44,7 +44,8 @@ static struct {
     long long call_ended; /* atomic; of the last call that requested threads */
     long long began, ended;
     long long worked;     /* by all threads of the last region */
-    int rested, counts;   /* this region: after a rest of RECENT_NS; not after one of IDLE_NS */
+    int others_asleep;    /* the region before this one ended more than RECENT_NS ago */
+    int informative;      /* less than IDLE_NS ago: region_learn counts this one */
     int measures;         /* this region measures a barrier */
     long long barrier_ns, barrier_measured; /* atomic */
     struct Backoff backoff;
@@ -74,7 +75,7 @@ static inline long long region_barrier_ns(void)
 static inline void measure_barrier(const Barrier *barrier)
 {
     long long least = LLONG_MAX;
-    for (int k = 0; k < 3; k++) { /* the first wait is for those that come late */
+    for (int k = 0; k < 3; k++) { /* the first wait is for those that start late */
         long long since = nanoseconds();
         for (int n = 0; n < BARRIERS; n++)
             barrier_wait(barrier);
@@ -115,7 +116,7 @@ static inline int may_open(void)
     return is_opener = 1;
 }
 
-/* Threads that rested are slow to come, up to a millisecond: a short call opens a region only where calls follow each
+/* Threads that rested are slow to start, up to a millisecond: a short call opens a region only where calls follow each
  * other closely. */
 static inline int region_pays(int long_call)
 {
@@ -138,9 +139,9 @@ static inline int region_enter(int threads, int long_call)
     region.began = nanoseconds();
     region_rank = 0;
     note_place(); /* before the others look */
-    region.rested = region.began - region.ended > RECENT_NS;
-    region.counts = region.began - region.ended < IDLE_NS;
-    region.measures = region.counts && region.began - region.barrier_measured > BARRIER_RENEW_NS;
+    region.others_asleep = region.began - region.ended > RECENT_NS;
+    region.informative = region.began - region.ended < IDLE_NS;
+    region.measures = region.informative && region.began - region.barrier_measured > BARRIER_RENEW_NS;
     return 1;
 }
 
@@ -148,7 +149,7 @@ static inline long long region_thread_begins(const Barrier *all)
 {
     region_rank = all->rank;
     slept_ns = 0;
-    if (region.rested && all->rank == 0)
+    if (region.others_asleep && all->rank == 0)
         sched_yield(); /* to those that were woken and put on this processor: they move */
     else
         move_apart();
@@ -158,8 +159,8 @@ static inline long long region_thread_begins(const Barrier *all)
     return since;
 }
 
-/* Threads meet here before they meet at the end of OpenMP's region: there one may spin for milliseconds on the processor
- * that the other needs. A thread that others slept for lets them on, and looks where they are now. */
+/* Threads wait for each other here before OpenMP's own barrier, where one may spin for milliseconds on the processor that
+ * another needs. A thread that others slept for lets them run, and looks where they are now. */
 static inline void region_thread_ends(const Barrier *all, long long since)
 {
     Arrival *own = &all->arrivals[all->rank];
@@ -185,7 +186,7 @@ static inline void region_learn(int threads)
     long long took = region.ended - region.began;
     long long lost = threads * took - region.worked;
     struct Backoff *backoff = &region.backoff;
-    if (!region.counts)
+    if (!region.informative)
         return;
     if (4 * lost <= 3 * (threads - 1) * took) {
         *backoff = (struct Backoff){.length = BACKOFF_MIN_NS};

@@ -1,7 +1,9 @@
 /* Weights kept as bfloat16, the upper half of a float32, and widened when they are loaded: exact. Arithmetic and sums
  * are those of float32. */
 #define TRAINS 0
+#define HEADROOM (1 + 0x1p-8) /* half of the last bit is lost or gained */
 
+_Static_assert(sizeof(real) == 4, "the state beside bfloat16 weights is float32");
 typedef uint16_t weight;
 
 typedef weight weights_unaligned __attribute__((vector_size(VECTOR_BYTES / 2), aligned(sizeof(weight)), may_alias));
@@ -30,3 +32,5 @@ INLINE void transpose_weights(const real *a, ptrdiff_t a_stride, weight *out, pt
         for (ptrdiff_t r = 0; r < rows; r++)
             out[c * out_stride + r] = to_weight(a[r * a_stride + c]);
 }
+
+#include "one_k.h"

@@ -1,5 +1,6 @@
 /* Weights of the state's own type: float32 and float64. */
 #define TRAINS 1
+#define HEADROOM 1
 
 typedef real weight;
 
@@ -15,3 +16,5 @@ INLINE void transpose_weights(const real *a, ptrdiff_t a_stride, weight *out, pt
     transpose_float(a, a_stride, out, out_stride, rows, columns);
 #endif
 }
+
+#include "one_k.h"
