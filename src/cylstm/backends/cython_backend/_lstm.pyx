@@ -313,17 +313,11 @@ cdef class Stepper:
 
     def get_state(self, h not None, c not None):
         """Write the state to h (L, B, R) and c (L, B, H)."""
-        if self.itemsize == 4:
-            _copy_states[float](self, h, c, False)
-        else:
-            _copy_states[double](self, h, c, False)
+        _copy_states(self, h, c, False)
 
     def set_state(self, h not None, c not None):
         """Take the state from h (L, B, R) and c (L, B, H)."""
-        if self.itemsize == 4:
-            _copy_states[float](self, h, c, True)
-        else:
-            _copy_states[double](self, h, c, True)
+        _copy_states(self, h, c, True)
 
 
 cdef void _take_step(
@@ -354,18 +348,32 @@ cdef void _take_step(
     stepper.now = after
 
 
-cdef int _copy_states(Stepper stepper, real[:, :, ::1] h, real[:, :, ::1] c, bint to_stepper) except -1:
-    """Between the stepper and h (L, B, R), c (L, B, H)."""
-    cdef Py_ssize_t n, size
+cdef int _copy_states(Stepper stepper, h, c, bint to_stepper) except -1:
+    cdef Views views
+    cdef char* h_state
+    cdef char* c_state
     cdef Level* level
-    for n in range(stepper.count):
-        level = &stepper.levels[n]
-        size = stepper.B * level.shape.R * sizeof(real)
-        if to_stepper:
-            memcpy(level.h[stepper.now], &h[n, 0, 0], size)
-        else:
-            memcpy(&h[n, 0, 0], level.h[stepper.now], size)
-        copy_units(<real*>level.c, &c[n, 0, 0], &level.shape, to_stepper)
+    cdef Py_ssize_t n, h_bytes, c_bytes
+    views.count = 0
+    try:
+        h_state = <char*>address(&views, h, stepper.itemsize, not to_stepper)
+        c_state = <char*>address(&views, c, stepper.itemsize, not to_stepper)
+        for n in range(stepper.count):
+            level = &stepper.levels[n]
+            h_bytes = stepper.B * level.shape.R * stepper.itemsize
+            c_bytes = stepper.B * level.shape.H * stepper.itemsize
+            if views.buffers[0].len != stepper.count * h_bytes or views.buffers[1].len != stepper.count * c_bytes:
+                raise ValueError(f"h and c must have {stepper.count} layers of {stepper.B} rows")
+            if to_stepper:
+                memcpy(level.h[stepper.now], h_state + n * h_bytes, h_bytes)
+            else:
+                memcpy(h_state + n * h_bytes, level.h[stepper.now], h_bytes)
+            if stepper.itemsize == 4:
+                copy_units(<float*>level.c, <float*>(c_state + n * c_bytes), &level.shape, to_stepper)
+            else:
+                copy_units(<double*>level.c, <double*>(c_state + n * c_bytes), &level.shape, to_stepper)
+    finally:
+        release_views(&views)
     return 0
 
 
