@@ -13,8 +13,7 @@ from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
 from .dispatch import Choice, ComputedModule
 from .gradients import Gradients, check_gradient
-
-State = tuple[np.ndarray, np.ndarray]
+from .stack import State
 
 
 class LSTMCell(ComputedModule):

@@ -51,7 +51,7 @@ class Module:
         self._device = check_device(device, self._devices)
         self.training = True
         dtype = as_dtype(dtype)
-        given = self.__dict__.pop("_given", None)
+        given = self.__dict__.pop("_given", None)  # arrays of `_of`, handed past the constructor of the subclass
         arrays = self._initial_parameters(dtype) if given is None else dict(given)
         self._store = ParameterStore({name: array.astype(dtype, copy=False) for name, array in arrays.items()})
 

@@ -19,7 +19,7 @@ from .gradients import Gradients, check_gradient
 State = tuple[np.ndarray, np.ndarray]
 
 
-class Kept(NamedTuple):
+class LayerKept(NamedTuple):
     """What the forward pass keeps of a layer for the backward pass."""
 
     workspace: Any
@@ -161,7 +161,7 @@ class Stack:
         c_0: np.ndarray | None,
         keep: Keep,
         masks: Iterable[np.ndarray] = (),
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Kept]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[LayerKept]]:
         """All layers on packed rows: output rows, h_n, c_n, and what was kept of each layer.
 
         `masks` are those of the dropout on the inputs of the layers from the second on, or none at all. Each is taken
@@ -187,14 +187,14 @@ class Stack:
             h_n.append(result.h_n)
             c_n.append(result.c_n)
             if keep != "nothing":
-                kept.append(Kept(result.workspace, mask))
+                kept.append(LayerKept(result.workspace, mask))
         return rows, _joined(h_n), _joined(c_n), kept
 
     def backward(
         self,
         choice: Choice,
         layout: Layout,
-        kept: list[Kept],
+        kept: list[LayerKept],
         grad_rows: np.ndarray | None,
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,

@@ -33,7 +33,7 @@ from ..backends import registry
 from ..backends.base import Backend
 from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
-from ..nn.stack import Kept, Stack
+from ..nn.stack import LayerKept, Stack
 
 #: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
 _objects: dict[str, Backend] = {}
@@ -139,7 +139,7 @@ class _Saved(NamedTuple):
     stack: Stack
     choice: Choice
     layout: Layout
-    layers: list[Kept]
+    layers: list[LayerKept]
 
 
 class _Memory(np.ndarray):
