@@ -136,7 +136,7 @@ class PackedLayout(Layout):
         packed = as_packed(value, cuda)
         if not np.array_equal(packed.batch_sizes, self.batch_sizes):
             raise RuntimeError(
-                f"{name} must have the batch_sizes of the input, {self.batch_sizes}; got {packed.batch_sizes}"
+                f"{name} must have the batch_sizes of the input, {self.batch_sizes}, got {packed.batch_sizes}"
             )
         return packed.data
 
