@@ -125,7 +125,7 @@ def test_uniform_bounds_that_are_refused(bounds):
     before = random.get_rng_state()
     with pytest.raises(RuntimeError):
         torch.empty(2).uniform_(*bounds)
-    with pytest.raises(RuntimeError, match=r"expected|out of bounds"):
+    with pytest.raises(RuntimeError, match=r"(low|high) must be|high - low must be"):
         random.uniform((2,), *bounds)
     np.testing.assert_array_equal(random.get_rng_state(), before)
 
@@ -226,7 +226,7 @@ def test_dropout_probability_out_of_range(p):
 def test_dropout_of_complex_numbers_is_refused_as_in_torch():
     with pytest.raises(RuntimeError):
         torch.dropout(torch.ones(3, dtype=torch.complex64), 0.5, train=True)
-    with pytest.raises(RuntimeError, match="dropout expects float16, float32 or float64, got complex64"):
+    with pytest.raises(RuntimeError, match="dtype must be real for dropout, got complex64"):
         random.dropout_mask((3,), 0.5, "complex64")
 
 
@@ -330,7 +330,7 @@ def test_a_fresh_state_goes_both_ways():
 def test_states_that_are_refused(state, error):
     random.manual_seed(4)
     before = random.get_rng_state()
-    with pytest.raises(error, match="expected a state"):
+    with pytest.raises(error, match="state must"):
         random.set_rng_state(state)
     np.testing.assert_array_equal(random.get_rng_state(), before)
 

@@ -193,12 +193,7 @@ def test_a_mistake_raises_what_torch_raises(mistake):
     with pytest.raises(expected) as mine:
         MISTAKES[mistake](ours, np.array)
     assert mine.type is expected
-    assert (
-        "expected" in str(mine.value)
-        or "must be" in str(mine.value)
-        or "empty" in str(mine.value)
-        or mine.type is TypeError
-    )
+    assert " must " in str(mine.value) or mine.type is TypeError
 
 
 def test_a_length_beyond_the_input_is_refused():
@@ -223,7 +218,7 @@ def test_a_padding_value_that_the_dtype_cannot_hold(dtype, value):
     mine = ours.pack_sequence([np.ones((3, 1), dtype), np.ones((2, 1), dtype)])
     with pytest.raises(RuntimeError):
         theirs.pad_packed_sequence(as_torch(mine), padding_value=value)
-    with pytest.raises(RuntimeError, match=f"padding_value that {dtype} can hold"):
+    with pytest.raises(RuntimeError, match=f"padding_value must be a number that {dtype} can hold"):
         ours.pad_packed_sequence(mine, padding_value=value)
 
 
@@ -245,19 +240,19 @@ def test_padding_values_are_converted(dtype, value):
 
 
 def test_sequences_are_not_broadcast():
-    with pytest.raises(RuntimeError, match=r"shape \(L, 2, 2\), got shape \(2,\) at index 1"):
+    with pytest.raises(RuntimeError, match=r"sequences\[1\] must have shape \(L, 2, 2\), got \(2,\)"):
         ours.pad_sequence([X, X[0, 0]])
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((X, [2, 2]), "data of 4 rows"),
+        ((X, [2, 2]), "data must have 4 rows"),
         ((X, [1, 2]), "never grow"),
         ((X, [3, 0]), "positive"),
-        ((X, []), "batch_sizes of shape"),
-        ((X, [[2, 1]]), "batch_sizes of shape"),
-        ((X[0, 0, 0], [1]), "data of 1 rows"),
+        ((X, []), "batch_sizes must have shape"),
+        ((X, [[2, 1]]), "batch_sizes must have shape"),
+        ((X[0, 0, 0], [1]), "data must have 1 rows"),
         ((X, [2, 1], None, [0, 0]), "permutation"),
         ((X, [2, 1], None, [0]), "permutation"),
         ((X, [2, 1], [0, 1, 2], [0, 1]), "permutation"),

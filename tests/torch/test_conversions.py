@@ -75,13 +75,13 @@ def test_from_torch_copies():
 
 
 def test_from_torch_refuses_other_modules():
-    with pytest.raises(TypeError, match=r"expected a torch\.nn\.LSTM, got Linear"):
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.LSTM, got Linear"):
         cylstm.LSTM.from_torch(torch.nn.Linear(3, 4))
-    with pytest.raises(TypeError, match=r"expected a torch\.nn\.LSTM, LSTMCell or Linear, got GRU"):
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.LSTM, LSTMCell or Linear, got GRU"):
         cylstm.torch.from_torch(torch.nn.GRU(3, 4))
-    with pytest.raises(TypeError, match="a Linear has no backend"):
+    with pytest.raises(TypeError, match="backend must be None for a Linear"):
         cylstm.Linear.from_torch(torch.nn.Linear(3, 4), backend="numpy")
-    with pytest.raises(TypeError, match=r"expected a cylstm\.LSTM, LSTMCell or Linear, got LSTM"):
+    with pytest.raises(TypeError, match=r"module must be a cylstm\.LSTM, LSTMCell or Linear, got LSTM"):
         cylstm.torch.to_torch(torch.nn.LSTM(3, 4))
     with pytest.raises(RuntimeError, match="float8"):
         cylstm.Linear.from_torch(torch.nn.Linear(3, 4).to(torch.float8_e5m2))

@@ -69,20 +69,25 @@ MISTAKES = [
     ("LSTM", state(5, 2, 4), None, "expected 3, got 4"),
     ("LSTM", state(5), None, "2-D"),
     ("LSTM", state(1, 5, 2, 3), None, "3-D"),
-    ("LSTM", state(5, 2, 3, dtype=torch.float64), None, r"input has dtype torch.float64.*\.to\(torch.float32\)"),
+    ("LSTM", state(5, 2, 3, dtype=torch.float64), None, r"torch.float32, got torch.float64: .*\.to\(torch.float32\)"),
     ("LSTM", state(0, 2, 3), None, "at least one time step"),
     ("LSTM", state(5, 2, 3), (state(1, 3, 4), state(1, 2, 4)), r"h_0 of shape \(1, 2, 4\)"),
     ("LSTM", state(5, 2, 3), (state(1, 2, 4), state(1, 2, 5)), r"c_0 of shape \(1, 2, 4\)"),
     ("LSTM", state(5, 2, 3), (state(1, 4), state(1, 4)), "batched 3-D input"),
     ("LSTM", state(5, 3), (state(1, 1, 4), state(1, 1, 4)), "unbatched 2-D input"),
     ("LSTM", state(5, 2, 3), (state(1, 2, 4),) * 3, "two tensors"),
-    ("LSTMCell", state(2, 4), None, "expected 3, got 4"),
+    ("LSTMCell", state(2, 4), None, "input_size = 3, got 4"),
     ("LSTMCell", state(1, 2, 3), None, "1-D"),
     ("LSTMCell", state(2, 3), (state(3, 4), state(2, 4)), r"h_0 must have shape \(2, 4\)"),
     ("LSTMCell", state(2, 3), (state(2, 4), state(2, 5)), r"c_0 must have shape \(2, 4\)"),
     ("LSTMCell", state(2, 3), (state(2, 4), None), "c_0 must be a torch.Tensor, got NoneType"),
     ("LSTMCell", state(2, 3), state(2, 2, 4), "hx must be a tuple of two tensors"),
-    ("LSTMCell", state(2, 3, dtype=torch.float64), None, "input has dtype torch.float64"),
+    (
+        "LSTMCell",
+        state(2, 3, dtype=torch.float64),
+        None,
+        "input must have the dtype of the weights, torch.float32, got torch.float64",
+    ),
 ]
 
 
@@ -108,7 +113,7 @@ def test_errors_where_pytorch_leaks_others(hx):
 
 
 def test_states_of_another_dtype_are_refused():
-    with pytest.raises(ValueError, match=r"h_0 has dtype torch\.float64"):
+    with pytest.raises(ValueError, match=r"h_0 must have the dtype of the weights, torch\.float32, got torch\.float64"):
         cylstm.torch.LSTM(3, 4)(state(5, 2, 3), (state(1, 2, 4, dtype=torch.float64),) * 2)
 
 
@@ -132,7 +137,7 @@ def test_dtypes_that_numpy_lacks_are_refused():
 
 
 def test_two_devices_are_refused():
-    with pytest.raises(RuntimeError, match=r"input lies on meta, the weights on cpu: move one of them"):
+    with pytest.raises(RuntimeError, match=r"input must lie on cpu, as the weights do, got meta: move one of them"):
         cylstm.torch.LSTM(3, 4)(torch.empty(5, 2, 3, device="meta"))
 
 

@@ -198,7 +198,7 @@ def test_a_backend_that_cannot_changes_nothing():
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got LSTM"):
         cylstm.torch.replace(cylstm.LSTM(3, 4))
-    with pytest.raises(ValueError, match="no backend, got 'numpy'"):
+    with pytest.raises(ValueError, match="backend must be None where back is True, got 'numpy'"):
         cylstm.torch.replace(nn.LSTM(3, 4), backend="numpy", back=True)
 
 

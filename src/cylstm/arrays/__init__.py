@@ -1,7 +1,7 @@
 """What callers hand in. A map of this folder::
 
     arguments.py   arrays, dtypes, devices and sizes, and the errors where they are none
-    arithmetic.py  what several rooms compute alike
+    arithmetic.py  the dtype of the arithmetic, and the sigmoid
     layout.py      how the caller's arrays lie, and the packed rows they become
     packed.py      PackedSequence
     packing.py     packing and padding of ragged batches

@@ -42,8 +42,8 @@ def as_array(value: Any, name: str, cuda: bool = False) -> Any:
             if cuda and device()[0] == _DLPACK_CUDA:
                 return value if hasattr(value, "__array_function__") else _on_gpu(value)
             raise TypeError(
-                f"{name} lies on another device than the CPU ({getattr(value, 'device', device())}), but is needed on "
-                f"the CPU: bring it there first, or {GPU_REMEDY}"
+                f"{name} must lie on the CPU, got an array on {getattr(value, 'device', device())}: bring it there "
+                f"first, or {GPU_REMEDY}"
             )
         if cuda and device is None and hasattr(value, "__cuda_array_interface__"):
             return _on_gpu(value)
@@ -53,7 +53,7 @@ def as_array(value: Any, name: str, cuda: bool = False) -> Any:
             if device is None:
                 raise TypeError(
                     f"{name} must be an array: a numpy.ndarray, or an object with __array__ or __dlpack__ such as a "
-                    f"PyTorch tensor; got {type(value).__name__}"
+                    f"PyTorch tensor, got {type(value).__name__}"
                 )
             value = np.from_dlpack(value)
     array = np.asarray(value)
@@ -78,10 +78,10 @@ def as_dtype(dtype: Any) -> np.dtype:
             name = "bfloat16" if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype).name
         except TypeError:
             raise TypeError(
-                f"dtype must be one of {', '.join(DTYPES)}, as a NumPy or PyTorch dtype; got {dtype!r}"
+                f"dtype must be one of {', '.join(DTYPES)}, as a NumPy or PyTorch dtype, got {dtype!r}"
             ) from None
     if name not in DTYPES:
-        raise RuntimeError(f"parameters must be floating point or complex: one of {', '.join(DTYPES)}; got {name}")
+        raise RuntimeError(f"dtype must be floating point or complex, one of {', '.join(DTYPES)}, got {name}")
     return _bfloat16() if name == "bfloat16" else np.dtype(name)
 
 
@@ -90,7 +90,7 @@ def _bfloat16() -> np.dtype:
     try:
         import ml_dtypes
     except ImportError as error:
-        raise RuntimeError("NumPy has bfloat16 from the package ml_dtypes only: pip install ml_dtypes") from error
+        raise RuntimeError("the package ml_dtypes must be installed for bfloat16: pip install ml_dtypes") from error
     return np.dtype(ml_dtypes.bfloat16)
 
 
@@ -106,7 +106,7 @@ def _on_gpu(value: Any) -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise TypeError(f"an array on a GPU needs CuPy: {GPU_REMEDY}") from error
+        raise TypeError(f"CuPy must be installed for an array on a GPU: {GPU_REMEDY}") from error
     value = value.detach() if hasattr(value, "detach") else value
     # DLPack first: it knows bfloat16, and makes CuPy's stream wait for what the other library has not done yet.
     return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
@@ -123,11 +123,11 @@ def check_device(device: Any, allowed: tuple[str, ...] = ("cpu",)) -> str:
         If it is of no kind that is allowed.
     """
     if not (device is None or isinstance(device, (str, int)) or type(device).__module__ == "torch"):
-        raise TypeError(f"device must be None, a string or a torch.device, not {type(device).__name__}")
+        raise TypeError(f"device must be None, a string or a torch.device, got {type(device).__name__}")
     kind = "cpu" if device is None else str(device).partition(":")[0]
     if kind not in allowed:
         raise RuntimeError(
-            f"expected device None or {' or '.join(map(repr, allowed))}, got {str(device)!r}: {GPU_REMEDY}"
+            f"device must be None or {' or '.join(map(repr, allowed))}, got {str(device)!r}: {GPU_REMEDY}"
         )
     return "cpu" if kind == "cpu" else str(device)
 
@@ -155,7 +155,7 @@ def check_lstm_arguments(
     TypeError, ValueError
         Where PyTorch raises them.
     """
-    expected = f"dropout must be a number in the range [0, 1], the probability of a zero; got {dropout!r}"
+    expected = f"dropout must be a number in the range [0, 1], the probability of a zero, got {dropout!r}"
     try:
         probability = float(dropout)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Arithmetic that several rooms share, on NumPy's arrays and on those that follow its protocols."""
+"""The dtype of the arithmetic, and the sigmoid, for NumPy's arrays and those that follow its protocols."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Unbatched(Layout):
         return state[:, 0]
 
 
-class Packed(Layout):
+class PackedLayout(Layout):
     """A PackedSequence: rows already; states in the caller's order of sequences."""
 
     ndim = 2
@@ -136,7 +136,7 @@ class Packed(Layout):
         packed = as_packed(value, cuda)
         if not np.array_equal(packed.batch_sizes, self.batch_sizes):
             raise RuntimeError(
-                f"{name} must have the batch_sizes of the input, {self.batch_sizes}; got {packed.batch_sizes}"
+                f"{name} must have the batch_sizes of the input, {self.batch_sizes}, got {packed.batch_sizes}"
             )
         return packed.data
 
@@ -168,7 +168,7 @@ def layout_of(value: Any, batch_first: bool, cuda: bool = False) -> tuple[Layout
     if type(value) is not np.ndarray:
         if is_packed(value):
             packed = as_packed(value, cuda)
-            return Packed(packed), packed.data
+            return PackedLayout(packed), packed.data
         value = as_array(value, "input", cuda)
     shape = value.shape
     if len(shape) == 3:

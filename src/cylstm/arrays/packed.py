@@ -56,7 +56,10 @@ class PackedSequence(_PackedSequence):
     ) -> Self:
         if batch_sizes is None:
             if not isinstance(data, (list, tuple)) or len(data) != 2:
-                raise ValueError("expected data and batch_sizes, or a pair of them; make one with pack_padded_sequence")
+                raise ValueError(
+                    "batch_sizes must be given, or data be the pair (data, batch_sizes), "
+                    f"got {type(data).__name__} alone: use pack_padded_sequence"
+                )
             data, batch_sizes = data
         if sorted_indices is not None:
             sorted_indices = _integers(sorted_indices, "sorted_indices")
@@ -82,7 +85,7 @@ class PackedSequence(_PackedSequence):
         check_device(device)
         new = self.data.dtype if dtype is None else _dtype_or_none(dtype)
         if new is None:
-            raise TypeError(f"expected a dtype, got {dtype!r}")
+            raise TypeError(f"dtype must be a NumPy or PyTorch dtype, got {dtype!r}")
         return self if new == self.data.dtype else self._replace(data=self.data.astype(new))
 
     def cpu(self) -> Self:
@@ -143,7 +146,7 @@ def as_packed(sequence: Any, cuda: bool = False) -> PackedSequence:
         If data, sizes and indices do not belong together.
     """
     if not is_packed(sequence):
-        raise TypeError(f"expected a PackedSequence, as pack_padded_sequence gives, got {type(sequence).__name__}")
+        raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}: use pack_padded_sequence")
     if type(sequence) is not PackedSequence:
         indices = getattr(sequence, "sorted_indices", None), getattr(sequence, "unsorted_indices", None)
         sequence = PackedSequence(sequence.data, sequence.batch_sizes, *indices)
@@ -151,14 +154,14 @@ def as_packed(sequence: Any, cuda: bool = False) -> PackedSequence:
     if not isinstance(data, np.ndarray):
         as_array(data, "data", cuda)
     if batch_sizes.ndim != 1 or len(batch_sizes) == 0:
-        raise RuntimeError(f"expected batch_sizes of shape (T,) with T >= 1, got shape {batch_sizes.shape}")
+        raise RuntimeError(f"batch_sizes must have shape (T,) with T >= 1, got {batch_sizes.shape}")
     if batch_sizes[-1] < 1 or np.any(batch_sizes[1:] > batch_sizes[:-1]):
-        raise RuntimeError("expected batch_sizes that are positive and never grow; pack with pack_padded_sequence")
+        raise RuntimeError(f"batch_sizes must be positive and never grow, got {batch_sizes}: use pack_padded_sequence")
     if data.ndim == 0 or len(data) != batch_sizes.sum():
-        raise RuntimeError(f"expected data of {batch_sizes.sum()} rows, the sum of batch_sizes, got shape {data.shape}")
+        raise RuntimeError(f"data must have {batch_sizes.sum()} rows, the sum of batch_sizes, got shape {data.shape}")
     for name, indices in (("sorted_indices", sorted_indices), ("unsorted_indices", unsorted_indices)):
         if indices is not None and not np.array_equal(np.sort(indices), np.arange(batch_sizes[0])):
-            raise RuntimeError(f"expected {name} to be a permutation of 0 ... {batch_sizes[0] - 1}, got {indices}")
+            raise RuntimeError(f"{name} must be a permutation of 0 ... {batch_sizes[0] - 1}, got {indices}")
     return sequence
 
 
@@ -168,7 +171,9 @@ def inverse(permutation: np.ndarray) -> np.ndarray:
     try:
         undoing[permutation] = np.arange(len(permutation))
     except IndexError:
-        raise RuntimeError(f"expected a permutation of 0 ... {len(permutation) - 1}, got {permutation}") from None
+        raise RuntimeError(
+            f"sorted_indices must be a permutation of 0 ... {len(permutation) - 1}, got {permutation}"
+        ) from None
     return undoing
 
 

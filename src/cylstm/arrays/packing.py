@@ -43,26 +43,26 @@ def pack_padded_sequence(
     """
     x = as_array(input, "input", cuda=True)
     if x.ndim < 2:
-        raise ValueError(f"expected input of shape (T, B, *), or (B, T, *) with batch_first, got shape {x.shape}")
+        raise ValueError(f"input must have shape (T, B, *), or (B, T, *) with batch_first, got {x.shape}")
     if x.size == 0:
-        raise RuntimeError(f"cannot pack an empty array: input has shape {x.shape}")
+        raise RuntimeError(f"input must not be empty, got shape {x.shape}")
     x = x.swapaxes(0, 1) if batch_first else x
     T, B = x.shape[:2]
     lengths = _lengths(lengths)
     if lengths.shape != (B,):
-        raise RuntimeError(
-            f"expected {B} lengths, one per sequence of the batch, got an array of shape {lengths.shape}"
-        )
+        raise RuntimeError(f"lengths must have shape ({B},), one per sequence of the batch, got {lengths.shape}")
     if lengths.min() < 1:
-        raise RuntimeError(f"expected lengths of at least 1, got {lengths.min()}: leave empty sequences out")
+        raise RuntimeError(f"lengths must be at least 1, got {lengths.min()}: leave empty sequences out")
     if lengths.max() > T:
-        raise RuntimeError(f"expected lengths of at most T = {T}, the steps of the input, got {lengths.max()}")
+        raise RuntimeError(f"lengths must be at most T = {T}, the steps of the input, got {lengths.max()}")
     sorted_indices = None
     if not enforce_sorted:
         sorted_indices = np.argsort(-lengths, kind="stable")
         lengths = lengths[sorted_indices]
     elif np.any(lengths[1:] > lengths[:-1]):
-        raise RuntimeError("expected lengths in decreasing order: sort the sequences, or pass enforce_sorted=False")
+        raise RuntimeError(
+            f"lengths must be in decreasing order, got {lengths}: sort the sequences, or pass enforce_sorted=False"
+        )
     # Ascending lengths, those not longer than t found by bisection.
     batch_sizes = B - np.searchsorted(lengths[::-1], np.arange(lengths[0]), side="right")
     step, sequence = np.nonzero(np.arange(B) < batch_sizes[:, None])
@@ -102,7 +102,7 @@ def pad_packed_sequence(
     data, batch_sizes, _, unsorted_indices = as_packed(sequence, cuda=True)
     T = len(batch_sizes) if total_length is None else operator.index(total_length)
     if len(batch_sizes) > T:
-        raise ValueError(f"expected total_length >= {len(batch_sizes)}, the longest sequence, got {total_length}")
+        raise ValueError(f"total_length must be at least {len(batch_sizes)}, the longest sequence, got {total_length}")
     B = int(batch_sizes[0])
     padded = _filled((B, T) if batch_first else (T, B), data.shape[1:], padding_value, data)
     time_major = padded.swapaxes(0, 1) if batch_first else padded
@@ -143,18 +143,18 @@ def pad_sequence(
         can broadcast), or ``padding_side`` is neither "right" nor "left".
     """
     if not isinstance(sequences, Iterable):
-        raise RuntimeError(f"expected an iterable of arrays, got {type(sequences).__name__}")
+        raise RuntimeError(f"sequences must be an iterable of arrays, got {type(sequences).__name__}")
     arrays = [as_array(sequence, f"sequences[{b}]", cuda=True) for b, sequence in enumerate(sequences)]
     if not arrays:
-        raise RuntimeError("expected at least one sequence, got none")
+        raise RuntimeError("sequences must hold at least one array, got none")
     if padding_side not in ("right", "left"):
-        raise RuntimeError(f'expected padding_side "right" or "left", got {padding_side!r}')
+        raise RuntimeError(f"padding_side must be 'right' or 'left', got {padding_side!r}")
     trailing = arrays[0].shape[1:]
     for b, array in enumerate(arrays):
         check_place(array, f"sequences[{b}]", not isinstance(arrays[0], np.ndarray))
         if array.ndim == 0 or array.shape[1:] != trailing:
             expected = ", ".join(["L", *map(str, trailing)])
-            raise RuntimeError(f"expected sequences of shape ({expected}), got shape {array.shape} at index {b}")
+            raise RuntimeError(f"sequences[{b}] must have shape ({expected}), got {array.shape}")
     lengths = np.array([len(array) for array in arrays])
     B, T = len(arrays), int(lengths.max())
     padded = _filled((B, T) if batch_first else (T, B), trailing, padding_value, arrays[0])
@@ -199,19 +199,19 @@ def _lengths(lengths: Any) -> np.ndarray:
     """As int64; numbers with a fraction are cut off, as in PyTorch."""
     array = np.asarray(as_array(lengths, "lengths") if hasattr(lengths, "dtype") else lengths)
     if array.dtype.kind not in "biuf" or not np.all(np.isfinite(array)):
-        raise TypeError(f"expected lengths to be a sequence or array of integers, got {lengths!r}")
+        raise TypeError(f"lengths must be a sequence or array of integers, got {lengths!r}")
     return array.astype(np.int64)
 
 
 def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, like: np.ndarray) -> np.ndarray:
     dtype = like.dtype
     if not isinstance(value, (Number, np.bool_)):
-        raise TypeError(f"expected padding_value to be a number, got {type(value).__name__}")
+        raise TypeError(f"padding_value must be a number, got {type(value).__name__}")
     number = np.asarray(value)
     limits: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype) if dtype.kind in "fc" else None
     beyond = limits is not None and np.isfinite(number) and abs(number) > limits.max
     if dtype.kind in "iu":
         beyond = beyond or not np.isfinite(number) or number.real < limits.min
     if beyond or (number.dtype.kind == "c" and dtype.kind != "c"):
-        raise RuntimeError(f"expected a padding_value that {dtype} can hold, got {value!r}")
+        raise RuntimeError(f"padding_value must be a number that {dtype} can hold, got {value!r}")
     return np.full(leading + trailing, value, dtype, like=like)

@@ -208,7 +208,8 @@ def _check_object(backend: object) -> None:
     else:
         return
     raise TypeError(
-        f"backend must be a name, 'package.module:Class', a backend object or None; {description(backend)} {problem}"
+        f"backend must be a name, 'package.module:Class', a backend object or None, "
+        f"got {description(backend)}, which {problem}"
     )
 
 
@@ -300,7 +301,7 @@ def _instance(selection: _Selection) -> Backend:
     """The one backend object of this name in this process. All errors about loading are raised here."""
     name = selection.name
     if not isinstance(name, str):
-        raise TypeError(f"a backend is named by a str, got {description(name)}")
+        raise TypeError(f"backend must be named by a str, got {description(name)}")
     if name in _state.by_name:
         return _state.by_name[name]
     origin = ""

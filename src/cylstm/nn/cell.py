@@ -12,9 +12,8 @@ from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
 from .dispatch import Choice, ComputedModule
-from .gradients import Gradients, check_gradient
-
-State = tuple[np.ndarray, np.ndarray]
+from .gradients import Gradients, check_gradient, check_pair
+from .stack import State
 
 
 class LSTMCell(ComputedModule):
@@ -146,8 +145,7 @@ class LSTMCell(ComputedModule):
 
         def pullback(grad_hx: tuple[Any, Any]) -> Gradients:
             self._store.refuse_after_change(snapshot)
-            if not isinstance(grad_hx, (tuple, list)) or len(grad_hx) != 2:
-                raise TypeError("grad_hx must be a tuple of two, the gradients of h_1 and c_1, None for zeros")
+            check_pair(grad_hx, names)
             given = {name: as_array(g, name, on_gpu) for name, g in zip(names, grad_hx, strict=True) if g is not None}
             for name, grad in given.items():
                 check_place(check_gradient(grad, name, shape, choice.dtype), name, on_gpu)
@@ -174,7 +172,7 @@ class LSTMCell(ComputedModule):
                 f"input must be 1-D (input_size,) or 2-D (B, input_size), got {x.ndim}-D of shape {x.shape}"
             )
         if x.shape[-1] != self.input_size:
-            raise RuntimeError(f"input.shape[-1] must be input_size: expected {self.input_size}, got {x.shape[-1]}")
+            raise RuntimeError(f"input.shape[-1] must be input_size = {self.input_size}, got {x.shape[-1]}")
         states = {"input": x}
         shape = (*x.shape[:-1], self.hidden_size)
         if hx is not None:

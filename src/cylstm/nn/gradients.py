@@ -28,3 +28,19 @@ def check_gradient(array: np.ndarray, name: str, shape: tuple[int, ...], dtype: 
             f"{name} must have shape {shape} and dtype {dtype}, got shape {array.shape} and dtype {array.dtype}"
         )
     return array
+
+
+def check_pair(grad_hx: Any, names: tuple[str, str]) -> None:
+    """The gradients of the state are two, in a tuple or list.
+
+    Raises
+    ------
+    TypeError
+        If they are not.
+    """
+    is_tuple = isinstance(grad_hx, (tuple, list))
+    if not is_tuple or len(grad_hx) != 2:
+        raise TypeError(
+            f"grad_hx must be a tuple of two ({', '.join(names)}), each an array or None for zeros, "
+            f"got {len(grad_hx) if is_tuple else type(grad_hx).__name__}"
+        )

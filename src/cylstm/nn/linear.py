@@ -139,7 +139,7 @@ class Linear(Module):
         self._store.refuse_inside_unlocked()
         x = as_array(input, "input", cuda=True)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise RuntimeError(f"input must have shape (*, {self.in_features}), the last is in_features; got {x.shape}")
+            raise RuntimeError(f"input must have shape (*, in_features = {self.in_features}), got {x.shape}")
         if x.dtype != self.dtype:
             raise RuntimeError(f"input must have the module's dtype {self.dtype}, got {x.dtype}: use .astype")
         return x
@@ -160,8 +160,8 @@ def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
         last = next(reversed(arrays.values()))
         if last.device.id != x.device.id:
             raise RuntimeError(
-                f"input lies on cuda:{x.device.id}, and the current device is cuda:{last.device.id}: call inside "
-                f"`with cupy.cuda.Device({x.device.id}):`, as for CuPy's own functions"
+                f"the current device must be cuda:{x.device.id}, where input lies, got cuda:{last.device.id}: call "
+                f"inside `with cupy.cuda.Device({x.device.id}):`, as for CuPy's own functions"
             )
         last.get()  # waits until all have arrived: calls may come in any stream
         return arrays

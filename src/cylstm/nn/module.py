@@ -51,7 +51,7 @@ class Module:
         self._device = check_device(device, self._devices)
         self.training = True
         dtype = as_dtype(dtype)
-        given = self.__dict__.pop("_given", None)
+        given = self.__dict__.pop("_given", None)  # arrays of `_of`, handed past the constructor of the subclass
         arrays = self._initial_parameters(dtype) if given is None else dict(given)
         self._store = ParameterStore({name: array.astype(dtype, copy=False) for name, array in arrays.items()})
 
@@ -147,7 +147,7 @@ class Module:
             loaded then.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"expected state_dict to be a mapping of names to arrays, got {type(state_dict).__name__}")
+            raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
         missing = [name for name in self._store if name not in state_dict]
         unexpected = [name for name in state_dict if name not in self._store]
         errors, arrays = [], {}
@@ -214,7 +214,7 @@ class Module:
         """
         converted = cls._torch_bridge().from_torch(module, backend=backend)
         if not isinstance(converted, cls):
-            raise TypeError(f"expected a torch.nn.{cls.__name__}, got {type(module).__name__}")
+            raise TypeError(f"module must be a torch.nn.{cls.__name__}, got {type(module).__name__}")
         return converted
 
     def to_torch(self) -> Any:

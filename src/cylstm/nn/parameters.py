@@ -123,7 +123,7 @@ class ParameterStore:
         try:
             yield params
             if params.keys() != self.snapshot.arrays.keys():
-                raise KeyError(f"parameters cannot be added or removed; expected {list(self)}, got {list(params)}")
+                raise KeyError(f"parameters must keep the names {list(self)}, got {list(params)}")
             with _parameters.lock:
                 self._replace(params)
         finally:
@@ -155,7 +155,7 @@ class ParameterStore:
         changed = {}
         for name, value in arrays.items():
             if name not in self:
-                raise KeyError(f"no parameter {name!r}; there are {list(self)}")
+                raise KeyError(f"parameter must be one of {list(self)}, got {name!r}")
             array, old = as_array(value, name), self[name]
             if array.shape != old.shape:
                 raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}")

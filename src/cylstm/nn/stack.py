@@ -14,12 +14,12 @@ from ..arrays.arguments import DTYPES, as_array, check_place
 from ..arrays.layout import Layout, layout_of
 from ..backends.base import DirectionParameters, Keep, LayerGradients, LayerParameters
 from .dispatch import Choice
-from .gradients import Gradients, check_gradient
+from .gradients import Gradients, check_gradient, check_pair
 
 State = tuple[np.ndarray, np.ndarray]
 
 
-class Kept(NamedTuple):
+class LayerKept(NamedTuple):
     """What the forward pass keeps of a layer for the backward pass."""
 
     workspace: Any
@@ -121,7 +121,7 @@ class Stack:
             return h_0, c_0
         fits = h_0.ndim == layout.state_ndim == c_0.ndim
         raise (RuntimeError if fits else layout.dimension_error)(
-            f"{layout.words} needs h_0 of shape {h_shape}, c_0 of shape {c_shape} and both of dtype {dtype}, "
+            f"hx must be h_0 of shape {h_shape} and c_0 of shape {c_shape} of dtype {dtype} for {layout.words}, "
             f"got shapes {h_0.shape} and {c_0.shape}, dtypes {h_0.dtype} and {c_0.dtype}"
         )
 
@@ -136,13 +136,10 @@ class Stack:
             grad_output = layout.to_rows(array)
         if grad_hx is None:
             grad_hx = (None, None)
-        if not isinstance(grad_hx, (tuple, list)) or len(grad_hx) != 2:
-            raise TypeError(
-                "grad_hx must be a tuple of two, the gradients of h_n and c_n (None for zeros), got "
-                f"{len(grad_hx) if isinstance(grad_hx, (tuple, list)) else type(grad_hx).__name__}"
-            )
+        names = ("grad_h_n", "grad_c_n")
+        check_pair(grad_hx, names)
         states = []
-        for grad, name, shape in zip(grad_hx, ("grad_h_n", "grad_c_n"), self.state_shapes(layout), strict=True):
+        for grad, name, shape in zip(grad_hx, names, self.state_shapes(layout), strict=True):
             if grad is not None:
                 grad = check_gradient(as_array(grad, name, on_gpu), name, shape, dtype)
                 check_place(grad, name, on_gpu)
@@ -161,7 +158,7 @@ class Stack:
         c_0: np.ndarray | None,
         keep: Keep,
         masks: Iterable[np.ndarray] = (),
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Kept]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[LayerKept]]:
         """All layers on packed rows: output rows, h_n, c_n, and what was kept of each layer.
 
         `masks` are those of the dropout on the inputs of the layers from the second on, or none at all. Each is taken
@@ -187,14 +184,14 @@ class Stack:
             h_n.append(result.h_n)
             c_n.append(result.c_n)
             if keep != "nothing":
-                kept.append(Kept(result.workspace, mask))
+                kept.append(LayerKept(result.workspace, mask))
         return rows, _joined(h_n), _joined(c_n), kept
 
     def backward(
         self,
         choice: Choice,
         layout: Layout,
-        kept: list[Kept],
+        kept: list[LayerKept],
         grad_rows: np.ndarray | None,
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,

@@ -73,7 +73,7 @@ class Stream:
             raise ValueError(f"batch_size must be greater than zero, got {batch_size}")
         if lstm.bidirectional:
             raise ValueError(
-                "a bidirectional LSTM cannot run one step at a time, for its second direction begins at the last step: "
+                "bidirectional must be False for a stream, got True, and the second direction begins at the last step: "
                 "call the module on whole sequences"
             )
         self.batch_size = int(batch_size)
@@ -176,8 +176,7 @@ class Stream:
         if choice is not self._choice:
             if self._dtype != choice.dtype:
                 raise RuntimeError(
-                    f"the module's dtype is now {choice.dtype}, but the state has {self._dtype}: "
-                    "call reset(), or set state"
+                    f"state must have the module's dtype {choice.dtype}, got {self._dtype}: call reset(), or set state"
                 )
             h, c = self.state
             stepper = choice.backend.stepper(choice.layers, batch_size=self.batch_size)

@@ -30,18 +30,18 @@ class Optimizer:
         for module in self._modules:
             if not isinstance(module, Module):
                 raise TypeError(
-                    f"{type(self).__name__} takes a module or several, as in {type(self).__name__}([lstm, head]), "
-                    f"and not their parameters; got {type(module).__name__}"
+                    f"modules must be a module or several, as in {type(self).__name__}([lstm, head]), "
+                    f"and not their parameters, got {type(module).__name__}"
                 )
             if module.dtype.itemsize == 2:
                 raise TypeError(
-                    f"parameters of dtype {module.dtype} are too coarse for small steps: train in float32 "
-                    f"(module.float()) and convert afterwards (module.to({module.dtype.name!r}))"
+                    f"modules must have parameters of more than 16 bits, got {module.dtype}, too coarse for small "
+                    f"steps: train in float32 (module.float()), then convert (module.to({module.dtype.name!r}))"
                 )
         if not self._modules:
-            raise ValueError(f"{type(self).__name__} got no modules")
+            raise ValueError("modules must hold at least one module, got none")
         if len(set(map(id, self._modules))) < len(self._modules):
-            raise ValueError(f"{type(self).__name__} got the same module more than once")
+            raise ValueError("modules must be different ones, got the same more than once")
         self.lr = lr
         self._steps = 0
         self._buffers = [
@@ -56,7 +56,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        self._lr = at_least_zero(lr, "learning rate")
+        self._lr = at_least_zero(lr, "lr")
 
     def step(self, grads: Grads | Iterable[Grads]) -> None:
         """Change the parameters of all modules by one step against the gradients.
@@ -79,7 +79,7 @@ class Optimizer:
         given = listed(grads)
         if len(given) != len(self._modules):
             raise RuntimeError(
-                f"expected the gradients of {len(self._modules)} modules, in the order of the constructor, "
+                f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
         with exclusively(self._modules) as parameters:
@@ -98,7 +98,7 @@ class Optimizer:
         unknown = [name for name in grads if name not in parameters]
         if missing or unknown:
             raise RuntimeError(
-                "expected one gradient for each parameter; "
+                "grads must be one gradient for each parameter, got others; "
                 f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
             )
         for name, parameter in parameters.items():
@@ -154,7 +154,7 @@ class Optimizer:
             If the learning rate or the number of steps is negative.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"expected state_dict to be a mapping of names to arrays, got {type(state_dict).__name__}")
+            raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
         own = self.state_dict()
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
@@ -198,8 +198,8 @@ def listed(grads: Grads | Iterable[Grads]) -> list[Grads]:
     for each in each_module:
         if not isinstance(each, Mapping):
             raise TypeError(
-                "gradients must be a mapping of names to arrays for each module, such as the `parameters` of what a "
-                f"pullback returns; got {type(each).__name__}"
+                "grads must be a mapping of names to arrays for each module, such as the `parameters` of what a "
+                f"pullback returns, got {type(each).__name__}"
             )
     return each_module
 

@@ -36,8 +36,8 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     for array in arrays:
         if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
             raise TypeError(
-                "gradients are clipped in place: they must be writable NumPy arrays of floating point; bring those of "
-                "a GPU to the CPU first, by {name: grad.get() for name, grad in grads.items()}"
+                "grads must be writable NumPy arrays of floating point, to be clipped in place: bring those of a GPU "
+                "to the CPU first, by {name: grad.get() for name, grad in grads.items()}"
             )
     with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
         norm = float(_norm(np.array([_norm(array) for array in arrays])))

@@ -89,11 +89,11 @@ def uniform(
     largest = 2.0**128 - 2.0**120 if name == "bfloat16" else float(np.finfo(_REAL[name]).max)
     for word, bound in (("low", low), ("high", high)):
         if not -largest <= bound <= largest:
-            raise RuntimeError(f"{word} is out of bounds for {_REAL[name]}: expected a finite number, got {bound}")
+            raise RuntimeError(f"{word} must be finite in {_REAL[name]}, got {bound}")
     if low > high:
-        raise RuntimeError(f"expected low <= high, got low={low} and high={high}")
+        raise RuntimeError(f"low must be at most high, got low={low} and high={high}")
     if high - low > largest:
-        raise RuntimeError(f"expected high - low <= {largest}, got low={low} and high={high}")
+        raise RuntimeError(f"high - low must be at most {largest}, got low={low} and high={high}")
     n = math.prod(size) * (2 if name.startswith("complex") else 1)
     x = (generator or default_generator)._uniform(n, float(low), float(high), _REAL[name])
     return x.view(name).reshape(size)
@@ -154,9 +154,9 @@ def dropout_mask(
     """
     name, size = as_dtype(dtype).name, _checked_size(shape)
     if not 0 <= p <= 1:
-        raise ValueError(f"expected a dropout probability from 0 to 1, got {p}")
+        raise ValueError(f"p must be a probability from 0 to 1, got {p}")
     if name.startswith("complex"):
-        raise RuntimeError(f"dropout expects float16, float32 or float64, got {name}: set dropout=0 or call eval()")
+        raise RuntimeError(f"dtype must be real for dropout, got {name}: set dropout=0 or call eval()")
     if p in (0, 1):
         return np.full(size, 1 - p, name)
     generator = generator or default_generator
@@ -169,14 +169,14 @@ def _checked_size(size: Iterable[Any]) -> tuple[int, ...]:
     checked = []
     for n in size:
         if isinstance(n, (bool, np.bool_)):
-            raise TypeError(f"expected a size of integers, got {n!r} of type bool")
+            raise TypeError(f"size must hold integers, got {n!r} of type bool")
         checked.append(operator.index(n))
     if any(n < 0 for n in checked):
-        raise RuntimeError(f"expected a size without negative numbers, got {tuple(checked)}")
+        raise RuntimeError(f"size must hold no negative number, got {tuple(checked)}")
     return tuple(checked)
 
 
 def _size_of_arguments(function: str, size: tuple[Any, ...]) -> tuple[Any, ...]:
     if not size:
-        raise TypeError(f"{function}() expects a size: {function}(2, 3), or {function}(()) for a single number")
+        raise TypeError(f"size must be given, got none: call {function}(2, 3), or {function}(()) for a single number")
     return tuple(size[0]) if len(size) == 1 and isinstance(size[0], Iterable) and not isinstance(size[0], str) else size

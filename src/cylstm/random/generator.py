@@ -114,12 +114,14 @@ class Generator:
         """
         array = np.asarray(state)
         if array.dtype != np.uint8:
-            raise TypeError(f"expected a state of dtype uint8, as get_rng_state gives, got {array.dtype}")
+            raise TypeError(f"state must have dtype uint8, got {array.dtype}: take it from get_rng_state")
         if array.shape != (_TORCH_STATE.itemsize,):
-            raise RuntimeError(f"expected a state of shape ({_TORCH_STATE.itemsize},), got {array.shape}")
+            raise RuntimeError(
+                f"state must have shape ({_TORCH_STATE.itemsize},), got {array.shape}: take it from get_rng_state"
+            )
         fields = np.frombuffer(array.tobytes(), _TORCH_STATE)[0]
         if not 1 <= fields["left"] <= 624 or fields["key"].max() >= 2**32 or fields["seeded"] != 1:
-            raise RuntimeError("expected a state that get_rng_state gave, got other bytes")
+            raise RuntimeError("state must be a generator's, got other bytes: take it from get_rng_state")
         bits = np.random.MT19937(0)
         key, pos = fields["key"].astype(np.uint32), 625 - int(fields["left"])
         bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": pos}}
@@ -210,5 +212,5 @@ def _box_muller(u: np.ndarray, dtype: str) -> np.ndarray:
 def _checked_seed(seed: Any) -> int:
     number = int(seed)  # what torch.manual_seed does; None and text that is no number raise here
     if not -(2**63) <= number < 2**64:
-        raise ValueError(f"expected a seed from -2**63 to 2**64 - 1, got {number}")
+        raise ValueError(f"seed must be from -2**63 to 2**64 - 1, got {number}")
     return number % 2**64

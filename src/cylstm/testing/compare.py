@@ -36,10 +36,10 @@ def assert_close(
     for name, want in expected.items():
         got = actual[name]
         if not isinstance(got, np.ndarray):
-            raise AssertionError(f"{about}: {name} is {type(got).__name__}, expected a NumPy array")
+            raise AssertionError(f"{about}: {name} must be a NumPy array, got {type(got).__name__}")
         if got.shape != want.shape or got.dtype != np.dtype(dtype):
             raise AssertionError(
-                f"{about}: {name} has shape {got.shape} and dtype {got.dtype}, expected {want.shape} and {dtype}"
+                f"{about}: {name} must have shape {want.shape} and dtype {dtype}, got {got.shape} and {got.dtype}"
             )
         if not want.size:
             continue

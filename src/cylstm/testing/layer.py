@@ -27,17 +27,17 @@ from .problems import (
 
 def contract(backend: Backend) -> None:
     """The attributes that a backend has, and that it is available."""
-    assert isinstance(backend.name, str), f"name is {backend.name!r}, expected a str"
-    assert backend.name, "name is empty"
-    assert backend.api_version == API_VERSION, f"api_version is {backend.api_version}, expected {API_VERSION}"
+    assert isinstance(backend.name, str), f"name must be a str, got {backend.name!r}"
+    assert backend.name, "name must not be empty"
+    assert backend.api_version == API_VERSION, f"api_version must be {API_VERSION}, got {backend.api_version}"
     dtypes, training, projection, devices = backend.capabilities
     unknown = set(dtypes) - set(TOLERANCES)
-    assert dtypes, "capabilities.dtypes is empty"
-    assert not unknown, f"capabilities.dtypes has {sorted(unknown)}, the kit knows {sorted(TOLERANCES)}"
-    assert isinstance(training, bool), f"capabilities.training is {training!r}, expected a bool"
-    assert isinstance(projection, bool), f"capabilities.projection is {projection!r}, expected a bool"
-    assert isinstance(devices, tuple), f"capabilities.devices is {devices!r}, expected a tuple of str"
-    assert "cpu" in devices, f"capabilities.devices is {devices!r}; the kit passes NumPy arrays, device 'cpu'"
+    assert dtypes, "capabilities.dtypes must not be empty"
+    assert not unknown, f"capabilities.dtypes must be of {sorted(TOLERANCES)}, got {sorted(unknown)}"
+    assert isinstance(training, bool), f"capabilities.training must be a bool, got {training!r}"
+    assert isinstance(projection, bool), f"capabilities.projection must be a bool, got {projection!r}"
+    assert isinstance(devices, tuple), f"capabilities.devices must be a tuple of str, got {devices!r}"
+    assert "cpu" in devices, f"capabilities.devices must have 'cpu', for the kit passes NumPy arrays, got {devices!r}"
     available, reason = type(backend).is_available()
     assert available, f"is_available() says no: {reason}"
 

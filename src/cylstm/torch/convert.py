@@ -59,10 +59,10 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
     if conversion is None:
-        raise TypeError(f"expected a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+        raise TypeError(f"module must be a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
     if conversion.ours is Linear:
         if backend is not None:
-            raise TypeError(f"a Linear has no backend, got {backend!r}: leave it out")
+            raise TypeError(f"backend must be None for a Linear, got {backend!r}: leave it out")
         names, chosen = ["weight", "bias"], {}
     else:
         names = parameter_names(module)
@@ -93,7 +93,7 @@ def to_torch(module: Module) -> nn.Module:
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
-        raise TypeError(f"expected a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+        raise TypeError(f"module must be a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
     state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     dtype = next(iter(state.values())).dtype

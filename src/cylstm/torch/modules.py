@@ -155,7 +155,7 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
         if data.shape[-1] != self.input_size:
-            raise RuntimeError(f"input.shape[-1] must be input_size: expected {self.input_size}, got {data.shape[-1]}")
+            raise RuntimeError(f"input.shape[-1] must be input_size = {self.input_size}, got {data.shape[-1]}")
         expected = (*data.shape[:-1], self.hidden_size)
         for name, state in zip(("h_0", "c_0"), hx, strict=True):
             if state is not None and state.shape != expected:
@@ -189,12 +189,14 @@ def _checked(
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.device != weight.device:
-            raise RuntimeError(f"{name} lies on {tensor.device}, the weights on {weight.device}: move one of them")
+            raise RuntimeError(
+                f"{name} must lie on {weight.device}, as the weights do, got {tensor.device}: move one of them"
+            )
         if torch.is_autocast_enabled("cpu") and tensor.is_floating_point():
             tensors[name] = tensor.to(weight.dtype)
         elif tensor.dtype != weight.dtype:
             raise dtype_error(
-                f"{name} has dtype {tensor.dtype}, the weights have {weight.dtype}: convert the tensor by "
+                f"{name} must have the dtype of the weights, {weight.dtype}, got {tensor.dtype}: convert the tensor by "
                 f".to({weight.dtype}), or the module by .to({tensor.dtype})"
             )
     return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
@@ -261,7 +263,7 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if back and backend is not None:
-        raise ValueError(f"PyTorch's own modules take no backend, got {backend!r} with back=True: leave it out")
+        raise ValueError(f"backend must be None where back is True, got {backend!r}: leave it out")
     kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
     theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
     ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]

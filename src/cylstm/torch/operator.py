@@ -33,7 +33,7 @@ from ..backends import registry
 from ..backends.base import Backend
 from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
-from ..nn.stack import Kept, Stack
+from ..nn.stack import LayerKept, Stack
 
 #: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
 _objects: dict[str, Backend] = {}
@@ -92,7 +92,7 @@ class _Problem(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Problem:
     if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
-        raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128; got bfloat16")
+        raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128, got bfloat16")
     num_layers, bias, batch_first, bidirectional, proj_size, backend = options
     stack = Stack(input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
     return _Problem(stack, as_dtype(dtype), batch_first, None if backend is None else _objects.get(backend, backend))
@@ -139,7 +139,7 @@ class _Saved(NamedTuple):
     stack: Stack
     choice: Choice
     layout: Layout
-    layers: list[Kept]
+    layers: list[LayerKept]
 
 
 class _Memory(np.ndarray):

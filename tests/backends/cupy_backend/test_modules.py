@@ -54,7 +54,7 @@ def test_stream_refuses_what_lies_elsewhere() -> None:
     with pytest.raises(RuntimeError, match="c must lie where the input does"):
         stream.state = (stream.state[0], np.zeros((1, 1, 5), np.float32))
     np.testing.assert_array_equal(stream.state[0].get(), before)
-    with pytest.raises(TypeError, match="x_t lies on another device"):
+    with pytest.raises(TypeError, match="x_t must lie on the CPU"):
         cylstm.LSTM(4, 5, backend="numpy").stream()(to_device(x))
 
 
@@ -92,7 +92,7 @@ def test_cell_refuses_what_lies_elsewhere() -> None:
         _, pullback = cell.vjp(to_device(x))
         with pytest.raises(RuntimeError, match="grad_c_1 must lie where the input does, on the GPU"):
             pullback((None, h))
-    with pytest.raises(TypeError, match="input lies on another device"):
+    with pytest.raises(TypeError, match="input must lie on the CPU"):
         cylstm.LSTMCell(4, 5, backend="numpy")(to_device(x))
 
 
@@ -128,7 +128,10 @@ def test_parameters_of_linear_go_up_to_the_device_of_the_input() -> None:
     linear, x = cylstm.Linear(4, 5), cylstm.randn(3, 4)
     with on_device(1):
         there = to_device(x)
-    with pytest.raises(RuntimeError, match=r"current device is cuda:0: call inside `with cupy.cuda.Device\(1\):`"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"current device must be cuda:1, where input lies, got cuda:0: call inside `with cupy.cuda.Device\(1\):`",
+    ):
         linear(there)
     waited = here.to_host
     for _ in range(2):

@@ -31,7 +31,7 @@ def threads_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("wrong", [0, -1, 4097, 10**12, 2.0, "2", None])
 def test_a_wrong_number_is_refused(wrong: object) -> None:
     cylstm.set_num_threads(3)
-    with pytest.raises((TypeError, ValueError), match="set_num_threads expects"):
+    with pytest.raises((TypeError, ValueError), match="n must be"):
         cylstm.set_num_threads(wrong)
     assert cylstm.get_num_threads() == 3
 

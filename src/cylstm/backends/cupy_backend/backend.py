@@ -111,7 +111,7 @@ class CupyBackend(Backend):
             return self
         count = self._devices().count()
         if not number.isdecimal() or int(number) >= count:
-            raise RuntimeError(f"there is no device {device!r}: expected 'cuda', or 'cuda:N' with N less than {count}")
+            raise RuntimeError(f"device must be 'cuda', or 'cuda:N' with N less than {count}, got {device!r}")
         of_device = CupyBackend(int(number), tier=self._tier, system=self._system)
         return self._on.setdefault(int(number), of_device)
 
@@ -196,13 +196,13 @@ class CupyBackend(Backend):
                 continue
             if array.device.id != device.number:
                 raise RuntimeError(
-                    f"{name} lies on cuda:{array.device.id} and the parameters on cuda:{device.number}: copy it there, "
-                    f"or make the LSTM with device='cuda:{array.device.id}'"
+                    f"{name} must lie on cuda:{device.number}, as the parameters do, got cuda:{array.device.id}: copy "
+                    f"it there, or make the LSTM with device='cuda:{array.device.id}'"
                 )
             if current != device.number:
                 raise RuntimeError(
-                    f"{name} lies on cuda:{device.number}, and the current device is cuda:{current}: call inside "
-                    f"`with cupy.cuda.Device({device.number}):`, as for CuPy's own functions"
+                    f"the current device must be cuda:{device.number}, where {name} lies, got cuda:{current}: call "
+                    f"inside `with cupy.cuda.Device({device.number}):`, as for CuPy's own functions"
                 )
 
 

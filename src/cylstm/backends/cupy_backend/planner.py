@@ -81,7 +81,7 @@ def read_choice(value: str | None) -> str | TimingTable:
     if value not in VARIANTS:
         raise ValueError(
             f"{VARIABLE} must be one of {', '.join(VARIANTS)}, or the path of a .json file that "
-            f"cylstm.cli.tune_cupy wrote; got {value!r}: correct it, or unset it"
+            f"cylstm.cli.tune_cupy wrote, got {value!r}: correct it, or unset it"
         )
     return value
 

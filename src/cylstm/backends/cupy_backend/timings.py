@@ -88,7 +88,7 @@ def read(path: str, variants: tuple[str, ...]) -> TimingTable:
     try:
         content = json.loads(Path(path).read_text("utf-8"))
         if content["format"] != FORMAT or not isinstance(content["device"], str) or len(content["rows"]) > MOST_ROWS:
-            raise ValueError(f"expected format {FORMAT!r}, the name of a device and at most {MOST_ROWS} rows")
+            raise ValueError(f"the table must have format {FORMAT!r}, a device and at most {MOST_ROWS} rows")
         return TimingTable(content["device"], tuple(_row(fields, variants) for fields in content["rows"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
@@ -100,8 +100,8 @@ def read(path: str, variants: tuple[str, ...]) -> TimingTable:
 def _row(fields: dict[str, Any], variants: tuple[str, ...]) -> TimingRow:
     workload, seconds = Workload(*(fields[name] for name in Workload._fields)), fields["seconds"]
     if tuple(map(type, workload)) != (str, int, int, bool) or min(workload.hidden_size, workload.batch_size) < 1:
-        raise ValueError(f"wrong row {fields!r}")
+        raise ValueError(f"a row must have a dtype, two positive sizes and whether it trains, got {fields!r}")
     positive = all(type(s) is float and s > 0 for s in seconds.values())
     if not seconds or not positive or not set(seconds) <= set(variants):
-        raise ValueError(f"wrong seconds in row {fields!r}; tiers are {', '.join(variants)}")
+        raise ValueError(f"seconds must be positive floats of the tiers {', '.join(variants)}, got {seconds!r}")
     return TimingRow(workload, seconds)

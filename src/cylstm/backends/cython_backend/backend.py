@@ -24,7 +24,7 @@ except ImportError as error:  # a source tree that was not built
 VARIABLE = "CYLSTM_MAX_ISA"
 #: h_prev (D, N, R), c_prev (D, blocks, N, VL), activated gates (D, blocks, N, 4 VL), and of each segment
 #: h_segment (D, S, B, R), c_segment (D, S, blocks, B, VL).
-_Kept = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+_KeptArrays = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 
 class Workspace:
@@ -36,7 +36,7 @@ class Workspace:
 
     __slots__ = ("batch_sizes", "input", "kept")
 
-    def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _Kept) -> None:
+    def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _KeptArrays) -> None:
         self.input = input  # (N, I)
         self.batch_sizes = batch_sizes  # (T,)
         self.kept = kept
@@ -111,7 +111,7 @@ class CythonBackend(Backend):
         output = _on_a_line((N, D * R), dtype) if threads > 1 and N >= 16 else np.empty((N, D * R), dtype)
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
-        kept: _Kept | None = None
+        kept: _KeptArrays | None = None
         if keep == "gates":
             h_prev = pool.acquire((D, N, R), dtype)
             c_prev = pool.acquire((D, prepared.blocks, N, prepared.lanes), dtype)

@@ -6,7 +6,8 @@ puts on OpenMP holds in every case.
 
 Workers divide the processors among them, so what would be multiplied is not: a process that ``multiprocessing`` started
 takes one thread where nothing is set, a forked process one in every case (threads do not survive a fork), and of the
-Python threads of a process two at a time have threads of OpenMP behind them, one of them at work (parallel/region.h).
+Python threads of a process two at a time have threads of OpenMP behind them, and one of the two computes at a time
+(parallel/region.h).
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ def set_num_threads(n: int) -> None:
     try:
         count = operator.index(n)
     except TypeError:
-        raise TypeError(f"set_num_threads expects an int, got {type(n).__name__}") from None
+        raise TypeError(f"n must be an int, got {type(n).__name__}") from None
     if not 1 <= count <= MOST:
-        raise ValueError(f"set_num_threads expects a number from 1 to {MOST}, got {count}")
+        raise ValueError(f"n must be from 1 to {MOST}, got {count}")
     _count = count
 
 
 def get_num_threads() -> int:
     """The number of threads that the next call of a CPU kernel may use.
 
-    It is 1 where there is no compiled backend, and in a forked process. A call that meets another one at work, or comes
-    from the third Python thread or a later one, runs on one thread all the same.
+    It is 1 where there is no compiled backend, and in a forked process. A call runs on one thread all the same where
+    another call has the threads at that moment, or where it comes from the third Python thread or a later one.
     """
     global _count
     if _forked or (_lstm is None and not _load()):
