@@ -1,4 +1,4 @@
-"""Keras's layers and initialisers: shapes, numbers and errors, with Keras itself as the judge."""
+"""Keras's layers and initialisers: shapes, numbers and errors, compared with Keras itself."""
 
 from __future__ import annotations
 

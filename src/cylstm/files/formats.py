@@ -15,7 +15,7 @@ import numpy as np
 
 from . import npz, safetensors
 from .container import Contents
-from .modules import Module, make, parameters_of
+from .modules import Savable, make, parameters_of
 from .names import either
 
 
@@ -66,7 +66,7 @@ FORMATS = {
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
-def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) -> None:
+def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) -> None:
     """Write the parameters of a module to a file, under PyTorch's names.
 
     The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
@@ -105,7 +105,7 @@ def load(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
-) -> Module:
+) -> Savable:
     """Make a module from a file of parameters under PyTorch's names.
 
     ``input_size``, ``hidden_size``, ``num_layers``, ``bias``, ``bidirectional``, ``proj_size`` and the dtype are

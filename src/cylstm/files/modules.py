@@ -16,16 +16,17 @@ from ..nn.stack import Stack
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
-Module = LSTM | LSTMCell | Linear
+#: The modules that can be written to a file.
+Savable = LSTM | LSTMCell | Linear
 
 
-def parameters_of(module: Module | Mapping[str, Module]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The parameters of one module, or of several by name, and the metadata of a file for what they do not tell."""
     modules = {f"{name}.": one for name, one in module.items()} if isinstance(module, Mapping) else {"": module}
     parameters: dict[str, np.ndarray] = {}
     metadata: dict[str, str] = {}
     for prefix, one in modules.items():
-        if not isinstance(one, Module):
+        if not isinstance(one, Savable):
             raise TypeError(f"expected an LSTM, LSTMCell or Linear, or names and these, got {type(one).__name__}")
         parameters |= {prefix + name: array for name, array in one.state_dict().items()}
         if isinstance(one, LSTM):
@@ -42,7 +43,7 @@ def make(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
-) -> Module:
+) -> Savable:
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
@@ -93,7 +94,7 @@ def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
     return dtype
 
 
-def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Module:
+def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Savable:
     """The module of these parameters. Everything is checked before anything is allocated."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     cls: type[LSTM] | type[LSTMCell] | type[Linear]

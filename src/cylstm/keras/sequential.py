@@ -12,19 +12,9 @@ import numpy as np
 from ..arrays.arguments import as_array, as_dtype
 from ..progress import Progress
 from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
-from .layers import (
-    LSTM,
-    Bidirectional,
-    Dense,
-    Dropout,
-    Input,
-    Layer,
-    Masking,
-    Recurrent,
-    Shape,
-    Variable,
-)
+from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
 from .layers.arguments import checked_weights, positive
+from .layers.base import BatchShape, Layer, Recurrent, Variable
 
 
 class Sequential:
@@ -50,7 +40,7 @@ class Sequential:
         self.name = name
         self.layers: list[Layer] = []
         self._used: dict[str, int] = {}
-        self._batch_shape: Shape | None = None
+        self._batch_shape: BatchShape | None = None
         for layer in layers:
             self.add(layer)
 

@@ -11,7 +11,8 @@ from ...arrays.arguments import as_dtype
 from ..files.contents import snake_case
 from .arguments import checked_weights, converted
 
-Shape = tuple[int | None, ...]
+#: Of input and output: the batch first, None where any size will do.
+BatchShape = tuple[int | None, ...]
 
 #: Options of Keras's layers that are not computed here, and the values that ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
@@ -58,7 +59,7 @@ class Input:
     """
 
     def __init__(self, shape: Sequence[int | None], batch_size: int | None = None, name: str | None = None) -> None:
-        self.batch_shape: Shape = (batch_size, *shape)
+        self.batch_shape: BatchShape = (batch_size, *shape)
         self.name = name or "input_layer"
 
     def __repr__(self) -> str:
@@ -94,11 +95,11 @@ class Layer:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input of this shape, batch included."""
         self.built = True
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """The shape of what a call returns for input of this shape, both with the batch."""
         return input_shape
 

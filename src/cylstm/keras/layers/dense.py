@@ -11,7 +11,7 @@ from ...nn.linear import Linear
 from ..files.contents import OWN
 from ..initializers import Initializer, initializer
 from .arguments import checked_weights, positive
-from .base import Layer, Shape, Variable
+from .base import BatchShape, Layer, Variable
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ class Dense(Layer):
         self.units, self.activation, self.use_bias = positive(units), activation, use_bias
         self._initializers = [initializer(kernel_initializer), initializer(bias_initializer)]
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (..., features)."""
         if input_shape[-1] is None:
             raise ValueError(f"{self.name} needs to know the number of features, got the shape {input_shape}")
@@ -90,7 +90,7 @@ class Dense(Layer):
         """The weights as they lie in Keras's files."""
         return {OWN: self.get_weights()}
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: BatchShape) -> BatchShape:
         """(..., units)."""
         return (*input_shape[:-1], self.units)
 

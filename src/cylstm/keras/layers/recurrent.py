@@ -13,7 +13,7 @@ from ...nn.lstm import LSTM as Module
 from ..files.contents import BACKWARD, CELL, FORWARD
 from ..initializers import Initializer, initializer
 from .arguments import checked_mask, checked_weights, converted, positive
-from .base import Recurrent, Shape, Variable
+from .base import BatchShape, Recurrent, Variable
 
 
 class LSTM(Recurrent):
@@ -110,7 +110,7 @@ class LSTM(Recurrent):
         self.zero_output_for_mask = zero_output_for_mask
         self.states: tuple[np.ndarray, np.ndarray] | None = None
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (B, T, I)."""
         if len(input_shape) != 3 or input_shape[-1] is None:
             raise ValueError(f"{self.name} takes input of the shape (batch, steps, features), got {input_shape}")
@@ -154,7 +154,7 @@ class LSTM(Recurrent):
         """Let the next call begin at zero."""
         self.states = None
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """(B, T, H) or (B, H); with return_state a list of it and the shapes of h and c."""
         B, T, _ = input_shape
         shape = (B, T, self.units) if self.return_sequences else (B, self.units)
@@ -280,7 +280,7 @@ class Bidirectional(Recurrent):
     def _layers(self) -> tuple[LSTM, LSTM]:
         return self.forward_layer, self.backward_layer
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (B, T, I)."""
         for layer in self._layers:
             layer.build(input_shape)
@@ -311,10 +311,10 @@ class Bidirectional(Recurrent):
         for layer in self._layers:
             layer.reset_state()
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """As that of the LSTM, with the features of both for "concat"."""
         forward, backward = (layer.output_shape(input_shape) for layer in self._layers)
-        states: list[Shape] = []
+        states: list[BatchShape] = []
         if self.return_state:
             (forward, *states), (backward, *more) = forward, backward
             states += more
