@@ -94,7 +94,7 @@ def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) 
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         endings = either(filter(None, (one.written for one in FORMATS.values())))
-        raise ValueError(f"expected a path that ends in {endings}, got {str(path)!r}")
+        raise ValueError(f"path must end in {endings}, got {str(path)!r}")
     FORMATS[path.suffix.lower()].save(module, path)
 
 
@@ -149,7 +149,7 @@ def load(
     """
     path = Path(path)
     if not isinstance(prefix, str):
-        raise TypeError(f"expected prefix to be a str, got {prefix!r} of type {type(prefix).__name__}")
+        raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
     return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
 
 
@@ -160,10 +160,10 @@ def read(path: Path) -> Contents:
     extension = path.suffix.lower()
     if extension in _PICKLES:
         raise ValueError(
-            f"{path} is a pickle, which can run any code when it is read, so cylstm does not read it. Convert it once, "
+            f"{path} must hold tensors alone, got a pickle, which can run any code when it is read: convert it once, "
             f"where PyTorch is: from safetensors.torch import save_file; "
             f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
         )
     if extension not in FORMATS:
-        raise ValueError(f"expected a file that ends in {either(FORMATS)}, got {str(path)!r}")
+        raise ValueError(f"path must end in {either(FORMATS)}, got {str(path)!r}")
     return FORMATS[extension].read(path)
