@@ -65,7 +65,7 @@ def split(months: np.ndarray) -> Origins:
 
 
 def ahead(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """What came in the twelve months after each origin, (origins, HORIZON)."""
+    """The twelve months after each origin, (origins, HORIZON)."""
     return values[origins[:, np.newaxis] + np.arange(1, HORIZON + 1)]
 
 

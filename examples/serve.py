@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
             scores = score(self.server.lstm, self.read_sequences())
         except BadRequest as error:
             self.answer(error.status, {"error": str(error)})
-        except (TypeError, ValueError, RuntimeError) as error:  # cylstm's, which says what it expected and what came
+        except (TypeError, ValueError, RuntimeError) as error:  # cylstm's: what must be, and what it got
             self.answer(400, {"error": str(error)})
         else:
             self.answer(200, scores)

@@ -203,7 +203,7 @@ def without_mistake(lstm: cylstm.LSTM, head: cylstm.Linear, data: Recordings) ->
 
 
 class Heard(NamedTuple):
-    """What came of listening to T frames."""
+    """The result of listening to T frames."""
 
     inputs: np.ndarray  # (T, 36)
     output: np.ndarray  # (T, 64), of the LSTM

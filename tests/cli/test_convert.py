@@ -68,12 +68,12 @@ def test_one_of_several(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "m.safetensors", "e.onnx"]) == 2
     assert "'encoder.', 'decoder.'" in capsys.readouterr().err
     assert main(["convert", "m.safetensors", "e.onnx", "--prefix", "head."]) == 2
-    assert "expected an LSTM" in capsys.readouterr().err
+    assert "module must be an LSTM" in capsys.readouterr().err
     assert not Path("e.onnx").exists()
 
 
 @pytest.mark.parametrize(
-    ("target", "word"), [("m.txt", "ends in"), ("m.keras", ".weights.h5"), ("m.onnx", "proj_size=2")]
+    ("target", "word"), [("m.txt", "must end in"), ("m.keras", ".weights.h5"), ("m.onnx", "proj_size=2")]
 )
 def test_what_cannot_be_written(target: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
     cylstm.save(cylstm.LSTM(3, 4, proj_size=2), "m.safetensors")

@@ -137,7 +137,7 @@ def test_a_name_twice_in_an_npz(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
         for _ in range(2):
             archive.writestr("a.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"0" * 4))
-    with pytest.raises(ValueError, match="'a' is there twice"):
+    with pytest.raises(ValueError, match="each name must be there once, got 'a' twice"):
         cylstm.load(tmp_path / "m.npz")
 
 
@@ -159,7 +159,7 @@ def test_sizes_in_a_header_allocate_nothing(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size + 164 * 10**7)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="does not fit together"):
+        with pytest.raises(ValueError, match="must have weight_ih_l0"):
             cylstm.load(path)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:

@@ -74,7 +74,7 @@ def deep(config: dict) -> dict:
     ("change", "word"),
     [
         (code, "Lambda"),
-        (deep, "too deep"),
+        (deep, "nested at most 50 deep"),
         (lambda config: [], "damaged|readable"),
         (lambda config: {**config, "config": {"name": "m"}}, "damaged"),
         (lambda config: {**config, "config": {"name": "m", "layers": [1]}}, "readable"),
@@ -105,15 +105,15 @@ def test_hostile_hdf5(tmp_path: Path) -> None:
         layout[:] = h5py.VirtualSource(secret, "x", (3, 16))
         cell.create_virtual_dataset("0", layout)
 
-    refused("is a link", lambda cell: cell.__setitem__("0", h5py.ExternalLink(str(secret), "x")))
-    refused("is a link", lambda cell: cell.__setitem__("0", h5py.SoftLink("/layers/lstm/cell/vars/1")))
-    refused("there twice", lambda cell: cell.__setitem__("again", cell.file["layers"]))
-    refused("not an array in this file", virtual)
+    refused("got a link.*the file is damaged", lambda cell: cell.__setitem__("0", h5py.ExternalLink(str(secret), "x")))
+    refused("got a link", lambda cell: cell.__setitem__("0", h5py.SoftLink("/layers/lstm/cell/vars/1")))
+    refused("there once", lambda cell: cell.__setitem__("again", cell.file["layers"]))
+    refused("must be an array in this file", virtual)
     refused(
-        "not an array in this file",
+        "must be an array in this file",
         lambda cell: cell.create_dataset("0", (3, 16), np.float32, external=[(str(tmp_path / "raw"), 0, 192)]),
     )
-    refused("more than", lambda cell: cell.create_dataset("0", (2**40, 16), np.float32, chunks=(1, 16)))
+    refused("must have at most", lambda cell: cell.create_dataset("0", (2**40, 16), np.float32, chunks=(1, 16)))
 
 
 def test_a_heap_without_end(tmp_path: Path) -> None:
@@ -153,5 +153,5 @@ def test_hostile_zip(model: Path) -> None:
     with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", config)
         archive.writestr("model.weights.h5", bytes(200 << 20))
-    with pytest.raises(ValueError, match="would grow"):
+    with pytest.raises(ValueError, match="must grow to at most"):
         cylstm.load(model)

@@ -112,9 +112,9 @@ def test_a_model_that_is_not_built(tmp_path: Path) -> None:
     model = ck.Sequential([ck.LSTM(4), ck.Dense(2)])
     with pytest.raises(ValueError, match="3 dimensions"):
         model.predict(cylstm.randn(5, 3))  # of which the model keeps nothing
-    with pytest.raises(ValueError, match="not built"):
+    with pytest.raises(ValueError, match="must be built"):
         model.summary()
-    with pytest.raises(ValueError, match="not built"):
+    with pytest.raises(ValueError, match="must be built"):
         model.save_weights(tmp_path / "m.weights.h5")
     assert model(cylstm.randn(2, 5, 3)).shape == (2, 2)
     with pytest.raises(ValueError, match="shape"):
@@ -127,11 +127,11 @@ def test_wrong_models() -> None:
         ck.Sequential([kl.LSTM(3)])
     with pytest.raises(ValueError, match="first entry"):
         ck.Sequential([ck.LSTM(3), ck.Input((5, 3))])
-    with pytest.raises(ValueError, match="several arrays"):
+    with pytest.raises(ValueError, match="must give one array to the next layer, got 3"):
         ck.Sequential([ck.Input((5, 3)), ck.LSTM(3, return_state=True), ck.Dense(2)])
     with pytest.raises(ValueError, match=r"steps, features"):
         ck.Sequential([ck.Input((5, 3)), ck.LSTM(3), ck.LSTM(3)])
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="layer must be a new one"):
         ck.Sequential([ck.Input((5, 3)), layer := ck.LSTM(3, return_sequences=True), layer])
     model = ck.Sequential([ck.Input((5, 3)), ck.LSTM(3)])
     with pytest.raises(ValueError, match="verbose"):

@@ -126,7 +126,7 @@ def test_a_relative_is_refused_by_name() -> None:
 def test_another_operator_of_the_name_is_none() -> None:
     model = node_model()
     model.graph.node[0].domain = "my.operators"
-    with pytest.raises(ValueError, match=r"no LSTM node; it holds 1 my\.operators\.LSTM"):
+    with pytest.raises(ValueError, match=r"must hold an LSTM node, got 1 my\.operators\.LSTM"):
         cylstm.onnx.load(model)
 
 

@@ -202,7 +202,7 @@ def _add_bench(group: Any) -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text!r}")
     return int(text)
 
 
@@ -212,5 +212,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
     return seconds

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..backends import registry
 from ..files import npz
-from ..files.container import replaceable, replacing
+from ..files.container import replaceable, replacing, unreadable
 from ..files.formats import load
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
@@ -94,7 +94,7 @@ def run_file(
         If a file or an option is missing or does not fit. Nothing is written then.
     """
     if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
-        raise ValueError(f"expected an output that ends in .npy or .npz, got {str(output_path)!r}")
+        raise ValueError(f"output must end in .npy or .npz, got {str(output_path)!r}")
     lstm, linear = _load_model(model, prefix, head, dtype)
     if batch_first is not None:
         lstm.batch_first = batch_first
@@ -139,7 +139,7 @@ def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_c
     """
     if chunk is not None and lstm.bidirectional:
         raise ValueError(
-            "a bidirectional LSTM reads each sequence from both ends, so --chunk cannot cut it in time: "
+            f"--chunk must be left out for a bidirectional LSTM, which reads sequences from both ends, got {chunk}: "
             "use --batch-chunk to take fewer sequences at a time"
         )
     width = lstm.input_size + _features(lstm)
@@ -164,16 +164,18 @@ def _features(lstm: LSTM) -> int:
 def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -> tuple[LSTM, Linear | None]:
     lstm = load(model, prefix)
     if not isinstance(lstm, LSTM):
-        raise ValueError(f"expected an LSTM, and {model} holds a {type(lstm).__name__}")
+        raise ValueError(f"{model} must hold an LSTM, got a {type(lstm).__name__}")
     linear = None if head is None else load(model, head)
     if linear is not None:
         if not isinstance(linear, Linear):
-            raise ValueError(f"expected a Linear under the head {head!r}, got {type(linear).__name__}")
+            raise ValueError(f"the head {head!r} must be a Linear, got an {type(linear).__name__}")
         if linear.in_features != _features(lstm):
-            raise ValueError(f"the head {head!r} takes {linear.in_features} features; the LSTM gives {_features(lstm)}")
+            raise ValueError(
+                f"the head {head!r} must take the {_features(lstm)} features of the LSTM, got {linear.in_features}"
+            )
     for module in (lstm,) if linear is None else (lstm, linear):
         if not np.can_cast(module.dtype, dtype or lstm.dtype, "same_kind"):
-            raise ValueError(f"the parameters are {module.dtype}, which cannot be converted to {dtype or lstm.dtype}")
+            raise ValueError(f"parameters must be convertible to {dtype or lstm.dtype}, got {module.dtype}")
         module.to(dtype=dtype or lstm.dtype)
     return lstm.eval(), linear
 
@@ -186,13 +188,13 @@ def _read_input(path: Path) -> Input:
         except OSError:
             raise
         except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
-            raise ValueError(f"{path}: not a readable .npy ({type(error).__name__}: {error})") from error
+            raise unreadable(path, ".npy file", error) from error
     if extension == ".npz":
         tensors = npz.read(path).tensors
         if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
-            raise ValueError(f"{path}: expected the array input, and h_0 with c_0 or neither; got {', '.join(tensors)}")
+            raise ValueError(f"{path} must hold the array input, and h_0 with c_0 or neither, got {', '.join(tensors)}")
         return Input(**{name: tensors[name].read() for name in Input._fields if name in tensors})
-    raise ValueError(f"expected an input that ends in .npy or .npz, got {str(path)!r}")
+    raise ValueError(f"input must end in .npy or .npz, got {str(path)!r}")
 
 
 def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
@@ -200,22 +202,24 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
     x = given.input
     if x.ndim not in (2, 3) or x.shape[-1] != lstm.input_size:
         axes = "(B, T, I)" if lstm.batch_first else "(T, B, I)"
-        raise ValueError(f"expected an input of shape {axes} or (T, I) with I = {lstm.input_size}, got {x.shape}")
+        raise ValueError(f"input must have shape {axes} or (T, I) with I = {lstm.input_size}, got {x.shape}")
     if not x.shape[1 if x.ndim == 3 and lstm.batch_first else 0]:
-        raise ValueError(f"expected sequences of one step or more, got an input of shape {x.shape}")
+        raise ValueError(f"input must have sequences of one step or more, got {x.shape}")
     for name, array in given._asdict().items():
         if array is None:
             continue
         if array.dtype.newbyteorder("=") != lstm.dtype and not convert:
-            raise ValueError(f"{name} is {array.dtype} and the model {lstm.dtype}: --dtype {lstm.dtype} converts it")
+            raise ValueError(
+                f"{name} must be {lstm.dtype}, as the model, got {array.dtype}: --dtype {lstm.dtype} converts it"
+            )
         if not np.can_cast(array.dtype, lstm.dtype, "same_kind"):
-            raise ValueError(f"{name} is {array.dtype}, which cannot be converted to {lstm.dtype}")
+            raise ValueError(f"{name} must be convertible to {lstm.dtype}, got {array.dtype}")
     if given.h_0 is not None and given.c_0 is not None:
         batch = () if x.ndim == 2 else (x.shape[0 if lstm.batch_first else 1],)
         layers = lstm.num_layers * (1 + lstm.bidirectional)
         h_0, c_0 = (layers, *batch, lstm.proj_size or lstm.hidden_size), (layers, *batch, lstm.hidden_size)
         if (given.h_0.shape, given.c_0.shape) != (h_0, c_0):
-            raise ValueError(f"expected h_0 {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
+            raise ValueError(f"h_0 must have shape {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
 
 
 def _result_shapes(lstm: LSTM, head: Linear | None, layout: FileLayout, T: int, B: int) -> dict[str, tuple[int, ...]]:

@@ -50,7 +50,7 @@ def combinations(
     """
     workloads = [Workload(*values) for values in product(dtypes, hidden_sizes, batch_sizes, training)]
     if not 0 < len(workloads) <= MOST_ROWS or min(min(w.hidden_size, w.batch_size) for w in workloads) < 1:
-        raise ValueError(f"expected 1 to {MOST_ROWS} combinations of positive sizes, got {len(workloads)}")
+        raise ValueError(f"sizes must be positive and make 1 to {MOST_ROWS} combinations, got {len(workloads)}")
     return workloads
 
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=64, help="length of the sequences (64)")
     given = parser.parse_args(arguments)
     if given.path.suffix != ".json":
-        parser.error(f"expected a path that ends in .json, got {str(given.path)!r}")
+        parser.error(f"path must end in .json, got {str(given.path)!r}")
     try:
         workloads = combinations(given.dtypes, given.hidden_sizes, given.batch_sizes, (False, True))
     except ValueError as error:

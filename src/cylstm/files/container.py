@@ -24,6 +24,8 @@ MAX_EXPANSION = 100
 MAX_EXPANDED = 64 << 20
 MAX_DIMENSIONS = 32
 
+_DAMAGED = "is damaged, not complete, or of another kind: copy or write it anew"
+
 
 class TensorFileError(ValueError):
     """A file whose content does not fit together, or holds what cannot be read."""
@@ -69,7 +71,7 @@ def existing(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {str(path)!r}")
     if not path.is_file():
-        raise ValueError(f"{path} is not a regular file: copy it to one first")
+        raise ValueError(f"{path} must be a regular file, got a folder, pipe or device: copy it to a file first")
     return path
 
 
@@ -92,7 +94,7 @@ def replaceable(path: Path) -> Path:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {str(target.parent)!r}")
     if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a file that could be replaced: give the name of a file")
+        raise ValueError(f"{path} must be a regular file or a new one, got a folder, pipe or device: give another name")
     return target
 
 
@@ -123,15 +125,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def damaged(path: Path, reason: str) -> TensorFileError:
-    """The error for content that does not fit together."""
-    return TensorFileError(f"{path}: {reason}; the file is damaged, not complete, or of another kind")
+    """The error for content that does not fit together; the reason says what must be there, and what is."""
+    return TensorFileError(f"{path}: {reason}; the file {_DAMAGED}")
+
+
+def unreadable(what: Path | str, kind: str, error: Exception) -> TensorFileError:
+    """The error for content in which the reader of this kind fails."""
+    return TensorFileError(f"{what} must be a readable {kind}, got {type(error).__name__}: {error}; it {_DAMAGED}")
 
 
 def regular_size(descriptor: int, path: Path) -> int:
     """The size of an open file, which must be a regular one."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is not a regular file: copy it to one first")
+        raise ValueError(f"{path} must be a regular file, got a folder, pipe or device: copy it to a file first")
     return status.st_size
 
 
@@ -141,18 +148,18 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            raise ValueError("a name is there twice")
+            raise ValueError("each name must be there once, got one twice")
         return table
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
+        raise ValueError(f"numbers must be those of JSON, got {constant}")
 
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise damaged(path, f"the header is not readable ({error})") from error
+        raise damaged(path, f"the header must be JSON, got {type(error).__name__}: {error}") from error
     if not isinstance(header, dict):
-        raise damaged(path, f"the header is a {type(header).__name__}, not a table")
+        raise damaged(path, f"the header must be a table, got a {type(header).__name__}")
     return header
 
 

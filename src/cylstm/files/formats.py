@@ -15,7 +15,7 @@ import numpy as np
 
 from . import npz, safetensors
 from .container import Contents
-from .modules import Module, make, parameters_of
+from .modules import Savable, make, parameters_of
 from .names import either
 
 
@@ -66,7 +66,7 @@ FORMATS = {
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
-def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) -> None:
+def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) -> None:
     """Write the parameters of a module to a file, under PyTorch's names.
 
     The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
@@ -94,7 +94,7 @@ def save(module: Module | Mapping[str, Module], path: str | os.PathLike[str]) ->
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         endings = either(filter(None, (one.written for one in FORMATS.values())))
-        raise ValueError(f"expected a path that ends in {endings}, got {str(path)!r}")
+        raise ValueError(f"path must end in {endings}, got {str(path)!r}")
     FORMATS[path.suffix.lower()].save(module, path)
 
 
@@ -105,7 +105,7 @@ def load(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
-) -> Module:
+) -> Savable:
     """Make a module from a file of parameters under PyTorch's names.
 
     ``input_size``, ``hidden_size``, ``num_layers``, ``bias``, ``bidirectional``, ``proj_size`` and the dtype are
@@ -149,7 +149,7 @@ def load(
     """
     path = Path(path)
     if not isinstance(prefix, str):
-        raise TypeError(f"expected prefix to be a str, got {prefix!r} of type {type(prefix).__name__}")
+        raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
     return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
 
 
@@ -160,10 +160,10 @@ def read(path: Path) -> Contents:
     extension = path.suffix.lower()
     if extension in _PICKLES:
         raise ValueError(
-            f"{path} is a pickle, which can run any code when it is read, so cylstm does not read it. Convert it once, "
+            f"{path} must hold tensors alone, got a pickle, which can run any code when it is read: convert it once, "
             f"where PyTorch is: from safetensors.torch import save_file; "
             f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
         )
     if extension not in FORMATS:
-        raise ValueError(f"expected a file that ends in {either(FORMATS)}, got {str(path)!r}")
+        raise ValueError(f"path must end in {either(FORMATS)}, got {str(path)!r}")
     return FORMATS[extension].read(path)

@@ -16,17 +16,20 @@ from ..nn.stack import Stack
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
-Module = LSTM | LSTMCell | Linear
+#: The modules that can be written to a file.
+Savable = LSTM | LSTMCell | Linear
 
 
-def parameters_of(module: Module | Mapping[str, Module]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The parameters of one module, or of several by name, and the metadata of a file for what they do not tell."""
     modules = {f"{name}.": one for name, one in module.items()} if isinstance(module, Mapping) else {"": module}
     parameters: dict[str, np.ndarray] = {}
     metadata: dict[str, str] = {}
     for prefix, one in modules.items():
-        if not isinstance(one, Module):
-            raise TypeError(f"expected an LSTM, LSTMCell or Linear, or names and these, got {type(one).__name__}")
+        if not isinstance(one, Savable):
+            raise TypeError(
+                f"module must be an LSTM, LSTMCell or Linear, or a mapping of names to them, got {type(one).__name__}"
+            )
         parameters |= {prefix + name: array for name, array in one.state_dict().items()}
         if isinstance(one, LSTM):
             metadata[f"{prefix}batch_first"] = str(one.batch_first).lower()
@@ -42,7 +45,7 @@ def make(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
-) -> Module:
+) -> Savable:
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
@@ -52,10 +55,12 @@ def make(
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
         options["dropout"] = stored.get("dropout", 0.0) if dropout is None else dropout
     elif batch_first is not None or dropout is not None:
-        raise TypeError(f"batch_first and dropout are for an LSTM, and {path} holds a {kind} {at(prefix)}")
+        raise TypeError(
+            f"batch_first and dropout must be None for a {kind}, which {path} holds {at(prefix)}: leave them out"
+        )
     if backend is not None:
         if kind == "Linear":
-            raise TypeError(f"backend is for an LSTM or LSTMCell, and {path} holds a Linear {at(prefix)}")
+            raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
         options["backend"] = backend
     return _make(kind, tensors, options, f"{path}: the {kind} {at(prefix)}")
 
@@ -73,27 +78,27 @@ def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dic
     options: dict[str, object] = {}
     if (text := metadata.get(f"{prefix}batch_first")) is not None:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"{path}: expected {prefix}batch_first to be true or false, got {text!r:.50}")
+            raise ValueError(f"{path}: {prefix}batch_first must be true or false, got {text!r:.50}: give batch_first")
         options["batch_first"] = text.lower() == "true"
     if (text := metadata.get(f"{prefix}dropout")) is not None:
         try:
             options["dropout"] = float(text)
         except ValueError:
-            raise ValueError(f"{path}: expected {prefix}dropout to be a number, got {text!r:.50}") from None
+            raise ValueError(f"{path}: {prefix}dropout must be a number, got {text!r:.50}: give dropout") from None
     return options
 
 
 def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) > 1:
-        raise ValueError(f"{path}: expected parameters of one dtype, got {listed(sorted(dtypes))}: convert them first")
+        raise ValueError(f"{path}: parameters must have one dtype, got {listed(sorted(dtypes))}: convert them first")
     [dtype] = dtypes
     if dtype not in DTYPES:
-        raise ValueError(f"{path}: expected parameters of {either(DTYPES)}, got {dtype}")
+        raise ValueError(f"{path}: parameters must be {either(DTYPES)}, got {dtype}: convert them first")
     return dtype
 
 
-def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Module:
+def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Savable:
     """The module of these parameters. Everything is checked before anything is allocated."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     cls: type[LSTM] | type[LSTMCell] | type[Linear]
@@ -105,17 +110,17 @@ def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], 
     try:
         sizes, expected = infer(shapes)
     except (KeyError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else "weights must have two dimensions"
-        raise ValueError(f"{what} cannot be sized: {reason}. What is there: {listed(_shown(shapes))}") from None
+        must = f"have {error}" if isinstance(error, KeyError) else "have weights of two dimensions"
+        raise ValueError(f"{what} must {must}, got {listed(_shown(shapes))}") from None
     if shapes != expected:
         wrong = {name: shape for name, shape in shapes.items() if expected.get(name) != shape}
         wanted = {name: shape for name, shape in expected.items() if shapes.get(name) != shape}
         raise ValueError(
-            f"{what} does not fit together. With {listed(f'{name}={size}' for name, size in sizes.items())}, "
-            f"expected {listed(_shown(wanted)) or 'nothing more'}; got {listed(_shown(wrong)) or 'none of them'}"
+            f"{what} must have {listed(_shown(wanted)) or 'nothing more'} for "
+            f"{listed(f'{name}={size}' for name, size in sizes.items())}, got {listed(_shown(wrong)) or 'none of them'}"
         )
     if not all(all(shape) for shape in shapes.values()):
-        raise ValueError(f"{what} is empty: {listed(_shown(shapes))}")
+        raise ValueError(f"{what} must have sizes of 1 or more, got {listed(_shown(shapes))}")
     return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 

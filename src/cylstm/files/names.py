@@ -55,11 +55,13 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
         candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
         if len(candidates) > 1:
             prefixes = listed(map(repr, candidates))
-            raise ValueError(f"{path} holds {len(candidates)} {kind}s: give the prefix of one of them: {prefixes}")
+            raise ValueError(
+                f"{path} must hold one {kind}, got {len(candidates)}: give the prefix of one of them: {prefixes}"
+            )
         if candidates:
             [(found_prefix, names)] = candidates.items()
             if found_prefix in contents.refused:
-                raise ValueError(f"{path}: the LSTM {at(found_prefix)} {contents.refused[found_prefix]}")
+                raise ValueError(f"{path}: {not_computed(at(found_prefix), contents.refused[found_prefix])}")
             return kind, found_prefix, names
     there = [f"{kind} {at(p)}" for kind in _NAMES for p in found[kind]]
     there += [f"an RNN or GRU, not an LSTM, {at(p)}" for p in found["other"]]
@@ -67,7 +69,12 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     if not there:
         there = [f"{name} {tensor.shape}" for name, tensor in contents.tensors.items()]
     where = f" under the prefix {prefix!r}" if prefix else ""
-    raise ValueError(f"{path} holds no LSTM, LSTMCell or Linear{where}. What is there: {listed(there) or 'nothing'}")
+    raise ValueError(f"{path} must hold an LSTM, LSTMCell or Linear{where}, got {listed(there) or 'nothing'}")
+
+
+def not_computed(which: str, reason: str) -> str:
+    """The message for an LSTM that cylstm does not compute; the reason says what it is or has."""
+    return f"the LSTM {which} must be one that cylstm computes, got one that {reason}"
 
 
 def either(names: Iterable[str]) -> str:

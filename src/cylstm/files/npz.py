@@ -27,6 +27,7 @@ from .container import (
     parse_json,
     regular_size,
     replacing,
+    unreadable,
 )
 
 
@@ -37,7 +38,7 @@ def read(path: Path) -> Contents:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name in tensors:
-                raise damaged(path, f"{name!r} is there twice")
+                raise damaged(path, f"each name must be there once, got {name!r} twice")
             if info.filename != name:  # anything else in the archive is not an array
                 tensors[name] = _npy_member(archive, info, name, path)
         comment = archive.comment
@@ -52,7 +53,9 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in tensors.items():
             if array.dtype.name == "bfloat16":
-                raise ValueError(f".npz has no dtype for bfloat16 ({name!r}): save as .safetensors instead")
+                raise ValueError(
+                    f"{name!r} must be of a dtype that .npz has, got bfloat16: save as .safetensors instead"
+                )
             # A ZipInfo of our own has a fixed date: the same module gives the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
@@ -71,21 +74,22 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         except TensorFileError:
             raise
         except Exception as error:  # BadZipFile, zlib.error, EOFError, OSError (seek), struct.error, RuntimeError …
-            raise damaged(path, f"not a readable .npz ({type(error).__name__}: {error})") from error
+            raise unreadable(path, ".npz file", error) from error
 
 
 def _npy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> Tensor:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise damaged(path, f"{name!r} is compressed with a method that numpy.savez does not use")
+        raise damaged(path, f"{name!r} must be stored or deflated, got compression method {info.compress_type}")
     if info.compress_size > path.stat().st_size:
-        raise damaged(path, f"{name!r} has {info.compress_size} bytes, more than the file")
+        raise damaged(path, f"{name!r} must have no more bytes than the file, got {info.compress_size}")
     if info.file_size > expansion_limit(info.compress_size):
-        raise damaged(path, f"{name!r} would grow from {info.compress_size} to {info.file_size} bytes")
+        most = expansion_limit(info.compress_size)
+        raise damaged(path, f"{name!r} must grow to at most {most} bytes, got {info.file_size}")
     with archive.open(info) as member:
         dtype, shape, order = _npy_header(member, name, path)
         begin = member.tell()
     if info.file_size - begin != math.prod(shape) * dtype.itemsize:
-        raise damaged(path, f"{name!r} of {shape} {dtype} does not fit into {info.file_size - begin} bytes")
+        raise damaged(path, f"{name!r} must have the bytes of {shape} {dtype}, got {info.file_size - begin}")
 
     def array() -> np.ndarray:
         with _opened(path) as again, again.open(info) as member:
@@ -102,9 +106,11 @@ def _npy_header(member: Any, name: str, path: Path) -> tuple[np.dtype, tuple[int
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(member)
     else:
-        raise damaged(path, f"{name!r} is in version {version} of the .npy format")
+        raise damaged(path, f"{name!r} must be in version 1.0 or 2.0 of the .npy format, got {version}")
     if dtype.hasobject:
-        raise TensorFileError(f"{path}: {name!r} holds Python objects, which are never unpickled: save numbers alone")
+        raise TensorFileError(
+            f"{path}: {name!r} must hold numbers, got Python objects, which are never unpickled: save numbers alone"
+        )
     if len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
-        raise damaged(path, f"{name!r} has the shape {shape!r:.100}")
+        raise damaged(path, f"{name!r} must have a shape of at most {MAX_DIMENSIONS} sizes, got {shape!r:.100}")
     return dtype, shape, "F" if fortran else "C"

@@ -66,15 +66,15 @@ def read(path: Path) -> Contents:
         size = regular_size(file.fileno(), path)
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise damaged(path, f"the header should have {length} bytes, and the file has {size}")
+            raise damaged(path, f"the file must have {8 + length} bytes or more for its header, got {size}")
         if length > MAX_HEADER:
-            raise damaged(path, f"the header has {length} bytes, more than {MAX_HEADER}")
+            raise damaged(path, f"the header must have at most {MAX_HEADER} bytes, got {length}")
         header = parse_json(file.read(length), path)
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     metadata = header.pop("__metadata__", {})
     if not is_text_to_text(metadata):
-        raise damaged(path, "__metadata__ is not a table of text to text")
+        raise damaged(path, "__metadata__ must be a table of text to text, got something else")
     tensors: dict[str, Tensor] = {}
     extents = []
     for name, entry in header.items():
@@ -84,10 +84,10 @@ def read(path: Path) -> Contents:
     position = 0
     for begin, end, name in sorted(extents):
         if begin != position:
-            raise damaged(path, f"{name!r} begins at byte {begin} of the data, where {position} was expected")
+            raise damaged(path, f"{name!r} must begin at byte {position} of the data, got {begin}")
         position = end
     if position != size - 8 - length:
-        raise damaged(path, f"the tensors take {position} bytes, and {size - 8 - length} bytes of data are there")
+        raise damaged(path, f"the data must have the {position} bytes of the tensors, got {size - 8 - length}")
     return Contents(tensors, metadata)
 
 
@@ -99,7 +99,9 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         little = array.dtype.newbyteorder("<")
         of_format = "BF16" if array.dtype.name == "bfloat16" else _NAMES.get(little)
         if of_format is None:
-            raise ValueError(f"safetensors has no dtype for {array.dtype} ({name!r}): save as .npz instead")
+            raise ValueError(
+                f"{name!r} must be of a dtype that safetensors has, got {array.dtype}: save as .npz instead"
+            )
         header[name] = {
             "dtype": of_format,
             "shape": list(array.shape),
@@ -118,18 +120,19 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 def _checked_entry(entry: Any, name: str, path: Path) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, begin and end of one entry of the header of a safetensors file."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise damaged(path, f"{name!r} does not have exactly dtype, shape and data_offsets")
+        fields = f"{', '.join(entry):.100}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        raise damaged(path, f"{name!r} must have exactly dtype, shape and data_offsets, got {fields}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise damaged(path, f"{name!r} has the unknown dtype {dtype!r:.50}")
+        raise damaged(path, f"{name!r} must have a dtype of the format, got {dtype!r:.50}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
-        raise damaged(path, f"{name!r} has the shape {shape!r:.100}")
+        raise damaged(path, f"{name!r} must have a shape of at most {MAX_DIMENSIONS} sizes, got {shape!r:.100}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_size, offsets)):
-        raise damaged(path, f"{name!r} has the data_offsets {offsets!r:.100}")
+        raise damaged(path, f"{name!r} must have two sizes as data_offsets, got {offsets!r:.100}")
     begin, end = offsets
     bits = math.prod(shape) * _DTYPES[dtype][0]
     if bits % 8 or end - begin != bits // 8:
-        raise damaged(path, f"{name!r} of {shape} {dtype} needs {-(-bits // 8)} bytes, and has {end - begin}")
+        raise damaged(path, f"{name!r} of {shape} {dtype} must have {-(-bits // 8)} bytes, got {end - begin}")
     return dtype, tuple(shape), begin, end
 
 
@@ -142,7 +145,9 @@ def _reading(
         return np.frombuffer(data, of, math.prod(shape), offset).reshape(shape)
 
     def refused() -> np.ndarray:
-        raise TensorFileError(f"{path}: {name!r} is {dtype}, which cylstm does not read: convert it to F32 first")
+        raise TensorFileError(
+            f"{path}: {name!r} must be of a dtype that NumPy has, got {dtype}: convert it to F32 first"
+        )
 
     numpy_dtype = _DTYPES[dtype][1]
     if dtype == "BF16":

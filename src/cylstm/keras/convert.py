@@ -27,11 +27,11 @@ def from_lstm(lstm: Module) -> Sequential:
         If Keras has no layer for it (``proj_size``, complex numbers).
     """
     if not isinstance(lstm, Module):
-        raise TypeError(f"expected an LSTM, got {type(lstm).__name__}")
+        raise TypeError(f"lstm must be an LSTM, got {type(lstm).__name__}")
     if lstm.proj_size:
-        raise ValueError(f"an LSTM with proj_size={lstm.proj_size} is none of Keras's: it has no projection")
+        raise ValueError(f"lstm must have no projection, which Keras lacks, got proj_size={lstm.proj_size}")
     if lstm.dtype.kind == "c":
-        raise ValueError(f"an LSTM of {lstm.dtype} is none of Keras's: its LSTM is real")
+        raise ValueError(f"lstm must be real, as the LSTM of Keras is, got {lstm.dtype}")
     model = Sequential([Input((None, lstm.input_size))])
     for layer in range(lstm.num_layers):
         one = LSTM(
@@ -165,7 +165,7 @@ def _refused(file: KerasFile, layer: Stored) -> str:
         return ""
     kind, config = described.kind, described.config
     if kind not in ("LSTM", "Bidirectional"):
-        return f"is a {kind}, which cylstm does not know"
+        return f"is a {kind}"
     remedy = ": use cylstm.keras.load_model"
     one, other = config, config
     if kind == "Bidirectional":
@@ -178,9 +178,9 @@ def _refused(file: KerasFile, layer: Stored) -> str:
     for part in (one, other):
         for option, computed in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
             if part.get(option) != computed:
-                return f"has {option}={part.get(option)!r}, and cylstm computes {computed!r} alone"
+                return f"has {option}={part.get(option)!r} instead of {computed!r}"
         if part.get("time_major"):
-            return "has time_major=True, which cylstm does not know"
+            return "has time_major=True"
     if one.get("go_backwards"):
         return f"has go_backwards=True{remedy}"
     return ""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import as_dtype
+from ..files.names import either
 from ..random import randn, uniform
 
 Initializer = str | Callable[..., Any]
@@ -20,7 +21,7 @@ def initializer(value: Initializer) -> Callable[..., Any]:
     if callable(value):
         return value
     if value not in INITIALIZERS:
-        raise ValueError(f"expected an initializer out of {', '.join(INITIALIZERS)}, or a callable; got {value!r}")
+        raise ValueError(f"initializer must be a callable, {either(map(repr, INITIALIZERS))}, got {value!r}")
     return INITIALIZERS[value]
 
 

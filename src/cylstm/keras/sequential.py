@@ -9,22 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import as_array, as_dtype
+from ..arrays.arguments import DTYPES, as_array, as_dtype
+from ..files.container import damaged
+from ..files.names import either
 from ..progress import Progress
 from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
-from .layers import (
-    LSTM,
-    Bidirectional,
-    Dense,
-    Dropout,
-    Input,
-    Layer,
-    Masking,
-    Recurrent,
-    Shape,
-    Variable,
-)
+from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
 from .layers.arguments import checked_weights, positive
+from .layers.base import BatchShape, Layer, Recurrent, Variable
 
 
 class Sequential:
@@ -50,7 +42,7 @@ class Sequential:
         self.name = name
         self.layers: list[Layer] = []
         self._used: dict[str, int] = {}
-        self._batch_shape: Shape | None = None
+        self._batch_shape: BatchShape | None = None
         for layer in layers:
             self.add(layer)
 
@@ -67,19 +59,21 @@ class Sequential:
         """
         if isinstance(layer, Input):
             if self.layers or self._batch_shape:
-                raise ValueError("Input must be the first entry")
+                raise ValueError("Input must be the first entry, got one behind others: give it first")
             self._batch_shape = layer.batch_shape
             return
         if not isinstance(layer, Layer):
-            raise TypeError(f"expected a layer of cylstm.keras, got {type(layer).__name__}")
+            raise TypeError(f"layer must be a layer of cylstm.keras, got {type(layer).__name__}")
         if any(layer is one for one in self.layers):
-            raise ValueError(f"the layer {layer.name!r} is there already")
+            raise ValueError(f"layer must be a new one, got {layer.name!r} again: make another")
         if not self.layers and self._batch_shape is None and layer._input_shape is not None:
             self._batch_shape = (None, *layer._input_shape)
         if self._batch_shape is not None:
             shape = self._output_shape(self.layers)
             if isinstance(shape, list):
-                raise ValueError(f"{self.layers[-1].name} returns several arrays, so no layer can follow it")
+                raise ValueError(
+                    f"{self.layers[-1].name} must give one array to the next layer, got {len(shape)}: make it the last"
+                )
             if not layer.built:
                 layer.build(shape)
             layer.output_shape(shape)
@@ -140,10 +134,12 @@ class Sequential:
         x = as_array(x, "x")
         expected = self._batch_shape or (None,) * (x.ndim - 1) + x.shape[-1:]
         if x.ndim != len(expected) or any(a not in (None, b) for a, b in zip(expected, x.shape, strict=True)):
-            raise ValueError(f"{self.name} takes input of the shape {expected}, got {x.shape}")
+            raise ValueError(f"input of {self.name} must have shape {expected}, got {x.shape}")
         for layer in self.layers:
             if isinstance(x, tuple):
-                raise ValueError(f"{layer.name} takes one array, and the layer before returns {len(x)}")
+                raise ValueError(
+                    f"input of {layer.name} must be one array, got {len(x)} from the layer before: make that the last"
+                )
             following = layer.compute_mask(x, mask)
             x, mask = layer(x, mask=mask), following
         self._batch_shape = expected
@@ -165,11 +161,11 @@ class Sequential:
         numpy.ndarray, or a list of them where the last layer returns several
         """
         if verbose not in ("auto", 0, 1):
-            raise ValueError(f"expected verbose to be 'auto', 0 or 1, got {verbose!r}")
+            raise ValueError(f"verbose must be 'auto', 0 or 1, got {verbose!r}")
         size = 32 if batch_size is None else positive(batch_size, "batch_size")
         x = as_array(x, "x")
         if not len(x):
-            raise ValueError("expected at least one sequence, got none")
+            raise ValueError("x must have at least one sequence, got none")
         results = []
         with Progress(-(-len(x) // size), "batches", shown=None if verbose == "auto" else bool(verbose)) as bar:
             for begin in range(0, len(x), size):
@@ -188,7 +184,9 @@ class Sequential:
             If the weights are not there yet: the model was neither called nor told its input's shape.
         """
         if self._batch_shape is None or not self.built:
-            raise ValueError("the model is not built: begin it with Input(shape), or call it first")
+            raise ValueError(
+                "the model must be built, got no shape of its input yet: begin it with Input(shape), or call it first"
+            )
         line, double = "_" * 65, "=" * 65
 
         def row(*texts: object) -> str:
@@ -223,7 +221,9 @@ class Sequential:
             If the path ends in something else, or the weights are not there yet.
         """
         if not self.built:
-            raise ValueError("the model is not built: begin it with Input(shape), or call it first")
+            raise ValueError(
+                "the model must be built, got no shape of its input yet: begin it with Input(shape), or call it first"
+            )
         write_weights(weights_path(path), self.stored(), name=self.name)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
@@ -245,7 +245,7 @@ class Sequential:
         if sorted(one.path for one in mine) != sorted(there):
             wanted, found = ", ".join(one.path for one in mine), ", ".join(there)
             raise ValueError(
-                f"{path}: expected the weights of {wanted or 'nothing'}; got those of {found or 'nothing'}"
+                f"{path} must hold the weights of {wanted or 'nothing'}, got those of {found or 'nothing'}"
             )
         arrays = [array for one in mine for part in one.parts for array in there[one.path].parts.get(part, [])]
         self.set_weights(arrays)
@@ -269,13 +269,13 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
     if file.kind != "Sequential":
         kind = f"a {file.kind} model" if file.kind else "weights without a configuration"
         raise ValueError(
-            f"{path} holds {kind}, not a Sequential one: cylstm.load(path) gives an LSTM of it; or build a "
+            f"{path} must hold a Sequential model, got {kind}: cylstm.load(path) gives an LSTM of it; or build a "
             "cylstm.keras.Sequential and use its load_weights"
         )
     if path.suffix.lower() != ".keras":
         raise ValueError(
-            f"{path} is in Keras's older format, of which cylstm.load(path) takes the LSTM alone: "
-            "for the whole model, save it as .keras"
+            f"{path} must be a .keras file, got one in Keras's older format, of which cylstm.load(path) takes the LSTM "
+            "alone: for the whole model, save it as .keras"
         )
     try:
         model = Sequential(name=file.config["name"])
@@ -287,7 +287,7 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
             else:
                 model.add(_from_config(kind, config))
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path}: the configuration is damaged ({type(error).__name__}: {error})") from error
+        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     model.take(file, path)
@@ -298,14 +298,16 @@ def _from_config(kind: str, config: dict[str, Any]) -> Layer:
     """The layer that a configuration describes."""
     classes: dict[str, type[Layer]] = {one.__name__: one for one in (LSTM, Bidirectional, Dense, Masking, Dropout)}
     if kind not in classes:
-        raise ValueError(f"the layer {config.get('name')!r} is a {kind}, which cylstm does not compute")
+        raise ValueError(
+            f"the layer {config.get('name')!r} must be one that cylstm computes ({either(classes)}), got a {kind}"
+        )
     cls = classes[kind]
     arguments = {name: config[name] for name in cls._arguments if name in config}
     dtype = config.get("dtype")
     if isinstance(dtype, dict):
         if dtype["class_name"] != "DTypePolicy":
             raise ValueError(
-                f"the layer {config.get('name')!r} has a {dtype['class_name']}, which cylstm does not compute"
+                f"the dtype of the layer {config.get('name')!r} must be a DTypePolicy, got a {dtype['class_name']}"
             )
         dtype = dtype["config"]["name"]
     if kind == "Bidirectional":
@@ -319,7 +321,7 @@ def _from_config(kind: str, config: dict[str, Any]) -> Layer:
             arguments["dtype"] = as_dtype(dtype)
         except (RuntimeError, TypeError):
             raise ValueError(
-                f"the layer {config.get('name')!r} has the dtype {dtype!r}, which cylstm does not have"
+                f"the dtype of the layer {config.get('name')!r} must be {either(DTYPES)}, got {dtype!r}"
             ) from None
     if batch_shape := config.get("batch_input_shape"):  # of Keras 2
         arguments["input_shape"] = tuple(batch_shape[1:])

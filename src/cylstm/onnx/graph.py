@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.container import expansion_limit
+from ..files.container import TensorFileError, expansion_limit
 from .convention import ONNX
 from .operators import OPERATORS, VIEWS, Unknown
 
@@ -78,7 +78,7 @@ class Scope:
                 passed = scope.inputs[name]
                 return (scope, name) if passed is None else passed[0].owner(passed[1])
             scope = scope.parent
-        raise ValueError(f"{name!r} is used and made nowhere")
+        raise TensorFileError(f"{name!r} must be made where it is used, got no node or input that makes it")
 
     def producer(self, name: str) -> tuple[Scope, Any]:
         """The scope and node that make a value; no node for initializers and inputs."""
@@ -151,13 +151,18 @@ class Scope:
             attributes["value"] = self._array(attributes["value"])
         inputs = [self.value(name) if name else None for name in node.input]
         if node.op_type not in VIEWS and sum(array.nbytes for array in inputs if array is not None) > self.limit:
-            raise ValueError(f"{node.op_type} makes {node.output[0]!r} of more than {self.limit} bytes")
+            raise TensorFileError(
+                f"{node.output[0]!r} must have at most {self.limit} bytes, got more from {node.op_type}: "
+                "compute it once and store it as an initializer"
+            )
         try:
             results = evaluate(attributes, *inputs)
         except Unknown:
             raise
         except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
-            raise ValueError(f"{node.op_type} cannot make {node.output[0]!r}: {error}") from error
+            raise TensorFileError(
+                f"the inputs of {node.op_type} must give {node.output[0]!r}, got {type(error).__name__}: {error}"
+            ) from error
         results = results if isinstance(results, list) else [results]
         for name, array in zip(node.output, results, strict=False):
             if name:
@@ -171,16 +176,22 @@ class Scope:
             raise Unknown("a sparse constant")
         if external_data_helper.uses_external_data(tensor):
             if self.folder is None:
-                raise ValueError(f"{tensor.name!r} is in another file, and the model was given without a folder")
+                raise TensorFileError(
+                    f"{tensor.name!r} must be in the model, got one that is in another file: give the path of the model"
+                )
             location = external_data_helper.ExternalDataInfo(tensor).location
             if not (self.folder / location).exists():
-                raise ValueError(f"{tensor.name!r} is in the file {location!r}, which is not there: copy it along")
+                raise TensorFileError(
+                    f"{tensor.name!r} must be in the file {location!r}, got no such file: copy it along"
+                )
             loaded = TensorProto()
             loaded.CopyFrom(tensor)
             external_data_helper.load_external_data_for_tensor(loaded, str(self.folder))
             tensor = loaded
         if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2**40:
-            raise ValueError(f"{tensor.name!r} has the shape {tuple(tensor.dims)}")
+            raise TensorFileError(
+                f"{tensor.name!r} must have sizes of 0 or more and at most 2**40 elements, got {tuple(tensor.dims)}"
+            )
         array = numpy_helper.to_array(tensor)
         return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
@@ -204,7 +215,7 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
                 todo.append(Scope(function, inputs=passed, attributes=scope.attributes_of(node), **shared))
         count += 1
         if count + len(todo) > MAX_SCOPES:
-            raise ValueError(f"more than {MAX_SCOPES} graphs and calls of functions")
+            raise TensorFileError(f"a model must have at most {MAX_SCOPES} graphs and calls of functions, got more")
 
 
 def _subgraphs(node: Any) -> Iterator[Any]:

@@ -36,7 +36,7 @@ def of_node(scope: Scope, node: Any) -> Found:
     name = node.name or next(filter(None, node.output), node.op_type)
     found = Found(name, (node.name,), "forward", 0, 0, {}, {}, False)
     if node.op_type in RELATIVES:
-        return found._replace(refused=f"is a {node.op_type}, which cylstm does not compute")
+        return found._replace(refused=f"is a {node.op_type}")
     try:
         return _checked(scope, node, found)
     except Unknown as error:
@@ -54,7 +54,7 @@ def _checked(scope: Scope, node: Any, found: Found) -> Found:
     given = {name: value for name, value in zip(INPUTS, node.input, strict=False) if value}
     direction, layout, hidden_size = _options(scope.attributes_of(node))
     if "P" in given and not scope.is_zero(given["P"]):
-        raise _Refused("has peepholes (P), which cylstm does not compute")
+        raise _Refused("has peepholes (P)")
     if "W" not in given or "R" not in given or "X" not in given:
         raise _Refused("has no X, W or R")
     arrays = _weights(scope, given, direction, hidden_size)
@@ -77,16 +77,16 @@ def _options(attributes: dict[str, Any]) -> tuple[str, int, int | None]:
     if direction not in ("forward", "reverse", "bidirectional") or layout not in (0, 1):
         raise _Refused(f"has direction={direction!r} and layout={layout!r}, which ONNX does not have")
     if attributes.pop("input_forget", 0):
-        raise _Refused("has input_forget=1, coupled gates, which cylstm does not compute")
+        raise _Refused("has coupled gates (input_forget=1)")
     if "clip" in attributes:
-        raise _Refused(f"has clip={attributes['clip']:g}, which cylstm does not compute")
+        raise _Refused(f"has clip={attributes['clip']:g}")
     computed = ACTIVATIONS * _directions(direction)
     activations = attributes.pop("activations", computed)
     if [name.lower() for name in activations] != computed:
-        raise _Refused(f"has activations={activations}, and cylstm computes {', '.join(ACTIVATIONS)} alone")
+        raise _Refused(f"has activations={activations} instead of {', '.join(ACTIVATIONS)}")
     attributes.pop("activation_alpha", None), attributes.pop("activation_beta", None)  # sigmoid and tanh take none
     if attributes:
-        raise _Refused(f"has the attribute {next(iter(attributes))!r}, which cylstm does not know")
+        raise _Refused(f"has the attribute {next(iter(attributes))!r}")
     return direction, layout, hidden_size
 
 
@@ -106,7 +106,7 @@ def _weights(scope: Scope, given: Mapping[str, str], direction: str, hidden_size
             shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             raise _Refused(f"does not fit together: direction {direction}, hidden_size {hidden_size}, {shapes}")
         if array.dtype != W.dtype or array.dtype.name not in ("float16", "float32", "float64"):
-            raise _Refused(f"has {name} of dtype {array.dtype}, which cylstm does not read")
+            raise _Refused(f"has {name} of dtype {array.dtype}")
         if array.nbytes > scope.limit:
             raise _Refused(f"has {name} of {array.nbytes} bytes, far more than the file")
     return arrays

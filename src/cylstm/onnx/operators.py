@@ -67,19 +67,19 @@ def _split(attributes: dict[str, Any], x: np.ndarray, sizes: np.ndarray | None =
     parts = attributes.get("split") if sizes is None else sizes.tolist()
     if parts is None:
         if "num_outputs" not in attributes:
-            raise ValueError("the sizes of the parts are not given")
+            raise ValueError("Split must have the sizes of its parts or their number, got neither")
         part = -(-x.shape[axis] // attributes["num_outputs"])
         parts = [part] * (attributes["num_outputs"] - 1)
         parts.append(x.shape[axis] - sum(parts))
     if sum(parts) != x.shape[axis] or min(parts) < 0:
-        raise ValueError(f"parts of {parts} do not make {x.shape[axis]}")
+        raise ValueError(f"parts must add up to {x.shape[axis]}, got {parts}")
     return np.split(x, np.cumsum(parts)[:-1], axis)
 
 
 def _gather(attributes: dict[str, Any], x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     axis = attributes.get("axis", 0)
     if indices.size > max(x.shape[axis], 1):
-        raise ValueError(f"{indices.size} of {x.shape[axis]} elements are taken")
+        raise ValueError(f"Gather must take at most {x.shape[axis]} elements, got {indices.size}")
     return np.take(x, indices, axis)
 
 

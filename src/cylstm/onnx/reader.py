@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import as_array
-from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing
+from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
 from .convention import ONNX, import_onnx
 from .graph import scopes
 from .node import Found
@@ -36,12 +36,13 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
         As :func:`load` does; ValueError also if there is no LSTM.
     """
     path = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    what = path or "the model"
     if path is None and not isinstance(model, import_onnx().ModelProto):
-        raise TypeError(f"expected a path or an onnx.ModelProto, got {type(model).__name__}")
+        raise TypeError(f"model must be a path or an onnx.ModelProto, got {type(model).__name__}")
     known = {name: as_array(value, name) for name, value in (inputs or {}).items()}
     taken: set[str] = set()
+    proto, size = (model, model.ByteSize()) if path is None else _parsed(path)
     try:
-        proto, size = (model, model.ByteSize()) if path is None else _parsed(path)
         others: dict[str, int] = {}
         found: dict[str, Found] = {}
         for scope in scopes(proto, None if path is None else path.parent, size):
@@ -56,19 +57,20 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
             for node in scope.nodes:
                 kind = node.op_type if node.domain in ONNX else f"{node.domain}.{node.op_type}"
                 others[kind] = others.get(kind, 0) + 1
-    except (ImportError, FileNotFoundError, TensorFileError):
+    except (ImportError, FileNotFoundError):
         raise
+    except TensorFileError as error:
+        raise TensorFileError(f"{what}: {error}") from error
     except Exception as error:  # what damaged files lead to: DecodeError, ValidationError, RecursionError, KeyError …
-        what = path or "the model"
-        raise TensorFileError(f"{what}: not a readable ONNX model ({type(error).__name__}: {error})") from error
+        raise unreadable(what, "ONNX model", error) from error
     if unknown := known.keys() - taken:
         raise ValueError(
-            f"{path or 'the model'} takes no input {', '.join(map(repr, sorted(unknown)))}; "
-            f"it takes {', '.join(map(repr, sorted(taken))) or 'none'}"
+            f"inputs must be among those of {what} ({', '.join(map(repr, sorted(taken))) or 'none'}), "
+            f"got {', '.join(map(repr, sorted(unknown)))}"
         )
     if not found:
         there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
-        raise TensorFileError(f"{path or 'the model'} holds no LSTM node; it holds {there}")
+        raise TensorFileError(f"{what} must hold an LSTM node, got {there}")
     return found
 
 
@@ -101,6 +103,6 @@ def _parsed(path: Path) -> tuple[Any, int]:
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # DecodeError and others, by the version of protobuf
-        raise TensorFileError(f"{path}: not a readable ONNX model ({type(error).__name__}: {error})") from error
+        raise unreadable(path, "ONNX model", error) from error
     beside = path.with_name(f"{path.name}.data")
     return proto, size + (beside.stat().st_size if beside.is_file() else 0)

@@ -11,6 +11,7 @@ from ..arrays.arguments import as_array
 from ..arrays.packing import pack_padded_sequence, pad_packed_sequence
 from ..backends.base import Backend
 from ..files.modules import make_lstm
+from ..files.names import not_computed
 from ..nn.lstm import LSTM as Module
 from .node import Found
 from .reader import find
@@ -70,7 +71,7 @@ class LSTM:
         """
         X = as_array(X, "X")
         if X.ndim != 3:
-            raise ValueError(f"X must have three dimensions, got the shape {X.shape}")
+            raise ValueError(f"X must have three dimensions, got {X.ndim} of shape {X.shape}")
         lengths = self._given("sequence_lens", sequence_lens)
         h_0, c_0 = self._given("initial_h", initial_h), self._given("initial_c", initial_c)
         if self.layout:
@@ -103,7 +104,7 @@ class LSTM:
     def _given(self, what: str, value: Any) -> np.ndarray | None:
         stored = self.states[what]
         if value is None and isinstance(stored, str):
-            raise TypeError(f"{what} is no constant of the model, which computes it or takes it as {stored!r}: give it")
+            raise TypeError(f"{what} must be an array, got None: give what the model computes, or takes, as {stored!r}")
         value = stored if value is None else value
         return None if value is None else as_array(value, what)
 
@@ -149,11 +150,13 @@ def load(
     found = find(model, inputs=inputs)
     chosen = [found[name]] if name in found else list(found.values()) if not name else []
     if not chosen:
-        raise ValueError(f"no LSTM has the name {name!r}; there are {', '.join(map(repr, found))}")
+        raise ValueError(f"name must be that of an LSTM ({', '.join(map(repr, found))}), got {name!r}")
     if len(chosen) > 1:
-        raise ValueError(f"the model holds {len(found)} LSTMs: give the name of one: {', '.join(map(repr, found))}")
+        raise ValueError(
+            f"the model must hold one LSTM, got {len(found)}: give the name of one: {', '.join(map(repr, found))}"
+        )
     if chosen[0].refused:
-        raise ValueError(f"the LSTM {chosen[0].name!r} {chosen[0].refused}")
+        raise ValueError(not_computed(repr(chosen[0].name), chosen[0].refused))
     return LSTM(chosen[0], make_lstm(chosen[0].parameters, f"the LSTM {chosen[0].name!r}", backend=backend))
 
 

@@ -52,8 +52,9 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     model = helper.make_model(graph.finished(module, states), opset_imports=[opset], producer_name="cylstm")
     model.ir_version = helper.find_min_ir_version_for([opset])
     helper.set_model_props(model, {f"{name}.dropout": repr(module.dropout)})
-    if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
-        raise ValueError(f"the model has {model.ByteSize():,} bytes, more than an ONNX file can have")
+    size, most = model.ByteSize(), onnx.checker.MAXIMUM_PROTOBUF
+    if size > most:
+        raise ValueError(f"the model must have at most {most:,} bytes, as each ONNX file, got {size:,}")
     return model
 
 
@@ -67,17 +68,17 @@ def save(module: Module, path: str | os.PathLike[str], **options: Any) -> None:
 def _check(module: object, opset_version: int, newest: int) -> None:
     """Raise where the opset has no node for the module."""
     if not isinstance(module, Module):
-        raise TypeError(f"expected an LSTM, got {type(module).__name__}")
+        raise TypeError(f"module must be an LSTM, got {type(module).__name__}")
     if module.proj_size:
-        raise ValueError(f"an LSTM with proj_size={module.proj_size} cannot be exported: ONNX has no projection")
+        raise ValueError(f"module must have no projection, which ONNX lacks, got proj_size={module.proj_size}")
     if module.dtype.kind == "c":
-        raise ValueError(f"an LSTM of {module.dtype} cannot be exported: the LSTM of ONNX is real")
+        raise ValueError(f"module must be real, as the LSTM of ONNX is, got {module.dtype}")
     if not 14 <= opset_version <= newest:
-        raise ValueError(f"expected an opset_version from 14 to {newest}, got {opset_version}")
+        raise ValueError(f"opset_version must be from 14 to {newest}, got {opset_version}")
     if module.dtype.name == "bfloat16" and opset_version < 22:
         raise ValueError(
-            f"an LSTM of bfloat16 cannot be exported to opset {opset_version}: ONNX has it from opset 22 on; give that "
-            "as opset_version, or convert the module by module.to('float32')"
+            f"opset_version must be 22 or more for an LSTM of bfloat16, got {opset_version}: give opset_version=22, "
+            "or convert the module by module.to('float32')"
         )
 
 

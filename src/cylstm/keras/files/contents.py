@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...files.container import TensorFileError, existing, expansion_limit, replacing
+from ...files.container import TensorFileError, damaged, existing, expansion_limit, replacing, unreadable
 from .hdf5 import Group, attribute, check_heaps, groups, import_h5py
 
 #: Nested layers of a configuration.
@@ -84,13 +84,15 @@ def read_file(path: Path) -> KerasFile:
                 model = json.loads(text)
             metadata = json.loads(attribute(file, METADATA) or "{}")
         if not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("the metadata are not text")
+            raise TensorFileError("metadata must be text, got something else")
         described = {one.name: one for one in _describe(model.get("config", {}), "layers", "", 0)}
         names = {one.path: one.name for one in described.values()}
         stored = _stored(found, names)
         return KerasFile(model.get("class_name", ""), model.get("config", {}), described, stored, metadata)
+    except TensorFileError as error:
+        raise damaged(path, str(error)) from error
     except Exception as error:  # of zipfile, json, HDF5: OSError, RuntimeError, KeyError, RecursionError …
-        raise TensorFileError(f"{path}: not a readable Keras file ({type(error).__name__}: {error})") from error
+        raise unreadable(path, "Keras file", error) from error
 
 
 def write_weights(
@@ -126,7 +128,7 @@ def write_weights(
 def weights_path(path: str | os.PathLike[str]) -> Path:
     """The path, if Keras would take it for a file of weights."""
     if not str(path).lower().endswith(".weights.h5"):
-        raise ValueError(f"expected a path that ends in .weights.h5, got {str(path)!r}")
+        raise ValueError(f"path must end in .weights.h5, got {str(path)!r}")
     return Path(path)
 
 
@@ -144,7 +146,7 @@ def numbered(name: str, used: dict[str, int]) -> str:
 def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     info = archive.getinfo(name)
     if info.file_size > expansion_limit(size):
-        raise ValueError(f"{name} would grow to {info.file_size} bytes")
+        raise TensorFileError(f"{name} must grow to at most {expansion_limit(size)} bytes, got {info.file_size}")
     return archive.read(info)
 
 
@@ -184,7 +186,7 @@ def _name(path: str, found: Mapping[str, Group]) -> str:
 def _describe(config: Any, path: str, around: str, depth: int) -> Iterator[Described]:
     """The layers of a configuration, those of nested models and wrappers too."""
     if depth > MAX_DEPTH:
-        raise ValueError("the layers are nested too deep")
+        raise TensorFileError(f"layers must be nested at most {MAX_DEPTH} deep, got more")
     used: dict[str, int] = {}
     for layer in config.get("layers", []) if isinstance(config, dict) else []:
         yield from _describe_one(layer, f"{path}/{numbered(snake_case(layer['class_name']), used)}", around, depth)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...files.container import MAX_EXPANDED, widened
+from ...files.container import MAX_EXPANDED, TensorFileError, widened
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -34,24 +34,26 @@ def groups(h5py: Any, file: Any, limit: int) -> Iterator[Group]:
         path, group, depth = todo.pop(0)
         address = h5py.h5o.get_info(group.id).addr
         if address in seen or depth > MAX_DEPTH:
-            raise ValueError(f"the group {path!r} is there twice, or too deep")
+            raise TensorFileError(
+                f"the group {path!r} must be there once, at most {MAX_DEPTH} deep, got it again or deeper"
+            )
         seen.add(address)
         arrays: dict[str, np.ndarray] = {}
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{path}/{name} is a link, which is not followed")
+                raise TensorFileError(f"{path}/{name} must be in its place, got a link, which is not followed")
             item = group[name]
             if isinstance(item, h5py.Group):
                 todo.append((f"{path}/{name}".lstrip("/"), item, depth + 1))
                 continue
             if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise ValueError(f"{path}/{name} is not an array in this file")
+                raise TensorFileError(f"{path}/{name} must be an array in this file, got something else")
             bfloat16 = item.dtype == "V2" and attribute(item, "dtype") == "bfloat16"
             if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
                 continue
             total += item.size * item.dtype.itemsize
             if total > limit:
-                raise ValueError(f"the arrays have more than {limit} bytes")
+                raise TensorFileError(f"the arrays must have at most {limit} bytes, got {total} or more")
             array = item[()]
             arrays[name.partition(":")[0]] = widened(array) if bfloat16 else array
         yield Group(path, attribute(group, "name"), arrays)
@@ -63,10 +65,10 @@ def attribute(item: Any, name: str) -> str | None:
         return None
     identifier = item.attrs.get_id(name)
     if identifier.shape != () or identifier.get_storage_size() > MAX_EXPANDED:
-        raise ValueError(f"the attribute {name!r} of {item.name} is not one text")
+        raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got something else")
     value = item.attrs[name]
     if not isinstance(value, bytes | str):
-        raise ValueError(f"the attribute {name!r} of {item.name} is not text")
+        raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got a {type(value).__name__}")
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -100,8 +102,8 @@ def check_heaps(source: Path | io.BytesIO) -> None:
                     int.from_bytes(data[at + 8 : at + 16], "little"),
                 )
                 if index == 0 and at + size != end:
-                    raise ValueError("a heap of texts does not end where it should")
+                    raise TensorFileError(f"a heap of texts must end at byte {end}, got {at + size}")
                 at += size if index == 0 else 16 + size + -size % 8
             if at > end or end - at >= 16:
-                raise ValueError("a heap of texts does not end where it should")
+                raise TensorFileError(f"a heap of texts must end at byte {end}, got {at}")
             begin = data.find(_HEAP, begin + 1)

@@ -13,9 +13,9 @@ from ...arrays.arguments import as_array
 def positive(value: Any, name: str = "units") -> int:
     """The value as an int, which it must be."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"expected {name} to be an int, got {value!r}")
+        raise TypeError(f"{name} must be an int, got {value!r}")
     if value <= 0:
-        raise ValueError(f"expected {name} to be positive, got {value}")
+        raise ValueError(f"{name} must be positive, got {value}")
     return int(value)
 
 
@@ -23,7 +23,7 @@ def converted(value: Any, dtype: np.dtype, name: str) -> np.ndarray:
     """The value as an array of this dtype, if it is of numbers that lose nothing but precision on the way."""
     array = as_array(value, name)
     if array.dtype.kind not in "biufV" and array.dtype.kind != dtype.kind:  # V: bfloat16
-        raise TypeError(f"expected {name} to be of real numbers, to be converted to {dtype}; got {array.dtype}")
+        raise TypeError(f"{name} must be of real numbers, to become {dtype}, got {array.dtype}")
     return array.astype(dtype, copy=False)
 
 
@@ -33,16 +33,16 @@ def checked_mask(mask: Any, x: np.ndarray) -> np.ndarray | None:
         return None
     mask = as_array(mask, "mask")
     if mask.shape != x.shape[:2] or mask.dtype != bool:
-        raise ValueError(f"expected a mask of bool and shape {x.shape[:2]}, got {mask.dtype} and {mask.shape}")
+        raise ValueError(f"mask must be of bool and shape {x.shape[:2]}, got {mask.dtype} and {mask.shape}")
     return mask
 
 
 def checked_weights(layer: Any, weights: Sequence[Any], old: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The weights as arrays, if they have the shapes of the old ones."""
     if not layer.built:
-        raise ValueError(f"{layer.name} has no weights yet: call it, or build(input_shape), first")
+        raise ValueError(f"{layer.name} must be built, got no weights yet: call it, or build(input_shape), first")
     arrays = [np.asarray(one) if isinstance(one, list | float) else as_array(one, "weights") for one in weights]
     wanted, got = [array.shape for array in old], [array.shape for array in arrays]
     if got != wanted:
-        raise ValueError(f"{layer.name} has weights of the shapes {wanted}, got {got}")
+        raise ValueError(f"weights of {layer.name} must have the shapes {wanted}, got {got}")
     return arrays

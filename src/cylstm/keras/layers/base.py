@@ -8,15 +8,17 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ...arrays.arguments import as_dtype
+from ...files.names import either
 from ..files.contents import snake_case
 from .arguments import checked_weights, converted
 
-Shape = tuple[int | None, ...]
+#: Of input and output: the batch first, None where any size will do.
+BatchShape = tuple[int | None, ...]
 
 #: Options of Keras's layers that are not computed here, and the values that ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
-    "dropout": (0, 0.0),
-    "recurrent_dropout": (0, 0.0),
+    "dropout": (0,),
+    "recurrent_dropout": (0,),
     "unroll": (False,),
     "use_cudnn": ("auto", False),
     "seed": (None,),
@@ -58,7 +60,7 @@ class Input:
     """
 
     def __init__(self, shape: Sequence[int | None], batch_size: int | None = None, name: str | None = None) -> None:
-        self.batch_shape: Shape = (batch_size, *shape)
+        self.batch_shape: BatchShape = (batch_size, *shape)
         self.name = name or "input_layer"
 
     def __repr__(self) -> str:
@@ -82,9 +84,11 @@ class Layer:
     def __init__(self, *, name: str | None = None, dtype: Any = None, input_shape: Any = None, **options: Any) -> None:
         for option, value in options.items():
             if option not in _NOTHING:
-                raise TypeError(f"{type(self).__name__} has no option {option!r}")
+                raise TypeError(f"options must be among {', '.join(_NOTHING)}, got {option!r}")
             if not any(np.array_equal(value, nothing) for nothing in _NOTHING[option]):
-                raise ValueError(f"{option}={value!r} is not computed by cylstm: leave it out, or use Keras")
+                raise ValueError(
+                    f"{option} must be {either(map(repr, _NOTHING[option]))}, got {value!r}: leave it out, or use Keras"
+                )
         self.name = name or snake_case(type(self).__name__)
         self._named = name is not None
         self._input_shape = input_shape
@@ -94,11 +98,11 @@ class Layer:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input of this shape, batch included."""
         self.built = True
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """The shape of what a call returns for input of this shape, both with the batch."""
         return input_shape
 
@@ -141,7 +145,7 @@ class Layer:
         """The input in the layer's dtype; the layer is built."""
         x = converted(x, self.dtype, "x")
         if ndim is not None and x.ndim != ndim:
-            raise ValueError(f"{self.name} takes {ndim} dimensions, (batch, steps, features); got the shape {x.shape}")
+            raise ValueError(f"x must have {ndim} dimensions, (batch, steps, features), for {self.name}, got {x.shape}")
         if not self.built:
             self.build(x.shape)
         return x

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...files.names import either
 from ...nn.linear import Linear
 from ..files.contents import OWN
 from ..initializers import Initializer, initializer
 from .arguments import checked_weights, positive
-from .base import Layer, Shape, Variable
+from .base import BatchShape, Layer, Variable
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -56,15 +57,15 @@ class Dense(Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
         if not isinstance(activation, str | None) or activation not in self._ACTIVATIONS:
-            known = ", ".join(map(repr, self._ACTIVATIONS))
-            raise ValueError(f"activation={activation!r} is not computed by cylstm, only {known}")
+            known = either(map(repr, self._ACTIVATIONS))
+            raise ValueError(f"activation must be {known}, got {activation!r}: use one of these, or Keras")
         self.units, self.activation, self.use_bias = positive(units), activation, use_bias
         self._initializers = [initializer(kernel_initializer), initializer(bias_initializer)]
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (..., features)."""
         if input_shape[-1] is None:
-            raise ValueError(f"{self.name} needs to know the number of features, got the shape {input_shape}")
+            raise ValueError(f"input_shape of {self.name} must end in the number of features, got {input_shape}")
         features = int(input_shape[-1])
         self.linear = Linear(features, self.units, bias=self.use_bias, dtype=self.dtype)
         self.built = True
@@ -90,7 +91,7 @@ class Dense(Layer):
         """The weights as they lie in Keras's files."""
         return {OWN: self.get_weights()}
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def output_shape(self, input_shape: BatchShape) -> BatchShape:
         """(..., units)."""
         return (*input_shape[:-1], self.units)
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...arrays.packing import pack_padded_sequence, pad_packed_sequence
+from ...files.names import either
 from ...nn.lstm import LSTM as Module
 from ..files.contents import BACKWARD, CELL, FORWARD
 from ..initializers import Initializer, initializer
 from .arguments import checked_mask, checked_weights, converted, positive
-from .base import Recurrent, Shape, Variable
+from .base import BatchShape, Recurrent, Variable
 
 
 class LSTM(Recurrent):
@@ -100,7 +101,7 @@ class LSTM(Recurrent):
             ("recurrent_activation", recurrent_activation, "sigmoid"),
         ):
             if value != computed:
-                raise ValueError(f"{option}={value!r} is not computed by cylstm, only {computed!r}")
+                raise ValueError(f"{option} must be {computed!r}, got {value!r}: leave it out, or use Keras")
         self.units = positive(units)
         self.use_bias, self.unit_forget_bias = use_bias, unit_forget_bias
         self._initializers = [initializer(one) for one in (kernel_initializer, recurrent_initializer)]
@@ -110,10 +111,10 @@ class LSTM(Recurrent):
         self.zero_output_for_mask = zero_output_for_mask
         self.states: tuple[np.ndarray, np.ndarray] | None = None
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (B, T, I)."""
         if len(input_shape) != 3 or input_shape[-1] is None:
-            raise ValueError(f"{self.name} takes input of the shape (batch, steps, features), got {input_shape}")
+            raise ValueError(f"input_shape of {self.name} must be (batch, steps, features), got {input_shape}")
         I, H = int(input_shape[-1]), self.units
         kernels = [
             np.asarray(make((size, 4 * H), dtype=self.dtype))
@@ -154,7 +155,7 @@ class LSTM(Recurrent):
         """Let the next call begin at zero."""
         self.states = None
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """(B, T, H) or (B, H); with return_state a list of it and the shapes of h and c."""
         B, T, _ = input_shape
         shape = (B, T, self.units) if self.return_sequences else (B, self.units)
@@ -187,11 +188,13 @@ class LSTM(Recurrent):
         if state is None and self.stateful and self.states is not None:
             state = self.states
             if len(state[0]) != len(x):
-                raise ValueError(f"{self.name} has the states of {len(state[0])} sequences: call reset_state()")
+                raise ValueError(
+                    f"x must have {len(state[0])} sequences, as the states have, got {len(x)}: call reset_state()"
+                )
         hx = None
         if state is not None:
             if len(state) != 2:
-                raise ValueError(f"{self.name} takes two initial states, h and c, got {len(state)}")
+                raise ValueError(f"initial_state must be two arrays, h and c, got {len(state)}")
             h_0, c_0 = (converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
             hx = h_0, c_0
         if self.go_backwards:
@@ -258,19 +261,25 @@ class Bidirectional(Recurrent):
         **options: Any,
     ) -> None:
         if not isinstance(layer, LSTM) or not isinstance(backward_layer, LSTM | None):
-            raise TypeError(f"expected a cylstm.keras.LSTM, got {type(backward_layer or layer).__name__}")
+            raise TypeError(
+                f"layer and backward_layer must be a cylstm.keras.LSTM, got {type(backward_layer or layer).__name__}"
+            )
         super().__init__(name=name, dtype=layer.dtype, input_shape=input_shape or layer._input_shape, **options)
         if not isinstance(merge_mode, str | None) or merge_mode not in self._MERGE:
-            raise ValueError(f"expected merge_mode to be 'concat', 'sum', 'mul', 'ave' or None, got {merge_mode!r}")
+            raise ValueError(f"merge_mode must be {either(map(repr, self._MERGE))}, got {merge_mode!r}")
         self.merge_mode = merge_mode
         self.forward_layer, self.backward_layer = copy.copy(layer), copy.copy(backward_layer or layer)
         if backward_layer is None:
             self.backward_layer.go_backwards = True
         for option in ("return_sequences", "return_state", "stateful", "dtype"):
-            if getattr(self.forward_layer, option) != getattr(self.backward_layer, option):
-                raise ValueError(f"expected two layers with the same {option}")
+            one, other = (getattr(half, option) for half in self._layers)
+            if one != other:
+                raise ValueError(f"{option} must be the same in layer and backward_layer, got {one} and {other}")
         if self.forward_layer.go_backwards == self.backward_layer.go_backwards:
-            raise ValueError("expected two layers of which one has go_backwards=True")
+            raise ValueError(
+                "go_backwards must be True in one of layer and backward_layer, got "
+                f"{self.forward_layer.go_backwards} in both"
+            )
         for direction, one in (("forward", self.forward_layer), ("backward", self.backward_layer)):
             one.name, one.built = f"{direction}_{layer.name}", False
             one.zero_output_for_mask = one.return_sequences
@@ -280,7 +289,7 @@ class Bidirectional(Recurrent):
     def _layers(self) -> tuple[LSTM, LSTM]:
         return self.forward_layer, self.backward_layer
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: BatchShape) -> None:
         """Draw the weights for input (B, T, I)."""
         for layer in self._layers:
             layer.build(input_shape)
@@ -311,10 +320,10 @@ class Bidirectional(Recurrent):
         for layer in self._layers:
             layer.reset_state()
 
-    def output_shape(self, input_shape: Shape) -> Any:
+    def output_shape(self, input_shape: BatchShape) -> Any:
         """As that of the LSTM, with the features of both for "concat"."""
         forward, backward = (layer.output_shape(input_shape) for layer in self._layers)
-        states: list[Shape] = []
+        states: list[BatchShape] = []
         if self.return_state:
             (forward, *states), (backward, *more) = forward, backward
             states += more
@@ -342,7 +351,7 @@ class Bidirectional(Recurrent):
         """
         x = self._enter(x, ndim=3)
         if initial_state is not None and len(initial_state) != 4:
-            raise ValueError(f"{self.name} takes four initial states, h and c of each layer; got {len(initial_state)}")
+            raise ValueError(f"initial_state must be four arrays, h and c of each layer, got {len(initial_state)}")
         first, second = (None, None) if initial_state is None else (initial_state[:2], initial_state[2:])
         forward, backward = self.forward_layer(x, first, mask), self.backward_layer(x, second, mask)
         states: tuple[np.ndarray, ...] = ()
