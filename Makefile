@@ -27,8 +27,9 @@ WHEEL := wheelhouse/.stamp
 
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
     $(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' \
-        -not -name '*.so' -not -name '*.o' -not -name _lstm.c)
-SOURCES := $(wildcard $(SOURCES))
+        -not -name '*.so')
+GENERATED := $(patsubst %.pyx,%.c,$(filter %.pyx,$(SOURCES)))
+SOURCES := $(filter-out $(GENERATED),$(wildcard $(SOURCES)))
 
 PY := .venv-test/bin/python
 LINT_PY := .venv-lint/bin/python
@@ -55,7 +56,7 @@ steps:
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 
-test-suite: $(TEST)  ## the whole suite as a user has it
+test-suite: $(TEST)  ## the whole suite; the threads that a test allows work always
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
 
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
@@ -68,11 +69,14 @@ test-numpy: $(TEST)  ## the suite on the numpy backend
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files or command lines.
 COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch \
-    $(patsubst %,nn/test_%.py,cell differential stream training vjp))
+    $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
+
+LOWER_ISAS := from cylstm.backends.cython_backend import _layer; \
+    print(*(f"test-isa-{isa}" for isa in _layer.instruction_sets()[1:]))
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
-	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _layer; print(*_layer.instruction_sets()[1:])') || exit; \
-	$(MAKE) --no-print-directory $$(printf 'test-isa-%s ' $$isas)
+	@steps=$$($(PY) -c '$(LOWER_ISAS)') || exit; \
+	if [ -n "$$steps" ]; then $(MAKE) --no-print-directory $$steps; else echo "no lower instruction set here"; fi
 
 test-isa-%: $(TEST)
 	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
@@ -112,7 +116,7 @@ sanitize: $(TEST)  ## the compiled module with AddressSanitizer and UndefinedBeh
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 
-C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cu')
+C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests -name '*.[ch]' -o -name '*.cu'))
 
 LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
 
@@ -176,7 +180,7 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 clean:  ## remove everything that the other targets made
 	rm -rf .venv .venv-lint .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f src/cylstm/backends/cython_backend/_lstm.c src/cylstm/backends/cython_backend/*.so
+	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help:
