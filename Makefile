@@ -1,4 +1,5 @@
-# Needs Python 3.11 or newer with venv and headers, a C compiler, make. Debian: apt install gcc make python3-dev python3-venv
+# Needs Python 3.11 or newer with venv and headers, a C compiler, make. On Debian: apt install gcc make python3-dev
+# python3-venv.
 # Everything else is installed into virtual environments inside this folder. `make` alone lists the targets.
 
 SHELL := bash
@@ -90,12 +91,12 @@ test-threads: $(TEST)  ## what computes, on two threads with the decision when t
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 
-check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
+check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier; kernels in compute-sanitizer
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 	@for tier in array steps; do \
 	    $(STEP) "pytest --backend cupy, CYLSTM_CUPY_TIER=$$tier" $(CLEAN_ENV) CYLSTM_CUPY_TIER=$$tier \
-	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -k "not fork" || exit; \
+	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -m "not forks" || exit; \
 	done
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	    $(STEP) "compute-sanitizer $$tool" $(CLEAN_ENV) compute-sanitizer --tool $$tool --error-exitcode 1 \
@@ -108,11 +109,12 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
     testing/test_conformance.py)
 
-sanitize: $(TEST)  ## the compiled module with AddressSanitizer and UndefinedBehaviorSanitizer, in the tests of the kernels
+sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
 	    CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib
-	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) \
+	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 
@@ -153,10 +155,10 @@ fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 
 ##@ Measure it
 
-bench: $(TEST)  ## the benchmarks: table, JSON, plots (long)
+bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plots (long)
 	@$(PY) benchmarks/run.py
 
-bench-quick: $(TEST)  ## the same, fewer cases (3 minutes)
+bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 	@$(PY) benchmarks/run.py --quick
 
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
@@ -184,12 +186,14 @@ clean:  ## remove everything that the other targets made
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help:
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick \
+    bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
-	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
+	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
 
 # ---- environments and artefacts ----
 
