@@ -1,4 +1,5 @@
-# Needs Python 3.11 or newer with venv and headers, a C compiler, make. Debian: apt install gcc make python3-dev python3-venv
+# Needs Python 3.11 or newer with venv and headers, a C compiler, make. On Debian: apt install gcc make python3-dev
+# python3-venv.
 # Everything else is installed into virtual environments inside this folder. `make` alone lists the targets.
 
 SHELL := bash
@@ -27,8 +28,9 @@ WHEEL := wheelhouse/.stamp
 
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
     $(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' \
-        -not -name '*.so' -not -name '*.o' -not -name _lstm.c)
-SOURCES := $(wildcard $(SOURCES))
+        -not -name '*.so')
+GENERATED := $(patsubst %.pyx,%.c,$(filter %.pyx,$(SOURCES)))
+SOURCES := $(filter-out $(GENERATED),$(wildcard $(SOURCES)))
 
 PY := .venv-test/bin/python
 LINT_PY := .venv-lint/bin/python
@@ -55,7 +57,7 @@ steps:
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 
-test-suite: $(TEST)  ## the whole suite as a user has it
+test-suite: $(TEST)  ## the whole suite; the threads that a test allows work always
 	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
 
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
@@ -68,11 +70,14 @@ test-numpy: $(TEST)  ## the suite on the numpy backend
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files or command lines.
 COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch \
-    $(patsubst %,nn/test_%.py,cell differential stream training vjp))
+    $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
+
+LOWER_ISAS := from cylstm.backends.cython_backend import _layer; \
+    print(*(f"test-isa-{isa}" for isa in _layer.instruction_sets()[1:]))
 
 test-cython: $(TEST)  ## what computes, on the cython backend, once per lower instruction set of this machine
-	@isas=$$($(PY) -c 'from cylstm.backends.cython_backend import _layer; print(*_layer.instruction_sets()[1:])') || exit; \
-	$(MAKE) --no-print-directory $$(printf 'test-isa-%s ' $$isas)
+	@steps=$$($(PY) -c '$(LOWER_ISAS)') || exit; \
+	if [ -n "$$steps" ]; then $(MAKE) --no-print-directory $$steps; else echo "no lower instruction set here"; fi
 
 test-isa-%: $(TEST)
 	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
@@ -86,12 +91,12 @@ test-threads: $(TEST)  ## what computes, on two threads with the decision when t
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 
-check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier, each kernel under compute-sanitizer
+check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier; kernels in compute-sanitizer
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 	@for tier in array steps; do \
 	    $(STEP) "pytest --backend cupy, CYLSTM_CUPY_TIER=$$tier" $(CLEAN_ENV) CYLSTM_CUPY_TIER=$$tier \
-	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -k "not fork" || exit; \
+	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -m "not forks" || exit; \
 	done
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	    $(STEP) "compute-sanitizer $$tool" $(CLEAN_ENV) compute-sanitizer --tool $$tool --error-exitcode 1 \
@@ -104,15 +109,16 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
     testing/test_conformance.py)
 
-sanitize: $(TEST)  ## the compiled module with AddressSanitizer and UndefinedBehaviorSanitizer, in the tests of the kernels
+sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
 	    CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib
-	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) \
+	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 
-C_SOURCES = $(shell git ls-files '*.c' '*.h' '*.cu')
+C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests -name '*.[ch]' -o -name '*.cu'))
 
 LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
 
@@ -149,10 +155,10 @@ fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 
 ##@ Measure it
 
-bench: $(TEST)  ## the benchmarks: table, JSON, plots (long)
+bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plots (long)
 	@$(PY) benchmarks/run.py
 
-bench-quick: $(TEST)  ## the same, fewer cases (3 minutes)
+bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 	@$(PY) benchmarks/run.py --quick
 
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
@@ -176,16 +182,18 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 clean:  ## remove everything that the other targets made
 	rm -rf .venv .venv-lint .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f src/cylstm/backends/cython_backend/_lstm.c src/cylstm/backends/cython_backend/*.so
+	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help:
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick \
+    bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
-	@command -v nvidia-smi >/dev/null || { echo "this needs an NVIDIA GPU and its driver: there is no nvidia-smi here" >&2; exit 2; }
+	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
 
 # ---- environments and artefacts ----
 

@@ -58,7 +58,7 @@ pages = Sybil(
         PythonCodeBlockParser(doctest_optionflags=FLAGS),
         CodeBlockParser(language="console", evaluator=run_console),
     ],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/design/*.md"],
     setup=enter_folder,
     teardown=leave_folder,
 )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gpu
 import numpy as np
 import pytest
 from cases import Case
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from cuda_host import HostBackend, needs_compiler, without_gpu
 from device_array import to_device
 

@@ -39,11 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "names_backend(name): the test is about this backend, whichever is selected")
+    config.addinivalue_line("markers", "forks: the test forks, which CUDA does not survive")
     if "cython" not in BACKENDS:  # a checkout that was not built: the header below says so once
         config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
     if (name := config.getoption("backend")) is None:
         return
-    if name not in BACKENDS:
+    if name not in BACKENDS and ":" not in name:  # `module:Class` is looked up when it is first used
         raise pytest.UsageError(f"--backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     os.environ[registry.VARIABLE] = name
 

@@ -351,6 +351,7 @@ def test_threads_share_one_stream():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.forks
 def test_a_fork_while_another_thread_draws_does_not_hang():
     code = """
 import os, threading

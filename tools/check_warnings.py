@@ -1,6 +1,7 @@
 """``make warnings``: build the compiled module with ``-Wall -Wextra``; a warning in C that is ours is an error.
 
-Cython generates ``_lstm.c``. Its warnings are errors too, but for those that are named here, each with its reason.
+Cython generates a ``.c`` beside each ``.pyx``. Its warnings are errors too, but for those that are named here, each
+with its reason.
 """
 
 from __future__ import annotations

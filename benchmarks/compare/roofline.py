@@ -76,15 +76,15 @@ def _least(case: Case, state: bool, peak: float, bandwidth: Curve, activation: f
     rows, D, seconds = int(case.lengths.sum()), case.directions, 0.0
     size = np.dtype(case.dtype).itemsize
     for I, H, R in case.layer_sizes():
-        ahead = 8 * H * I * D * rows if case.T > 1 else 0  # flops of the input's share, for all steps at once
+        hoisted = 8 * H * I * D * rows if case.T > 1 else 0  # flops of the input's share, for all steps at once
         K = R if case.T > 1 else R * state + I
         flops = 8 * H * K * D * rows / case.T + 2 * H * case.proj_size * D * rows / case.T
         weights = 4 * H * K * D * size + H * case.proj_size * D * size
         act = activation * H * D * rows / case.T  # while other units are multiplied
         step = max(flops / peak, weights / interpolate(bandwidth, weights), act) + (barrier if case.T > 1 else 0)
-        seconds += ahead / peak + case.T * step
+        seconds += hoisted / peak + case.T * step
         if case.training:  # the same again for grad_input and the states, and products for the gradients of the weights
-            seconds += 2 * ahead / peak + case.T * step + (case.T * flops) / peak
+            seconds += 2 * hoisted / peak + case.T * step + (case.T * flops) / peak
     return seconds
 
 

@@ -302,6 +302,7 @@ def test_made_once_by_many_threads(install: Callable[..., Path]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.forks
 def test_fork_while_another_thread_makes_a_backend(install: Callable[..., Path]) -> None:
     source = SUBCLASS.format(name="slow") + (
         "    made = []\n    def __init__(self):\n        import time; self.made.append(self); time.sleep(1)\n"

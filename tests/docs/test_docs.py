@@ -11,7 +11,7 @@ import cylstm
 from cylstm.backends import registry
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def read(name: str) -> str:
@@ -54,3 +54,21 @@ def test_documented_make_targets_exist():
 def code_of(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     return re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "Makefile"], ids=lambda path: path.name)
+def test_lines_have_at_most_120_columns(page: Path) -> None:
+    """But for what cannot be wrapped: tables, what a program printed, and links."""
+    assert [line for line in wrappable(page) if len(line) > 120] == []
+
+
+def wrappable(page: Path) -> list[str]:
+    """Prose, and of blocks of code what somebody typed."""
+    text = re.sub(r"^```(\w*)\n(.*?)^```", typed, page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"\]\([^)]*\)[.,;:]?$", "", text, flags=re.MULTILINE)
+    return [line for line in prose.splitlines() if not line.startswith("|")]
+
+
+def typed(block: re.Match[str]) -> str:
+    prompts = {"text": "\n", "console": "$ ", "python": (">>> ", "... ") if ">>> " in block[2] else ""}
+    return "\n".join(line for line in block[2].splitlines() if line.startswith(prompts.get(block[1], "")))

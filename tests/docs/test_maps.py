@@ -45,6 +45,10 @@ def test_readme_names_every_folder_of_the_package() -> None:
     assert {f"src/cylstm/{folder}" for folder in folders(PACKAGE)} <= tree_of_readme()
 
 
+def test_readme_names_every_file_beside_these_folders() -> None:
+    assert {f"src/cylstm/{name}" for name in contents(PACKAGE) if not name.endswith("/")} <= tree_of_readme()
+
+
 def test_contributing_names_what_exists() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     named = set(re.findall(r"(?:src|tests|tools|docs|benchmarks|examples)/[\w./-]*\w", text))

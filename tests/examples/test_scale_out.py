@@ -97,7 +97,7 @@ if __name__ == "__main__":
 
 
 @needs_cython
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.forks), "spawn", "forkserver"])
 def test_processes_take_one_thread_each_unless_told_otherwise(method: str, tmp_path: Path) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} on this system")

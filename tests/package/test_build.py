@@ -1,4 +1,4 @@
-"""The build from source with a compiler that knows no OpenMP: a warning, and a module that is right on one thread."""
+"""The build from source: what the sdist holds; without OpenMP a warning, and a module that is right on one thread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,9 @@ def build(folder: Path, **environment: str) -> subprocess.CompletedProcess:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, beside a compiler that refuses -fopenmp."""
     folder = tmp_path_factory.mktemp("sources")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, folder)
-    built = shutil.ignore_patterns("*.so", "*.o", "_lstm.c", "__pycache__", "*.egg-info")
+    built = shutil.ignore_patterns("*.so", "_*.c", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", folder / "src", ignore=built)
     compiler = folder / "cc"
     compiler.write_text(f'#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1 ;; esac\nexec {COMPILER} "$@"\n')
@@ -85,3 +86,18 @@ def test_openmp_can_be_required(sources: Path) -> None:
     done = build(sources, CYLSTM_REQUIRE_OPENMP="1")
     assert done.returncode != 0
     assert f"RuntimeError: {WARNING} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)" in done.stderr
+
+
+def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(sources / "dist")]
+    made = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
+    (archive,) = (sources / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        paths = {Path(*Path(member.name).parts[1:]) for member in tar if member.isfile()}
+    held = {path for path in paths if path.parts[0] == "src" and "cylstm.egg-info" not in path.parts}
+    lying = {path.relative_to(sources) for path in (sources / "src").rglob("*") if path.is_file()}
+    generated = {path.with_suffix(".c") for path in lying if path.suffix == ".pyx"}
+    assert generated <= lying
+    built = {path for path in lying if path.suffix in {".so", ".pyc"} or "cylstm.egg-info" in path.parts}
+    assert held == lying - generated - built

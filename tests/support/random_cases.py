@@ -36,7 +36,7 @@ WIDE = {
 
 
 def dtypes_of(backend: str) -> list[str]:
-    """The dtypes that a backend computes and that NumPy has by itself; the other one has tests/test_bfloat16.py."""
+    """The dtypes that a backend computes and that NumPy has by itself; the other one has tests/nn/test_bfloat16.py."""
     return sorted(registry.load(backend).capabilities.dtypes - {"bfloat16"})
 
 

@@ -368,6 +368,7 @@ def test_importing_the_module_imports_no_cupy() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.forks
 def test_forked_child_is_told_what_to_do() -> None:
     lstm, x = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.randn(3, 4)
     _, _, pullback = lstm.vjp(x)

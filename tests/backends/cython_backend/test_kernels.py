@@ -66,7 +66,8 @@ def test_max_isa_caps_the_choice(monkeypatch: pytest.MonkeyPatch, isa: str) -> N
 
 def test_a_wrong_max_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYLSTM_MAX_ISA", "avx1024")
-    with pytest.raises(ValueError, match=r"CYLSTM_MAX_ISA must be one of avx512, avx2, generic, got 'avx1024'"):
+    known = ", ".join(dict.fromkeys(isa for isa, _, _ in _layer.kernel_table()))
+    with pytest.raises(ValueError, match=f"CYLSTM_MAX_ISA must be one of {known}, got 'avx1024'"):
         _ = cython_backend.CythonBackend().instruction_set
 
 
