@@ -69,9 +69,6 @@ def _torch_bridge() -> Any:
     return torch
 
 
-for _public in (LSTM, LSTMCell, Linear, PackedSequence):
-    _public.__module__ = __name__  # the public path, also in pickles
-
 _Module._torch_bridge = staticmethod(_torch_bridge)  # for from_torch and to_torch, which import PyTorch when called
 
 

@@ -157,12 +157,6 @@ print(*({"onnx", "h5py", "cylstm.onnx", "cylstm.keras"} & set(sys.modules)))
     assert done.stdout == "\n"
 
 
-def test_classes_show_their_public_path() -> None:
-    classes = [ck.LSTM, ck.Bidirectional, ck.Dense, ck.Dropout, ck.Input, ck.Masking, ck.Sequential]
-    assert {cls.__module__ for cls in classes} == {"cylstm.keras"}
-    assert cylstm.onnx.LSTM.__module__ == "cylstm.onnx"
-
-
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_run_takes_them_all(extension: str, capsys: pytest.CaptureFixture[str]) -> None:
     cylstm.save(lstm := keras_like(), f"m{extension}")

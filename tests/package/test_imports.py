@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,15 @@ def test_from_torch_needs_no_import_of_the_bridge() -> None:
     pytest.importorskip("torch")
     code = "import torch, cylstm; print(cylstm.LSTM.from_torch(torch.nn.LSTM(3, 4)).to_torch())"
     assert _ran("-c", code).strip() == "LSTM(3, 4)"
+
+
+@pytest.mark.parametrize("name", ["cylstm", "cylstm.keras", "cylstm.onnx", "cylstm.optim"])
+def test_public_classes_can_be_looked_into(name: str) -> None:
+    """What editors and notebooks ask for: annotations and source."""
+    package = importlib.import_module(name)
+    classes = [value for public in package.__all__ if isinstance(value := getattr(package, public), type)]
+    assert classes
+    for cls in classes:
+        typing.get_type_hints(cls)
+        if not issubclass(cls, Exception):  # those show the public path in a traceback
+            assert f"class {cls.__name__}" in inspect.getsource(cls)

@@ -31,6 +31,3 @@ __all__ = [
     "load_model",
     "save",
 ]
-
-for _class in (LSTM, Bidirectional, Dense, Dropout, Input, Masking, Sequential):
-    _class.__module__ = __name__  # the public path, which pickles and messages show

@@ -25,5 +25,3 @@ from .runner import LSTM, load
 from .writer import export, save
 
 __all__ = ["LSTM", "Found", "export", "find", "load", "save"]
-
-LSTM.__module__ = __name__  # the public path, which pickles and messages show

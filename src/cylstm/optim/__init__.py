@@ -21,6 +21,3 @@ from .clipping import clip_grad_norm
 from .optimizers import SGD, Adam, AdamW
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm"]
-
-for _public in (SGD, Adam, AdamW, Optimizer):
-    _public.__module__ = __name__  # the public path, also in pickles

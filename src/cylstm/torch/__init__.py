@@ -19,4 +19,4 @@ from .modules import LSTM, LSTMCell, replace, restore
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 
-LSTM.__module__ = LSTMCell.__module__ = __name__  # the public path, also in pickles
+LSTM.__module__ = LSTMCell.__module__ = __name__  # the path in the pickles of models, whatever this folder is like

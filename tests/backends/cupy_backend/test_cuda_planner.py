@@ -290,15 +290,15 @@ def test_workloads_to_measure() -> None:
         Workload("float32", 9, 1, True),
     ]
     for sizes in ([], [0], range(1, MOST_ROWS + 2)):
-        with pytest.raises(ValueError, match="expected 1 to 1000 combinations of positive sizes"):
+        with pytest.raises(ValueError, match="sizes must be positive and make 1 to 1000 combinations"):
             combinations(["float32"], list(sizes), [1], [True])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiers.txt"], "a path that ends in .json"),
-        (["tiers.json", "--batch-sizes", "0"], "positive sizes"),
+        (["tiers.txt"], "path must end in .json"),
+        (["tiers.json", "--batch-sizes", "0"], "sizes must be positive"),
         pytest.param(["tiers.json"], "nothing can be measured here: ", marks=without_gpu),
     ],
 )

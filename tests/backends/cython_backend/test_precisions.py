@@ -20,7 +20,7 @@ import cylstm
 from cylstm.backends.base import DirectionParameters
 
 _layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="the compiled backend is not built")
-from cylstm.backends.cython_backend import CythonBackend, threads  # noqa: E402
+from cylstm.backends.cython_backend import CythonBackend, _lstm, threads  # noqa: E402
 
 ISAS = _layer.instruction_sets()
 # D, I, H, P, batch_sizes: one row and many, hoisted input and not, two directions, ragged, sizes that fill no vector
@@ -213,3 +213,30 @@ def test_the_table_in_the_documentation() -> None:
     for isa, precision, _ in _layer.kernel_table():
         assert f"`{isa}`" in kernel_table.table()
         assert f"`{precision}`" in kernel_table.table()
+
+
+def test_entry_points_refuse_what_is_missing(backend: Any) -> None:
+    """Never a crash: the arrays that must be there, a direction beyond the last, half a pair of biases."""
+    layer = parameters(1, 3, 5, 0)
+    prepared = backend.prepare(layer)
+    x, sizes = np.zeros((2, 3), np.float32), np.array([2])
+    result = tuple(np.zeros(shape, np.float32) for shape in ((2, 5), (1, 2, 5), (1, 2, 5)))
+    for n in range(3):
+        with pytest.raises(TypeError, match="an array must be given"):
+            _lstm.forward(
+                prepared, x, sizes, (None, None), tuple(None if m == n else a for m, a in enumerate(result)), None, 1
+            )
+    with pytest.raises(TypeError, match="an array must be given"):
+        _lstm.forward(prepared, x, None, (None, None), result, None, 1)
+    with pytest.raises(TypeError, match="an array must be given"):
+        _lstm.backward(prepared, x, sizes, (None,) * 5, (None,) * 3, (None,) * 7, 1)
+    with pytest.raises(ValueError, match="layers must be one or more"):
+        _lstm.Stepper((), 1)
+    weight_ih, weight_hh, bias_ih, bias_hh, _ = layer[0]
+    for d, first, second, weight_hr in (
+        (1, bias_ih, bias_hh, None),
+        (0, bias_ih, None, None),
+        (0, None, None, weight_hh),
+    ):
+        with pytest.raises(ValueError, match="must be one of 1"):
+            _layer.pack(prepared, d, weight_ih, weight_hh, first, second, weight_hr)

@@ -124,6 +124,8 @@ def pack(
     cdef Py_ssize_t W = 4 * s.VL, H = s.H, panel_bytes = layer.kernels.panel_bytes, unit, gate
     cdef real* bias
     cdef unsigned long long mode
+    if not 0 <= d < s.D or (bias_ih is None) != (bias_hh is None) or (weight_hr is None) != (s.P == 0):
+        raise ValueError(f"direction {d} must be one of {s.D}, with both biases or none, and weight_hr where P > 0")
     if sizeof(real) != layer.kernels.itemsize:
         raise TypeError(
             f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")

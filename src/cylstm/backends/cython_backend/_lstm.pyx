@@ -15,7 +15,7 @@ from ._backward cimport Scratch, scratch_of
 from ._call cimport BackwardArrays, Call, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
-from ._memory cimport Views, address, allocate, fits, release, release_views
+from ._memory cimport Views, address, allocate, fits, release, release_views, required
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
@@ -59,16 +59,16 @@ def forward(
     h_0, c_0 = hx
     output, h_n, c_n = result
     try:
-        a.input = address(&views, input, itemsize, False)
-        call.batch_sizes = <const int64_t*>address(&views, batch_sizes, sizeof(int64_t), False)
+        a.input = required(&views, input, itemsize, False)
+        call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
         s.T = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t)
         s.B = call.batch_sizes[0]
         a.h_0 = address(&views, h_0, itemsize, False)
         a.c_0 = address(&views, c_0, itemsize, False)
-        a.output = address(&views, output, itemsize, True)
+        a.output = required(&views, output, itemsize, True)
         s.N = views.buffers[views.count - 1].len // (s.D * s.R * itemsize)
-        a.h_n = address(&views, h_n, itemsize, True)
-        a.c_n = address(&views, c_n, itemsize, True)
+        a.h_n = required(&views, h_n, itemsize, True)
+        a.c_n = required(&views, c_n, itemsize, True)
         if kept is not None:
             h_prev, c_prev, gates, h_segment, c_segment = kept
             call.kept.h_prev = address(&views, h_prev, itemsize, True)
@@ -158,10 +158,11 @@ def backward(
     h_prev, c_prev, gates, h_segment, c_segment = kept
     grad_output, grad_h_n, grad_c_n = grad_result
     grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr = gradients
-    s.T, s.N, s.B = len(batch_sizes), len(input), batch_sizes[0]
+    s.N = len(input)
     try:
-        a.input = address(&views, input, itemsize, False)
-        call.batch_sizes = <const int64_t*>address(&views, batch_sizes, sizeof(int64_t), False)
+        a.input = required(&views, input, itemsize, False)
+        call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
+        s.T, s.B = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t), call.batch_sizes[0]
         call.kept.h_prev = <void*>address(&views, h_prev, itemsize, False)
         call.kept.c_prev = <void*>address(&views, c_prev, itemsize, False)
         call.kept.gates = <void*>address(&views, gates, itemsize, False)
@@ -170,12 +171,12 @@ def backward(
         a.grad_output = address(&views, grad_output, itemsize, False)
         ends.grad_h_n = address(&views, grad_h_n, itemsize, False)
         ends.grad_c_n = address(&views, grad_c_n, itemsize, False)
-        a.grad_input = address(&views, grad_input, itemsize, True)
-        ends.grad_h_0 = address(&views, grad_h_0, itemsize, True)
-        ends.grad_c_0 = address(&views, grad_c_0, itemsize, True)
-        a.grad_weight_ih = address(&views, grad_weight_ih, itemsize, True)
-        a.grad_weight_hh = address(&views, grad_weight_hh, itemsize, True)
-        a.grad_bias = address(&views, grad_bias, itemsize, True)
+        a.grad_input = required(&views, grad_input, itemsize, True)
+        ends.grad_h_0 = required(&views, grad_h_0, itemsize, True)
+        ends.grad_c_0 = required(&views, grad_c_0, itemsize, True)
+        a.grad_weight_ih = required(&views, grad_weight_ih, itemsize, True)
+        a.grad_weight_hh = required(&views, grad_weight_hh, itemsize, True)
+        a.grad_bias = required(&views, grad_bias, itemsize, True)
         ends.grad_weight_hr = address(&views, grad_weight_hr, itemsize, True)
         with nogil:
             if itemsize == 4:
@@ -253,6 +254,8 @@ cdef class Stepper:
         cdef Layer layer
         cdef Level* level = NULL
         cdef Py_ssize_t n, k, padded, itemsize
+        if not layers:
+            raise ValueError("layers must be one or more, got none")
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
         self.levels = <Level*>allocate(self.count, sizeof(Level))
         self.serial = True
@@ -356,8 +359,8 @@ cdef int _copy_states(Stepper stepper, h, c, bint to_stepper) except -1:
     cdef Py_ssize_t n, h_bytes, c_bytes
     views.count = 0
     try:
-        h_state = <char*>address(&views, h, stepper.itemsize, not to_stepper)
-        c_state = <char*>address(&views, c, stepper.itemsize, not to_stepper)
+        h_state = <char*>required(&views, h, stepper.itemsize, not to_stepper)
+        c_state = <char*>required(&views, c, stepper.itemsize, not to_stepper)
         for n in range(stepper.count):
             level = &stepper.levels[n]
             h_bytes = stepper.B * level.shape.R * stepper.itemsize

@@ -45,6 +45,13 @@ cdef inline void* address(Views* views, array, Py_ssize_t itemsize, bint written
     return view.buf
 
 
+cdef inline void* required(Views* views, array, Py_ssize_t itemsize, bint written) except? NULL:
+    """As `address`, of an array that must be there."""
+    if array is None:
+        raise TypeError("an array must be given, got None")
+    return address(views, array, itemsize, written)
+
+
 cdef inline void release_views(Views* views) noexcept:
     while views.count:
         views.count -= 1
