@@ -57,8 +57,8 @@ steps:
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
 
-test-suite: $(TEST)  ## the whole suite; the threads that a test allows work always
-	@$(STEP) "pytest" $(CLEAN_ENV) $(PYTEST) tests
+test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as users have it
+	@$(STEP) "pytest --thread-decision users" $(CLEAN_ENV) $(PYTEST) tests --thread-decision users
 
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
@@ -83,10 +83,10 @@ test-isa-%: $(TEST)
 	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
 	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) $(COMPUTING) --backend cython
 
-# The other runs let the threads that a test allows work always. Here they work where they pay, as users have it.
-test-threads: $(TEST)  ## what computes, on two threads with the decision when threads pay
-	@$(STEP) "pytest --backend cython --thread-decision users" \
-	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) --backend cython --thread-decision users
+# In `test-suite` threads work where they pay, as users have it. Here, and in the passes above, they work always.
+test-threads: $(TEST)  ## what computes, on two threads wherever a test allows them
+	@$(STEP) "pytest --backend cython --thread-decision always" \
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) --backend cython --thread-decision always
 
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
