@@ -50,3 +50,9 @@ def test_public_classes_can_be_looked_into(name: str) -> None:
         typing.get_type_hints(cls)
         if not issubclass(cls, Exception):  # those show the public path in a traceback
             assert f"class {cls.__name__}" in inspect.getsource(cls)
+
+
+@pytest.mark.parametrize("path", ["cylstm.stream:Stream", "cylstm.gradients:Gradients", "cylstm.optim:Adam"])
+def test_paths_of_the_reference(path: str) -> None:
+    module, _, name = path.partition(":")
+    assert isinstance(getattr(importlib.import_module(module), name), type)
