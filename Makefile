@@ -86,7 +86,8 @@ test-isa-%: $(TEST)
 # In `test-suite` threads work where they pay, as users have it. Here, and in the passes above, they work always.
 test-threads: $(TEST)  ## what computes, on two threads wherever a test allows them
 	@$(STEP) "pytest --backend cython --thread-decision always" \
-	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) --backend cython --thread-decision always
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/torch tests/published,$(COMPUTING)) \
+	        --backend cython --thread-decision always
 
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
