@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from ._backward cimport Backward, Scratch, backward_direction, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
+from ._operands cimport Operands, operands_of
 from ._parallel cimport Arrival, Barrier, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
 from ._partition cimport MACS_LONG_CALL, Partition, for_started, share_of
 from ._pass cimport Kept, Packed, Pass, Shape, Share, real, segment_count
@@ -22,6 +23,7 @@ cdef struct Call:
     bint h_0_per_direction      # else all directions begin with the same zeros
     void* h_full                # (D, B, blocks VL), with projection
     void* start                 # (D, blocks, hoisted rows, 4, VL), where the input is hoisted
+    char* operands              # (threads,), what operands_of says; NULL where rows are taken as they lie
 
 
 cdef struct Thread:    # one of the region
@@ -117,9 +119,12 @@ cdef inline void forward_thread(
     cdef Share own
     cdef Kept kept
     cdef Forward f
+    cdef Operands operands = operands_of(call.kernels, s, call.partition, NULL)
     cdef void* h_full
     cdef void* start
     cdef int d
+    if operands.bytes:
+        operands = operands_of(call.kernels, s, call.partition, call.operands + rank * operands.bytes)
     for d in range(t.first, t.last):
         p = pass_of(call, &t, d)
         own = share_in(call, &t, &p)
@@ -128,7 +133,7 @@ cdef inline void forward_thread(
         start = NULL
         if t.partition.hoisted:
             start = <real*>call.start + d * s.blocks * t.partition.hoisted * 4 * s.VL
-        f = init_forward(&p, &kept if keeps else NULL, h_full, start)
+        f = init_forward(&p, &kept if keeps else NULL, h_full, start, &operands)
         forward_direction(&p, &own, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
                           output + d * s.R, &f)
     end_thread(&t)

@@ -16,6 +16,7 @@ from ._call cimport BackwardArrays, Call, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
 from ._memory cimport Views, address, allocate, fits, release, release_views, required
+from ._operands cimport operands_of
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
@@ -90,14 +91,17 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     cdef Partition partition = forward_partition(call.kernels, s, threads)
     cdef Py_ssize_t D = s.D, B = s.B, R = s.R, d
     cdef const real* h_0 = <const real*>a.h_0
-    # one allocation: arrivals | c | start | h_full | zeros
+    # one allocation: arrivals | operands | c | start | h_full | zeros
     cdef Py_ssize_t cells = s.blocks * B * s.VL, starts = s.blocks * partition.hoisted * 4 * s.VL
     cdef Py_ssize_t fulls = cells if s.P else 0
     cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
     cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
-    cdef real* scratch = <real*>allocate(arrivals + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
-    cdef real* c = scratch + arrivals
+    cdef Py_ssize_t operands = operands_of(call.kernels, s, &partition, NULL).bytes // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t ahead = arrivals + partition.threads * operands
+    cdef real* scratch = <real*>allocate(ahead + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + ahead
     call.partition, call.arrivals, call.h_0_per_direction = &partition, <Arrival*>scratch, h_0 != NULL
+    call.operands = <char*>(scratch + arrivals)
     call.start = c + D * cells
     call.h_full = c + D * (cells + starts) if s.P else NULL
     if zeros:
@@ -243,6 +247,7 @@ cdef class Stepper:
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Level* levels
+    cdef char* operands  # of each thread, for the layer that wants most
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
     cdef tuple shapes  # of the output, without B and with it
@@ -253,7 +258,8 @@ cdef class Stepper:
     def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
         cdef Layer layer
         cdef Level* level = NULL
-        cdef Py_ssize_t n, k, padded, itemsize
+        cdef Py_ssize_t n, k, padded, itemsize, operands = 0
+        cdef Partition partition
         if not layers:
             raise ValueError("layers must be one or more, got none")
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
@@ -273,6 +279,10 @@ cdef class Stepper:
                 level.h_full = allocate(padded, itemsize)
             if layer.serial_below <= batch_size:
                 self.serial = False
+            partition = forward_partition(level.kernels, &level.shape, 1)
+            operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
+        if operands:
+            self.operands = <char*>allocate(MAX_STEP_THREADS, operands)
         self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))
@@ -286,6 +296,7 @@ cdef class Stepper:
                 release(self.levels[n].c)
                 release(self.levels[n].h_full)
             release(self.levels)
+        release(self.operands)
 
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
@@ -338,6 +349,7 @@ cdef void _take_step(
     cdef Arrival arrivals[3 * MAX_STEP_THREADS]
     memset(&call, 0, sizeof(Call))
     call.partition, call.batch_sizes, call.arrivals = &partition, &stepper.batch_size, arrivals
+    call.operands = stepper.operands
     for n in range(stepper.count):
         level = &stepper.levels[n]
         partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))
