@@ -32,7 +32,7 @@ SHAPES = [
 @pytest.fixture(params=ISAS)
 def isa_backend(request: pytest.FixtureRequest) -> object:
     backend = cython_backend.CythonBackend()
-    backend._isa = request.param
+    backend._cap = request.param
     return backend
 
 

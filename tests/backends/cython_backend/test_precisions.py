@@ -66,7 +66,7 @@ def with_rounded_weights(layer: tuple[DirectionParameters, ...]) -> tuple[Direct
 @pytest.fixture(params=ISAS)
 def backend(request: pytest.FixtureRequest) -> Any:
     backend = CythonBackend()
-    backend._isa = request.param
+    backend._cap = request.param
     return backend
 
 
