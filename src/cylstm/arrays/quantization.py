@@ -90,7 +90,7 @@ def quantized_state(h: np.ndarray, *, projected: bool) -> tuple[np.ndarray, np.n
     return values, scale
 
 
-# Products: a matrix of weights in one is a float32 array or one of these -----------------------------------------------
+# Products: a matrix of weights in one is a float32 array or one of these ----------------------------------------------
 
 
 class Bfloat16Product(NamedTuple):

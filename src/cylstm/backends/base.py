@@ -36,8 +36,8 @@ class DirectionParameters(NamedTuple):
     The rows of the four gates follow one another in PyTorch's order i, f, g, o.
     """
 
-    weight_ih: Any  # (4H, I)
-    weight_hh: Any  # (4H, R)
+    weight_ih: Any  # (4H, I); in precision "int8" it may be an `arrays.quantization.QuantizedWeight`
+    weight_hh: Any  # (4H, R); so may it
     bias_ih: Any = None  # (4H,), or None without bias
     bias_hh: Any = None  # (4H,), or None without bias
     weight_hr: Any = None  # (P, H), or None without projection
@@ -72,6 +72,7 @@ class Capabilities(NamedTuple):
     training: bool = False  # backward is there
     projection: bool = True  # proj_size > 0 is computed
     devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[str, ...] = ("float32",)  # of float32 parameters, see `Backend.prepare`
 
 
 class Stepper(Protocol):
@@ -119,11 +120,15 @@ class Backend:
         """
         return self
 
-    def prepare(self, layer_parameters: LayerParameters) -> Any:
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> Any:
         """Turn the parameters of one layer into the form that the kernels read.
 
         It is called once per version of the parameters. The result must not depend on later changes of the arrays:
         copy or pack them.
+
+        `precision` is passed only where it is another than ``"float32"``, and is one of ``capabilities.precisions``
+        then: how the parameters, which are float32, are rounded and multiplied. The numpy backend is the definition.
+        Arrays stay float32, and ``keep`` is ``"nothing"``: there are no gradients.
         """
         raise NotImplementedError(f"backend {self.name!r} does not implement prepare")
 

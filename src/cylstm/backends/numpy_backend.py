@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arrays.arithmetic import sigmoid, widened
+from ..arrays.quantization import prepared_for_bfloat16, prepared_for_int8, product
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 
 
@@ -39,10 +40,14 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}), training=True
+        dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}),
+        training=True,
+        precisions=("float32", "bfloat16", "int8"),
     )
 
-    def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> LayerParameters:
+        if precision != "float32":
+            return tuple(_reduced(parameters, precision) for parameters in layer_parameters)
         return tuple(
             DirectionParameters(*(None if p is None else widened(p, copy=True) for p in parameters))
             for parameters in layer_parameters
@@ -79,7 +84,7 @@ class NumpyBackend(Backend):
                 i, f, g, o = np.split(gates, 4, axis=1)
                 c[...] = _rounded(f * c + i * g, dtype)  # (3)
                 h_full = o * np.tanh(c)  # (4)
-                h[...] = _rounded(h_full if p.weight_hr is None else h_full @ p.weight_hr.T, dtype)  # (5)
+                h[...] = _rounded(h_full if p.weight_hr is None else product(h_full, p.weight_hr), dtype)  # (5)
                 output[rows, d * R : (d + 1) * R] = h
 
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, all_gates)
@@ -159,9 +164,21 @@ def steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
     return reversed(in_time) if reverse else iter(in_time)
 
 
+def _reduced(p: DirectionParameters, precision: str) -> DirectionParameters:
+    """The parameters with matrices whose products with x, h and o * tanh(c) are those of the precision."""
+    W_ih, W_hh, b_ih, b_hh, W_hr = p
+    return DirectionParameters(
+        prepared_for_bfloat16(W_ih),
+        prepared_for_int8(W_hh, projected=W_hr is not None) if precision == "int8" else prepared_for_bfloat16(W_hh),
+        None if b_ih is None else b_ih.copy(),
+        None if b_hh is None else b_hh.copy(),
+        None if W_hr is None else prepared_for_bfloat16(W_hr),
+    )
+
+
 def _gates(p: DirectionParameters, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Activated gates (b, 4H) of the rows x (b, I) and h (b, R)."""
-    a = x @ p.weight_ih.T + h @ p.weight_hh.T  # (1)
+    a = product(x, p.weight_ih) + product(h, p.weight_hh)  # (1)
     if p.bias_ih is not None:
         a += p.bias_ih + p.bias_hh
     H = a.shape[1] // 4

@@ -41,6 +41,7 @@ from .plugins import (
     load_class,
     missing_members,
 )
+from .precision import DEFAULT
 
 VARIABLE = "CYLSTM_BACKEND"
 
@@ -152,6 +153,7 @@ def choose(
     projection: bool = False,
     training: bool = False,
     device: str = "cpu",
+    precision: str = DEFAULT,
 ) -> Backend:
     """The backend that is to compute.
 
@@ -168,6 +170,8 @@ def choose(
         Whether gradients will be requested.
     device : str
         Such as ``"cpu"``.
+    precision : str
+        One of `cylstm.backends.precision.PRECISIONS`.
 
     Raises
     ------
@@ -178,7 +182,7 @@ def choose(
     TypeError
         `backend` is neither a name nor a backend.
     """
-    needs = _Needs(dtype, projection, training, device)
+    needs = _Needs(dtype, projection, training, device, precision)
     if backend is None:
         selection = _in_force()
         if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
@@ -220,9 +224,12 @@ class _Needs(NamedTuple):
     projection: bool
     training: bool
     device: str
+    precision: str
 
     def __str__(self) -> str:
         extra = ", with projection" * self.projection + ", with gradients" * self.training
+        if self.precision != DEFAULT:
+            extra += f", in {self.precision}"
         return f"dtype {self.dtype} on device {self.device!r}{extra}"
 
     def unmet(self, capabilities: Capabilities) -> list[str]:
@@ -234,6 +241,8 @@ class _Needs(NamedTuple):
             unmet.append("projections (proj_size > 0)")
         if self.training and not capabilities.training:
             unmet.append("gradients")
+        if self.precision not in capabilities.precisions:
+            unmet.append(f"in precision {self.precision} (it computes in {', '.join(capabilities.precisions)})")
         if self.device.partition(":")[0] not in capabilities.devices:
             unmet.append(f"on device {self.device!r} (it computes on {', '.join(capabilities.devices)})")
         return unmet

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import DTYPES
+from ..backends.precision import PRECISIONS
 from ..nn.cell import LSTMCell
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
@@ -34,6 +35,8 @@ def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np
         if isinstance(one, LSTM):
             metadata[f"{prefix}batch_first"] = str(one.batch_first).lower()
             metadata[f"{prefix}dropout"] = repr(float(one.dropout))
+        if one._precision is not None:
+            metadata[f"{prefix}precision"] = one._precision
     return parameters, metadata
 
 
@@ -45,11 +48,13 @@ def make(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
+    precision: str | None = None,
 ) -> Savable:
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
     options: dict[str, object] = {"dtype": _dtype(tensors, path)}
+    options["precision"] = _stored_precision(contents.metadata, prefix, path) if precision is None else precision
     if kind == "LSTM":
         stored = _stored_options(contents.metadata, prefix, path)
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
@@ -86,6 +91,16 @@ def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dic
         except ValueError:
             raise ValueError(f"{path}: {prefix}dropout must be a number, got {text!r:.50}: give dropout") from None
     return options
+
+
+def _stored_precision(metadata: Mapping[str, str], prefix: str, path: Path) -> str | None:
+    """The precision from the metadata, None where they name none."""
+    precision = metadata.get(f"{prefix}precision")
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(
+            f"{path}: {prefix}precision must be {either(PRECISIONS)}, got {precision!r:.50}: give precision"
+        )
+    return precision
 
 
 def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:

@@ -36,6 +36,9 @@ class LSTMCell(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class LSTMCell(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
     ) -> None:
         self.input_size = check_size(input_size, "input_size", least=1)
         self.hidden_size = check_size(hidden_size, "hidden_size", least=1)
@@ -69,8 +73,8 @@ class LSTMCell(ComputedModule):
         self.backend = backend
         if not bias:
             self.bias_ih = self.bias_hh = None
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         H, bound = self.hidden_size, 1.0 / self.hidden_size**0.5

@@ -11,6 +11,7 @@ from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerParameters
 from ..backends.errors import BackendError
+from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
 from .module import Module
 from .parameters import Snapshot
 
@@ -32,15 +33,26 @@ def choose(
     *,
     training: bool,
     device: str = "cpu",
+    precision: str = DEFAULT,
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
+    if training:
+        refuse_training(precision)
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
     chosen = registry.choose(
-        backend, dtype=dtype.name, projection=first.weight_hr is not None, training=training, device=device
+        backend,
+        dtype=dtype.name,
+        projection=first.weight_hr is not None,
+        training=training,
+        device=device,
+        precision=precision,
     )
-    prepared = snapshot.derive(chosen, lambda: tuple(map(chosen.prepare, parameters)))
+    options = {} if precision == DEFAULT else {"precision": precision}
+    prepared = snapshot.derive(
+        (chosen, precision), lambda: tuple(chosen.prepare(of_layer, **options) for of_layer in parameters)
+    )
     choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
@@ -52,18 +64,32 @@ class ComputedModule(Module):
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
 
-    def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
+    def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        precision = check_precision(precision, dtype)
         if device != "cpu":
-            self._check_device(device, dtype)
+            self._check_device(device, dtype, precision)
         elif self.backend is not None:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection)
+            self._check_backend(dtype, precision)
         return device, dtype
 
-    def _check_device(self, device: str, dtype: np.dtype) -> None:
+    def _check_backend(self, dtype: np.dtype, precision: str | None, device: str = "cpu") -> None:
+        registry.choose(
+            self.backend,
+            dtype=dtype.name,
+            projection=self._has_projection,
+            device=device,
+            precision=in_force(precision, dtype),
+        )
+
+    def _check_precision(self, precision: str | None) -> None:
+        if self.backend is not None or self._device != "cpu":
+            self._check_backend(self.dtype, precision, self._device)
+
+    def _check_device(self, device: str, dtype: np.dtype, precision: str | None) -> None:
         try:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
+            self._check_backend(dtype, precision, device)
         except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
@@ -71,7 +97,7 @@ class ComputedModule(Module):
 
     def _move(self, device: str) -> None:
         if device != "cpu":
-            self._check_device(device, self.dtype)
+            self._check_device(device, self.dtype, self._precision)
         super()._move(device)
 
     @property
@@ -87,5 +113,12 @@ class ComputedModule(Module):
         choice = snapshot.derived.get(training)
         if choice is None or choice.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
-            choice = choose(snapshot, self._layers, self.backend, training=training, device=self._device)
+            choice = choose(
+                snapshot,
+                self._layers,
+                self.backend,
+                training=training,
+                device=self._device,
+                precision=self.precision,
+            )
         return choice

@@ -44,6 +44,9 @@ class LSTM(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class LSTM(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
     ) -> None:
         check_lstm_arguments(
             input_size=input_size,
@@ -97,8 +101,8 @@ class LSTM(ComputedModule):
         self.proj_size = proj_size
         self.backend = backend
         self._stack = self._made_stack()
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _made_stack(self) -> Stack:
         return Stack(self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional, self.proj_size)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
+from ..backends.precision import DEFAULT, check_precision, in_force
 from .parameters import ParameterStore, locked
 
 
@@ -37,20 +38,24 @@ class Module:
     dtype : dtype, optional
         float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
         name or type.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        See `precision`.
     """
 
     training: bool
     _device: str  # that computes; the parameters are on the CPU
     _devices: ClassVar[tuple[str, ...]] = ("cpu",)  # the kinds of it that the module knows
     _fixed: ClassVar[frozenset[str]] = frozenset()
+    _precision: str | None = None  # the caller's choice
     _store: ParameterStore
     #: Imports `cylstm.torch`. The package sets it: imports run one way, and the bridge stands on the modules.
     _torch_bridge: ClassVar[Callable[[], Any]]
 
-    def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, *, device: Any = None, dtype: Any = None, precision: str | None = None) -> None:
         self._device = check_device(device, self._devices)
         self.training = True
         dtype = as_dtype(dtype)
+        self._precision = check_precision(precision, dtype)
         given = self.__dict__.pop("_given", None)  # arrays of `_of`, handed past the constructor of the subclass
         arrays = self._initial_parameters(dtype) if given is None else dict(given)
         self._store = ParameterStore({name: array.astype(dtype, copy=False) for name, array in arrays.items()})
@@ -75,12 +80,40 @@ class Module:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
+        precision = "" if self.precision == DEFAULT else f", precision={self.precision!r}"
+        return f"{type(self).__name__}({self.extra_repr()}{precision})"
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the parameters."""
         return self._store.dtype
+
+    @property
+    def precision(self) -> str:
+        """How float32 parameters are prepared and computed: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
+
+        Arrays that go in and come out are float32 in any case, and so are the parameters. The other two are for
+        inference only. It can be set at any time; None gives it back to ``CYLSTM_PRECISION``, else to ``"float32"``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If what is set is no precision, or one that parameters of this dtype do not have.
+        BackendError
+            If the backend of the module does not compute in it. It stays as it was then.
+        """
+        return in_force(self._precision, self.dtype)
+
+    @precision.setter
+    def precision(self, precision: str | None) -> None:
+        with exclusively([self]):
+            precision = check_precision(precision, self.dtype)
+            self._check_precision(precision)
+            self._precision = precision
+            self._store.renew()
+
+    def _check_precision(self, precision: str | None) -> None:
+        """Raise where the module cannot be computed in this precision."""
 
     def __getattr__(self, name: str) -> np.ndarray:
         store = self.__dict__.get("_store")
@@ -239,6 +272,8 @@ class Module:
         ------
         TypeError
             If the dtype is not floating point or complex.
+        ValueError
+            If the module has a precision, which parameters of this dtype do not have.
         RuntimeError
             If the device is not the CPU.
         """
@@ -254,6 +289,7 @@ class Module:
                 dtype = as_dtype(dtype)
             except RuntimeError as error:
                 raise TypeError(str(error)) from None
+            check_precision(self._precision, dtype)
         if device is not None and (name := check_device(device, self._devices)) != self._device:
             self._move(name)
         if dtype is not None:

@@ -10,11 +10,13 @@ import numpy as np
 
 from ..arrays.arguments import as_dtype
 from ..backends.base import Backend
+from ..backends.precision import DEFAULT
 from ..backends.registry import load
 from . import bitwise as bitwise_checks
 from . import gradients as gradient_checks
 from . import layer as layer_checks
 from . import module as module_checks
+from . import precision as precision_checks
 from .problems import CASES
 
 _WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
@@ -138,9 +140,26 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             yield check(function.__name__, function, dtype)
         if training and bitwise and dtype in ("float32", "float64"):
             yield check("bitwise_gradient_threads", bitwise_checks.bitwise_gradient_threads, dtype)
+    for precision in subject.capabilities.precisions if "float32" in dtypes else ():
+        if precision != DEFAULT:
+            yield from _in_precision(subject, precision, check, bitwise)
     for function in (*module_checks.CHECKS, *(module_checks.TRAINING_CHECKS if training else ())):
         for dtype in dtypes[:1]:
             yield check(function.__name__, function, dtype)
+
+
+def _in_precision(backend: Backend, precision: str, check: Callable[..., Check], bitwise: bool) -> Iterator[Check]:
+    """The checks of a precision other than float32: each is named for it."""
+    for topic, cases in CASES.items():
+        cases = [case for case in cases if backend.capabilities.projection or not case.P]
+        if cases:
+            yield check(
+                f"values-{topic}-float32-{precision}", precision_checks.values, precision=precision, cases=cases
+            )
+    for function in precision_checks.EACH_PRECISION:
+        yield check(f"{function.__name__}-float32-{precision}", function, precision=precision)
+    for function in (*precision_checks.OF_FLOAT32, *(bitwise_checks.EACH_DTYPE if bitwise else ())):
+        yield check(f"{function.__name__}-float32-{precision}", precision_checks.in_precision(function, precision))
 
 
 def parametrize_with_checks(

@@ -63,10 +63,13 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     if conversion.ours is Linear:
         if backend is not None:
             raise TypeError(f"backend must be None for a Linear, got {backend!r}: leave it out")
-        names, chosen = ["weight", "bias"], {}
+        names, chosen = ["weight", "bias"], dict[str, Any]()
     else:
         names = parameter_names(module)
-        chosen = {"backend": backend or getattr(module, "backend", None)}
+        chosen = {
+            "backend": backend or getattr(module, "backend", None),
+            "precision": getattr(module, "precision", None),
+        }
     tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
     arrays = ((name, as_array(tensor.detach().cpu(), name)) for name, tensor in tensors.items())
     arguments = {name: getattr(module, name) for name in conversion.sizes}
