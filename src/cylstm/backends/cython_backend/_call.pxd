@@ -2,6 +2,7 @@
 
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from ._backward cimport Backward, Scratch, backward_direction, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
@@ -137,6 +138,23 @@ cdef inline void forward_thread(
         forward_direction(&p, &own, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
                           output + d * s.R, &f)
     end_thread(&t)
+
+
+cdef inline void last_h(
+    const Call* call,
+    const real* output,  # IN (N, D R)
+    real* h_n,           # OUT (D, B, R)
+) noexcept nogil:
+    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
+    cdef const Shape* s = call.shape
+    cdef Py_ssize_t R = s.R, row = s.N, t, b
+    for t in range(s.T - 1, -1, -1):
+        row -= call.batch_sizes[t]
+        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
+            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
+    if s.D == 2:
+        for b in range(s.B):
+            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
 cdef struct BackwardArrays:  # of all directions; void for the state's type

@@ -29,7 +29,8 @@ def pack(
     weight_ih: NDArray[Any],
     scale_ih: NDArray[Any] | None,
     weight_hh: NDArray[Any] | None,
-    bias: NDArray[Any] | None,
+    bias_ih: NDArray[Any] | None,
+    bias_hh: NDArray[Any] | None,
     weight_hr: NDArray[Any] | None,
 ) -> None: ...
 def pack_whole(layer: Layer, d: int, values: NDArray[Any], scale: NDArray[Any]) -> None: ...

@@ -123,7 +123,8 @@ def pack(
     const real[:, ::1] weight_ih not None,  # (4H, I)
     const float[::1] scale_ih,              # (4H,) of its rows, or None: 1
     const real[:, ::1] weight_hh,           # (4H, R), or None where the precision wants whole numbers: `pack_whole`
-    const real[::1] bias,                   # (4H,) of both biases, or None
+    const real[::1] bias_ih,                # (4H,) or None
+    const real[::1] bias_hh,                # (4H,) or None
     const real[:, ::1] weight_hr,           # (P, H) or None
 ):
     """Pack the weights of direction d. Called once per direction, before the layer is used."""
@@ -134,8 +135,10 @@ def pack(
     cdef Py_ssize_t W = 4 * s.VL, H = s.H, unit, gate
     cdef real* padded
     cdef unsigned long long mode
-    if not 0 <= d < s.D or (weight_hr is None) != (s.P == 0) or (weight_hh is None) != layer.whole:
-        raise ValueError(f"direction {d} must be one of {s.D}, with weight_hr where P > 0 and weight_hh unless whole")
+    if (not 0 <= d < s.D or (bias_ih is None) != (bias_hh is None) or (weight_hr is None) != (s.P == 0)
+            or (weight_hh is None) != layer.whole):
+        raise ValueError(f"direction {d} must be one of {s.D}, with both biases or none, weight_hr where P > 0, and "
+                         f"weight_hh but for a precision of whole numbers")
     if sizeof(real) != kernels.itemsize:
         raise TypeError(f"weights must have {kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
     if scale_ih is not None:
@@ -147,17 +150,18 @@ def pack(
     if weight_hh is not None:
         p.weight_hh = <char*>allocate(s.blocks, panel_bytes(&kernels.state, s.R))
     with nogil:
-        mode = fpmode_set()  # inf * 0 traps nobody
+        mode = fpmode_set()  # the sums of the biases are rounded to nearest too, and inf * 0 traps nobody
         if s.I:
             _pack_gates(layer, &kernels.input, <const char*>&weight_ih[0, 0], sizeof(real), scales, p.weight_ih, s.I)
         if s.P:
             _pack_columns(kernels, &weight_hr[0, 0], p.weight_hr, s.P, H)
-        if bias is not None:
+        if bias_ih is not None:
             layer.bias = True
             padded = <real*>p.bias
             for gate in range(4):
                 for unit in range(H):
-                    padded[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = bias[gate * H + unit]
+                    padded[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = (
+                        bias_ih[gate * H + unit] + bias_hh[gate * H + unit])
         if weight_hh is not None:
             _pack_gates(layer, &kernels.state, <const char*>&weight_hh[0, 0], sizeof(real), NULL, p.weight_hh, s.R)
             if not _all_finite(&weight_hh[0, 0], 4 * H * s.R, <real>kernels.headroom):

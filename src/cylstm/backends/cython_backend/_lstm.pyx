@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._backward cimport Scratch, scratch_of
-from ._call cimport BackwardArrays, Call, run_backward, run_forward
+from ._call cimport BackwardArrays, Call, last_h, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
 from ._memory cimport Views, address, allocate, fits, release, release_views, required
@@ -112,26 +112,9 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     run_forward(call, <const real*>a.input, h_0, c, output)
     for d in range(D):
         copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
-    _last_h(call, output, <real*>a.h_n)
+    last_h(call, output, <real*>a.h_n)
     release(scratch)
     return 0
-
-
-cdef void _last_h(
-    const Call* call,
-    const real* output,  # IN (N, D R)
-    real* h_n,           # OUT (D, B, R)
-) noexcept nogil:
-    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
-    cdef const Shape* s = call.shape
-    cdef Py_ssize_t R = s.R, row = s.N, t, b
-    for t in range(s.T - 1, -1, -1):
-        row -= call.batch_sizes[t]
-        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
-            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
-    if s.D == 2:
-        for b in range(s.B):
-            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
 def backward(

@@ -55,7 +55,9 @@ class CythonBackend(Backend):
     """OpenMP-parallel kernels for the CPU. Results do not depend on threads, batch, or how a sequence is cut."""
 
     name: ClassVar[str] = "cython"
-    capabilities: ClassVar[Capabilities] = Capabilities(dtypes=frozenset({"float32", "float64"}), training=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        dtypes=frozenset({"float32", "float64"}), training=True, precisions=("float32", "bfloat16", "int8")
+    )
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
@@ -82,12 +84,11 @@ class CythonBackend(Backend):
     def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> _layer.Layer:
         """Pack the weights of a layer. float32 stands for the parameters' own dtype."""
         first = layer_parameters[0]
-        D, R = len(layer_parameters), first.weight_hh.shape[-1]
         gates, I = first.weight_ih.shape
         P = 0 if first.weight_hr is None else first.weight_hr.shape[0]
         if precision == "float32":
             precision = first.weight_ih.dtype.name
-        layer = _layer.Layer(D, I, gates // 4, P, precision, self.instruction_set(precision))
+        layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set(precision))
         for d, parameters in enumerate(layer_parameters):
             _pack(layer, d, parameters)
         return layer
@@ -175,21 +176,16 @@ def _on_a_line(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 def _pack(layer: _layer.Layer, d: int, p: DirectionParameters) -> None:
     """Pack the weights of direction d."""
-    weight_ih, scale_ih, weight_hh, bias = p.weight_ih, None, p.weight_hh, None
+    weight_ih, scale_ih, weight_hh = p.weight_ih, None, p.weight_hh
     if isinstance(weight_ih, QuantizedWeight):
         weight_ih, scale_ih = weight_ih.values.astype(np.float32), weight_ih.scale
-    if p.bias_ih is not None:
-        with np.errstate(all="ignore"):
-            bias = p.bias_ih + p.bias_hh
-    if layer.whole and not isinstance(weight_hh, QuantizedWeight):
+    whole = layer.whole
+    if whole and not isinstance(weight_hh, QuantizedWeight):
         weight_hh = quantized(weight_hh)
-    contiguous = np.ascontiguousarray
-    weight_hr = None if p.weight_hr is None else contiguous(p.weight_hr)
-    _layer.pack(
-        layer, d, contiguous(weight_ih), scale_ih, None if layer.whole else contiguous(weight_hh), bias, weight_hr
-    )
-    if layer.whole:
-        _layer.pack_whole(layer, d, contiguous(weight_hh.values), contiguous(weight_hh.scale))
+    arrays = (weight_ih, scale_ih, None if whole else weight_hh, p.bias_ih, p.bias_hh, p.weight_hr)
+    _layer.pack(layer, d, *(None if a is None else np.ascontiguousarray(a) for a in arrays))
+    if whole:
+        _layer.pack_whole(layer, d, *map(np.ascontiguousarray, weight_hh))
 
 
 def _known(cap: str) -> str:

@@ -25,8 +25,8 @@ enum { LINE = 64 }; /* bytes, of the caches */
 typedef struct {           /* one panel of weights, zeroed before */
     const void *matrix[4]; /* IN (lanes[v], K): the rows that become the lanes of part v; int8 where they have scales */
     const float *scale[4]; /* IN (lanes[v],) of the rows, or NULL: 1. For precisions that scale, else not read */
-    ptrdiff_t lanes[4];    /* that exist: 0 ... VL; the others stay as they are */
-    ptrdiff_t stride;      /* between rows of the matrix */
+    ptrdiff_t lanes[4]; /* that exist: 0 ... VL; the others stay as they are */
+    ptrdiff_t stride; /* between rows of the matrix */
     ptrdiff_t K;
     void *panel; /* OUT (K, 4, VL) weights, and what follows them */
 } PackTask;
@@ -34,11 +34,11 @@ typedef struct {           /* one panel of weights, zeroed before */
 /* How a product takes its factors. Weights that are multiplied `group` at a time lie side by side in a panel, which is
  * (ceil(K / group), 4, VL, group) then. */
 typedef struct {
-    ptrdiff_t group;         /* K is padded to a multiple of it, with zeros */
-    ptrdiff_t group_bytes;   /* of a panel: group * 4 * VL weights */
-    ptrdiff_t tail_bytes;    /* of a panel, behind the weights: what scales the sums */
+    ptrdiff_t group; /* K is padded to a multiple of it, with zeros */
+    ptrdiff_t group_bytes; /* of a panel: group * 4 * VL weights */
+    ptrdiff_t tail_bytes; /* of a panel, behind the weights: what scales the sums */
     ptrdiff_t operand_bytes; /* of one number of an operand; strides of operands count these */
-    ptrdiff_t speed;         /* products in the time of one of float32, about */
+    ptrdiff_t speed; /* products in the time of one of float32, about */
     void (*pack)(const PackTask *);
     /* NULL where a row of state is an operand as it is. `scale` is written where the precision scales h. */
     void (*convert)(const void *row, /* IN (K,) */
@@ -48,38 +48,38 @@ typedef struct {
 } Factor;
 
 typedef struct {
-    ptrdiff_t rows;         /* m: 1 ... max_rows */
-    ptrdiff_t lanes;        /* units of this block that exist: 1 ... VL */
-    const void *start;      /* IN (m, 4, VL) the sums so far; with start_stride = 0 one row for all: the bias */
+    ptrdiff_t rows; /* m: 1 ... max_rows */
+    ptrdiff_t lanes; /* units of this block that exist: 1 ... VL */
+    const void *start; /* IN (m, 4, VL) the sums so far; with start_stride = 0 one row for all: the bias */
     ptrdiff_t start_stride; /* 4 * VL or 0 */
-    const void *input;      /* IN (m, I) operands */
+    const void *input; /* IN (m, I) operands */
     ptrdiff_t input_stride;
-    ptrdiff_t I;           /* 0 where `start` holds the input's part of the sums already */
+    ptrdiff_t I; /* 0 where `start` holds the input's part of the sums already */
     const void *weight_ih; /* IN panel (I, 4, VL) */
-    const void *h;         /* IN (m, R) operands: the state before the step */
-    const float *h_scale;  /* IN (m,) of their rows; for precisions that scale, else not read */
+    const void *h; /* IN (m, R) operands: the state before the step */
+    const float *h_scale; /* IN (m,) of their rows; for precisions that scale, else not read */
     ptrdiff_t h_stride;
-    ptrdiff_t R;           /* 0 where the state is zero */
+    ptrdiff_t R; /* 0 where the state is zero */
     const void *weight_hh; /* IN panel (R, 4, VL) */
-    const void *prefetch;  /* a line per group of R, brought to the second cache meanwhile; or NULL */
-    void *c;               /* IN/OUT (m, VL) */
-    void *h_out;           /* OUT (m, lanes) */
+    const void *prefetch; /* a line per group of R, brought to the second cache meanwhile; or NULL */
+    void *c; /* IN/OUT (m, VL) */
+    void *h_out; /* OUT (m, lanes) */
     ptrdiff_t h_out_stride;
     void *c_prev; /* OUT (m, VL) c before the step, or NULL */
-    void *gates;  /* OUT (m, 4, VL) activated gates, or NULL */
+    void *gates; /* OUT (m, 4, VL) activated gates, or NULL */
 } GatesTile;
 
 typedef struct {
     ptrdiff_t rows;
     ptrdiff_t lanes;
-    const void *gates;  /* IN (m, 4, VL) activated */
+    const void *gates; /* IN (m, 4, VL) activated */
     const void *c_prev; /* IN (m, VL) */
     const void *grad_h; /* IN (m, VL), rows grad_h_stride apart: through the next step */
     ptrdiff_t grad_h_stride;
     const void *grad_output; /* IN (m, lanes) to be added, or NULL */
     ptrdiff_t grad_output_stride;
-    void *grad_c;            /* IN/OUT (m, VL): of c after the step -> of c before it */
-    void *grad_a;            /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
+    void *grad_c; /* IN/OUT (m, VL): of c after the step -> of c before it */
+    void *grad_a; /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
     ptrdiff_t prefetch_rows; /* from these gates to those of the next tile, which are prefetched */
     void *h; /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
     ptrdiff_t h_stride;

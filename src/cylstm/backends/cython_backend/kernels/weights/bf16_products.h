@@ -32,10 +32,7 @@ INLINE weight to_weight(real value)
 typedef real operand;
 #define BF16_SPEED 1
 
-INLINE vec load_weights(const weight *p)
-{
-    return (vec)(__builtin_convertvector(*(const halves *)p, uvec) << 16);
-}
+INLINE vec load_weights(const weight *p) { return (vec)(__builtin_convertvector(*(const halves *)p, uvec) << 16); }
 
 /* out (columns, rows) = a (rows, columns) transposed and rounded */
 INLINE void transpose_weights(const real *a, ptrdiff_t a_stride, weight *out, ptrdiff_t out_stride, ptrdiff_t rows,

@@ -7,7 +7,10 @@
 INLINE ptrdiff_t groups_of(ptrdiff_t K, ptrdiff_t group) { return (K + group - 1) / group; }
 
 /* Behind the weights of an input panel: (4, VL) scales. */
-INLINE float *input_scales(const weight *panel, ptrdiff_t K) { return (float *)(panel + groups_of(K, GROUP) * GROUP * 4 * VL); }
+INLINE float *input_scales(const weight *panel, ptrdiff_t K)
+{
+    return (float *)(panel + groups_of(K, GROUP) * GROUP * 4 * VL);
+}
 
 static void pack_input(const PackTask *t)
 {
@@ -34,8 +37,7 @@ INLINE void accumulate(const int m, vec sums[][4], const operand *a, ptrdiff_t a
             add_scaled(&sums[r][v], products[r][v], input_scales(panel, K) + v * VL);
 }
 
-INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0,
-                            const weight *panel_1)
+INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
 {
     if (!K)
         return;
@@ -146,8 +148,8 @@ INLINE void accumulate_state_pair(vec sums[2][4], const GatesTile *t)
         dot_weights x = all_dot((const dot_operand *)t[0].h + g * DOT_GROUP);
         for (int b = 0; b < 2; b++)
             for (int v = 0; v < 4; v++)
-                whole[b][v] = int8_dot(
-                    whole[b][v], x, load_dot_weights((const int8_t *)t[b].weight_hh + (4 * g + v) * VL * DOT_GROUP));
+                whole[b][v] = int8_dot(whole[b][v], x,
+                                       load_dot_weights((const int8_t *)t[b].weight_hh + (4 * g + v) * VL * DOT_GROUP));
     }
     for (int b = 0; b < 2; b++)
         for (int v = 0; v < 4; v++)

@@ -5,8 +5,7 @@ INLINE void accumulate(const int m, vec sums[][4], const operand *a, ptrdiff_t a
     add_products(m, sums, a, a_row, a_k, K, panel, next);
 }
 
-INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0,
-                            const weight *panel_1)
+INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
 {
     add_products_pair(sums, a, K, panel_0, panel_1);
 }
