@@ -22,8 +22,9 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..arrays.activations import ACTIVATIONS
 from ..locks import ForkSafe
-from .base import Backend, Capabilities
+from .base import Backend, Capabilities, lacking
 from .errors import (
     BackendError,
     BackendLoadError,
@@ -152,6 +153,7 @@ def choose(
     projection: bool = False,
     training: bool = False,
     device: str = "cpu",
+    options: frozenset[str] = frozenset(),
 ) -> Backend:
     """The backend that is to compute.
 
@@ -168,6 +170,8 @@ def choose(
         Whether gradients will be requested.
     device : str
         Such as ``"cpu"``.
+    options : frozenset of str
+        What `LayerOptions.needs` says of an LSTM that computes more than PyTorch's.
 
     Raises
     ------
@@ -178,7 +182,7 @@ def choose(
     TypeError
         `backend` is neither a name nor a backend.
     """
-    needs = _Needs(dtype, projection, training, device)
+    needs = _Needs(dtype, projection, training, device, options)
     if backend is None:
         selection = _in_force()
         if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
@@ -220,9 +224,12 @@ class _Needs(NamedTuple):
     projection: bool
     training: bool
     device: str
+    options: frozenset[str]
 
     def __str__(self) -> str:
         extra = ", with projection" * self.projection + ", with gradients" * self.training
+        if self.options:
+            extra += f", with {' and '.join(sorted(self.options))}"
         return f"dtype {self.dtype} on device {self.device!r}{extra}"
 
     def unmet(self, capabilities: Capabilities) -> list[str]:
@@ -236,6 +243,8 @@ class _Needs(NamedTuple):
             unmet.append("gradients")
         if self.device.partition(":")[0] not in capabilities.devices:
             unmet.append(f"on device {self.device!r} (it computes on {', '.join(capabilities.devices)})")
+        missing = lacking(capabilities.options, self.options)
+        unmet += [f"the {'activation' if option in ACTIVATIONS else 'option'} {option}" for option in missing]
         return unmet
 
 

@@ -9,10 +9,14 @@ import numpy as np
 
 from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
-from ..backends.base import Backend, LayerParameters
+from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
 from .module import Module
+from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
+
+#: The options of PyTorch's LSTM.
+PLAIN = LayerOptions()
 
 
 class Choice(NamedTuple):
@@ -32,18 +36,36 @@ def choose(
     *,
     training: bool,
     device: str = "cpu",
+    options: LayerOptions = PLAIN,
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
+    check_real(options, dtype)
     chosen = registry.choose(
-        backend, dtype=dtype.name, projection=first.weight_hr is not None, training=training, device=device
+        backend,
+        dtype=dtype.name,
+        projection=first.weight_hr is not None,
+        training=training,
+        device=device,
+        options=options.needs(),
     )
-    prepared = snapshot.derive(chosen, lambda: tuple(map(chosen.prepare, parameters)))
+    more = {"options": options} if options.named() else {}
+    prepared = snapshot.derive(chosen, lambda: tuple(chosen.prepare(layer, **more) for layer in parameters))
     choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+class _Option:
+    """An option beyond PyTorch's, as an attribute that is read; ``_fixed`` refuses to set it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        return self if module is None else read_back(module._options, self.name)
 
 
 class ComputedModule(Module):
@@ -51,19 +73,33 @@ class ComputedModule(Module):
 
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
+    _options: LayerOptions = PLAIN  # of modules from before there were options, which pickle brings
+
+    peephole, clip, activations, input_forget, cell_clip, proj_clip = (_Option(name) for name in NAMES)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if not self._options.named():
+            state.pop("_options", None)
+        return state
+
+    def _repr_of_options(self) -> str:
+        """What they add to the ``repr``."""
+        return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
 
     def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        check_real(self._options, dtype)
         if device != "cpu":
             self._check_device(device, dtype)
         elif self.backend is not None:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection)
+            registry.choose(self.backend, dtype=dtype.name, **self._needs)
         return device, dtype
 
     def _check_device(self, device: str, dtype: np.dtype) -> None:
         try:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
+            registry.choose(self.backend, dtype=dtype.name, device=device, **self._needs)
         except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
@@ -75,8 +111,9 @@ class ComputedModule(Module):
         super()._move(device)
 
     @property
-    def _has_projection(self) -> bool:
-        return getattr(self, "proj_size", 0) > 0
+    def _needs(self) -> dict[str, Any]:
+        """What a backend must compute beside the dtype."""
+        return {"projection": getattr(self, "proj_size", 0) > 0, "options": self._options.needs()}
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
         """The parameters, layer by layer, as backends take them."""
@@ -87,5 +124,7 @@ class ComputedModule(Module):
         choice = snapshot.derived.get(training)
         if choice is None or choice.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
-            choice = choose(snapshot, self._layers, self.backend, training=training, device=self._device)
+            choice = choose(
+                snapshot, self._layers, self.backend, training=training, device=self._device, options=self._options
+            )
         return choice

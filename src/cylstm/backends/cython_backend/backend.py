@@ -92,7 +92,7 @@ class CythonBackend(Backend):
         layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set)
         for d, parameters in enumerate(layer_parameters):
             contiguous = DirectionParameters(*(None if p is None else np.ascontiguousarray(p) for p in parameters))
-            _layer.pack(layer, d, *contiguous)
+            _layer.pack(layer, d, *contiguous[:5])  # no peepholes: not among the options of the capabilities
         return layer
 
     def forward(
