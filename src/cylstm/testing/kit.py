@@ -18,7 +18,6 @@ from . import gradients as gradient_checks
 from . import layer as layer_checks
 from . import module as module_checks
 from . import precision as precision_checks
-from .problems import CASES
 from .problems import CASES, OPTION_CASES, Case
 
 _WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import API_VERSION, Backend
-from ..backends.precision import DEFAULT, PRECISIONS
 from ..arrays.activations import ACTIVATIONS
 from ..backends.base import API_VERSION, Backend, LayerOptions
+from ..backends.precision import DEFAULT, PRECISIONS
 from .compare import TOLERANCES, assert_close, assert_consistent, copies
 from .problems import (
     SMALL,
