@@ -106,11 +106,10 @@ class Module:
 
     @precision.setter
     def precision(self, precision: str | None) -> None:
+        self._check_precision(check_precision(precision, self.dtype))
         with exclusively([self]):
-            precision = check_precision(precision, self.dtype)
-            self._check_precision(precision)
-            self._precision = precision
-            self._store.renew()
+            self._precision = check_precision(precision, self.dtype)
+            self._store.renew()  # after it: who sees the new version sees the new precision
 
     def _check_precision(self, precision: str | None) -> None:
         """Raise where the module cannot be computed in this precision."""
