@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: bfloat16 as memory, in a NumPy that does not know it: what the arrays of a frozen module and of files are.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 LEVELS = 127  # int8 without -128, so that the range is symmetric
 #: Smallest maximum of a row of weights that has a scale: below it the scale would not be a normal number.
 SMALLEST_WEIGHT = LEVELS * 2.0**-126
@@ -31,6 +33,11 @@ class QuantizedWeight(NamedTuple):
         """That of the matrix."""
         return self.values.shape
 
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the matrix which it stands for."""
+        return self.scale.dtype
+
 
 def rounded_to_bfloat16(a: np.ndarray) -> np.ndarray:
     """The nearest bfloat16 of each float32, as float32; ties go to even, what is too large to infinity, NaN is NaN."""
@@ -42,13 +49,13 @@ def rounded_to_bfloat16(a: np.ndarray) -> np.ndarray:
 
 
 def bfloat16_bits(a: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 of each float32, as its 16 bits in uint16."""
-    return (rounded_to_bfloat16(a).view(np.uint32) >> 16).astype(np.uint16)
+    """The nearest bfloat16 of each float32, as its 16 bits, of dtype `BFLOAT16`."""
+    return (rounded_to_bfloat16(a).view(np.uint32) >> 16).astype(np.uint16).view(BFLOAT16)
 
 
 def from_bfloat16_bits(bits: np.ndarray) -> np.ndarray:
     """The float32 that have these 16 bits as upper halves: each bfloat16 exactly."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return (bits.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def quantized(weight: np.ndarray) -> QuantizedWeight:

@@ -37,6 +37,7 @@ class Tensor(NamedTuple):
     dtype: str  # name of the NumPy dtype that read() gives; of what NumPy does not have, the format's own name
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]  # possibly read-only and memory-mapped
+    bits: Callable[[], np.ndarray] | None = None  # of a bfloat16 that read() widens: as it is, of dtype `BFLOAT16`
 
 
 class Contents(NamedTuple):

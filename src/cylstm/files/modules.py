@@ -14,6 +14,7 @@ from ..nn.cell import LSTMCell
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.stack import Stack
+from . import frozen
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
@@ -37,6 +38,8 @@ def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np
             metadata[f"{prefix}dropout"] = repr(float(one.dropout))
         if one._precision is not None:
             metadata[f"{prefix}precision"] = one._precision
+        if one.frozen:
+            metadata[f"{prefix}frozen"] = "true"
     return parameters, metadata
 
 
@@ -53,8 +56,13 @@ def make(
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
-    options: dict[str, object] = {"dtype": _dtype(tensors, path)}
-    options["precision"] = _stored_precision(contents.metadata, prefix, path) if precision is None else precision
+    what = f"{path}: the {kind} {at(prefix)}"
+    stored_precision = _stored_precision(contents.metadata, prefix, path)
+    is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)
+    if is_frozen:
+        options: dict[str, object] = {"precision": frozen.precision(stored_precision, precision, tensors, what)}
+    else:
+        options = {"dtype": _dtype(tensors, path), "precision": precision or stored_precision}
     if kind == "LSTM":
         stored = _stored_options(contents.metadata, prefix, path)
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
@@ -67,7 +75,7 @@ def make(
         if kind == "Linear":
             raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
         options["backend"] = backend
-    return _make(kind, tensors, options, f"{path}: the {kind} {at(prefix)}")
+    return _make(kind, tensors, options, what, is_frozen)
 
 
 def make_lstm(parameters: Mapping[str, np.ndarray], what: str, **options: object) -> LSTM:
@@ -113,9 +121,11 @@ def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
     return dtype
 
 
-def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Savable:
+def _make(
+    kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str, is_frozen: bool = False
+) -> Savable:
     """The module of these parameters. Everything is checked before anything is allocated."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = frozen.shapes(tensors, what) if is_frozen else {name: tensor.shape for name, tensor in tensors.items()}
     cls: type[LSTM] | type[LSTMCell] | type[Linear]
     cls, infer = {
         "LSTM": (LSTM, _lstm_from_shapes),
@@ -136,6 +146,8 @@ def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], 
         )
     if not all(all(shape) for shape in shapes.values()):
         raise ValueError(f"{what} must have sizes of 1 or more, got {listed(_shown(shapes))}")
+    if is_frozen:
+        return cls._of(frozen.arrays(tensors, expected), **sizes, **options)
     return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 

@@ -93,10 +93,13 @@ def to_torch(module: Module) -> nn.Module:
     ------
     TypeError
         If it is none of cylstm's modules.
+    RuntimeError
+        If it is frozen.
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
         raise TypeError(f"module must be a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    module._store.refuse_if_frozen()
     state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     dtype = next(iter(state.values())).dtype

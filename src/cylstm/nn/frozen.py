@@ -1,0 +1,55 @@
+"""Frozen modules, which keep their parameters as a precision rounds them, and no float32 of them.
+
+A matrix of weights is kept in bfloat16 under its name, or in int8 under ``name_int8`` with the scales of its rows under
+``name_scale``. Biases stay float32. The same names and arrays stand in ``state_dict`` and in safetensors files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arrays.quantization import BFLOAT16, QuantizedWeight, bfloat16_bits, from_bfloat16_bits, quantized
+
+VALUES, SCALE = "_int8", "_scale"  # ends of names
+
+
+class FrozenArrays(dict[str, np.ndarray]):
+    """The arrays of a frozen module by their names, in PyTorch's order."""
+
+
+def rounded(arrays: Mapping[str, np.ndarray], precision: str) -> FrozenArrays:
+    """Float32 parameters as ``"bfloat16"`` or ``"int8"`` computes with them."""
+    found = FrozenArrays()
+    for name, array in arrays.items():
+        if not name.startswith("weight"):
+            found[name] = array
+        elif precision == "int8" and name.startswith("weight_hh"):
+            found |= of_quantized(name, quantized(array))
+        else:
+            found[name] = bfloat16_bits(array)
+    return found
+
+
+def of_quantized(name: str, weight: QuantizedWeight) -> dict[str, np.ndarray]:
+    """The arrays of a matrix in int8 by their names."""
+    return {name + VALUES: weight.values, name + SCALE: weight.scale}
+
+
+def as_parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The parameters under PyTorch's names as backends take them, of a module that is frozen or not."""
+    found: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if name.endswith(VALUES):
+            whole = name.removesuffix(VALUES)
+            found[whole] = QuantizedWeight(array, arrays[whole + SCALE])
+        elif not name.endswith(SCALE):
+            found[name] = from_bfloat16_bits(array) if array.dtype == BFLOAT16 else array
+    return found
+
+
+def is_frozen(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are the arrays of a frozen module."""
+    return any(array.dtype == BFLOAT16 or array.dtype == np.int8 for array in arrays.values())
