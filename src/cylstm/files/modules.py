@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import DTYPES
+from ..arrays.quantization import QuantizedWeight
 from ..backends.precision import PRECISIONS
 from ..nn.cell import LSTMCell
+from ..nn.frozen import of_parameters
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.stack import Stack
@@ -78,8 +80,15 @@ def make(
     return _make(kind, tensors, options, what, is_frozen)
 
 
-def make_lstm(parameters: Mapping[str, np.ndarray], what: str, **options: object) -> LSTM:
-    """The LSTM of these parameters under PyTorch's names; ``what`` it is stands in the message of a ValueError."""
+def make_lstm(parameters: Mapping[str, Any], what: str, **options: object) -> LSTM:
+    """The LSTM of these parameters under PyTorch's names, frozen where they are quantised.
+
+    ``what`` it is stands in the message of a ValueError.
+    """
+    if any(isinstance(parameter, QuantizedWeight) for parameter in parameters.values()):
+        lstm = _make("LSTM", as_tensors(of_parameters(parameters)), {"precision": "int8", **options}, what, True)
+        assert isinstance(lstm, LSTM)
+        return lstm
     tensors = as_tensors(parameters)
     lstm = _make("LSTM", tensors, {"dtype": _dtype(tensors, what), **options}, what)
     assert isinstance(lstm, LSTM)

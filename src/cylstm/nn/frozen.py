@@ -38,6 +38,17 @@ def of_quantized(name: str, weight: QuantizedWeight) -> dict[str, np.ndarray]:
     return {name + VALUES: weight.values, name + SCALE: weight.scale}
 
 
+def of_parameters(parameters: Mapping[str, Any]) -> FrozenArrays:
+    """The arrays of parameters under PyTorch's names, of which some are quantised: other weights become bfloat16."""
+    found = FrozenArrays()
+    for name, parameter in parameters.items():
+        if isinstance(parameter, QuantizedWeight):
+            found |= of_quantized(name, parameter)
+        else:
+            found[name] = bfloat16_bits(parameter) if name.startswith("weight") else parameter
+    return found
+
+
 def as_parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The parameters under PyTorch's names as backends take them, of a module that is frozen or not."""
     found: dict[str, Any] = {}
