@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.quantization import BFLOAT16, QuantizedWeight, bfloat16_bits, from_bfloat16_bits, quantized
+from ..arrays.quantization import BFLOAT16, QuantizedWeight, bfloat16_bits, dequantized, from_bfloat16_bits, quantized
 
 VALUES, SCALE = "_int8", "_scale"  # ends of names
 
@@ -36,6 +36,19 @@ def rounded(arrays: Mapping[str, np.ndarray], precision: str) -> FrozenArrays:
 def of_quantized(name: str, weight: QuantizedWeight) -> dict[str, np.ndarray]:
     """The arrays of a matrix in int8 by their names."""
     return {name + VALUES: weight.values, name + SCALE: weight.scale}
+
+
+def of_integers(name: str, integers: np.ndarray, scale: np.ndarray) -> Any:
+    """The matrix of integers (n, k), less their zero points, with a scale (n,) of each row: other people's weights.
+
+    Integers that int8 does not hold, of unsigned weights with zero points, cannot be kept: of a recurrent matrix they
+    are quantised again, others become float32.
+    """
+    as_int8 = QuantizedWeight(integers.astype(np.int8), scale.astype(np.float32))
+    if np.array_equal(as_int8.values, integers):
+        return as_int8
+    weight = dequantized(QuantizedWeight(integers, as_int8.scale))
+    return quantized(weight) if name.startswith("weight_hh") else weight
 
 
 def of_parameters(parameters: Mapping[str, Any]) -> FrozenArrays:

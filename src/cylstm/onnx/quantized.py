@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.quantization import QuantizedWeight, dequantized, quantized
-from ..nn.frozen import as_parameters
+from ..arrays.quantization import QuantizedWeight, quantized
+from ..nn.frozen import as_parameters, of_integers
 from ..nn.lstm import LSTM as Module
 from .convention import _TO_ONNX, INPUTS, _gates, to_pytorch
 from .graph import Scope
@@ -33,11 +33,7 @@ def is_quantized(node: Any) -> bool:
 
 
 def parameters_of(scope: Scope, node: Any, D: int, hidden_size: int | None) -> dict[str, Any]:
-    """The parameters of layer 0 under PyTorch's names, weights as they are quantised.
-
-    Integers less their zero point that int8 does not hold cannot be kept: those of W become float32, those of R int8
-    with a scale of each row.
-    """
+    """The parameters of layer 0 under PyTorch's names, weights as they are quantised; see `of_integers`."""
     given = {
         name: scope.value(value) for name, value in zip(_INPUTS, node.input, strict=False) if _is_weight(name, value)
     }
@@ -60,7 +56,7 @@ def parameters_of(scope: Scope, node: Any, D: int, hidden_size: int | None) -> d
     found: dict[str, Any] = dict(to_pytorch(rows["W"], rows["R"], B))
     in_order = to_pytorch(scales["W"][..., np.newaxis], scales["R"][..., np.newaxis], None)
     for name, scale in in_order.items():
-        found[name] = _fitting(name, found[name], scale[:, 0])
+        found[name] = of_integers(name, found[name], scale[:, 0])
     return found
 
 
@@ -109,12 +105,3 @@ def _rows_and_scales(scope: Scope, given: dict[str, np.ndarray], name: str, D: i
         raise Unfit(f"has {name} of {weight.nbytes} bytes, far more than the file")
     integers = weight.astype(np.int16) - zero.reshape(D, 1, -1)
     return integers.transpose(0, 2, 1), np.broadcast_to(scale.reshape(D, -1), (D, weight.shape[-1]))
-
-
-def _fitting(name: str, integers: np.ndarray, scale: np.ndarray) -> Any:
-    """The matrix in int8 where it holds the integers."""
-    as_int8 = QuantizedWeight(integers.astype(np.int8), scale.copy())
-    if np.array_equal(as_int8.values, integers):
-        return as_int8
-    weight = dequantized(QuantizedWeight(integers, scale))
-    return quantized(weight) if name.startswith("weight_hh") else weight
