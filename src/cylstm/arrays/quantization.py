@@ -120,20 +120,20 @@ class Bfloat16Product(NamedTuple):
 class Int8Product(NamedTuple):
     """A matrix whose products with states take both factors in int8 and sum in integers, exactly."""
 
-    weight: QuantizedWeight
+    columns: np.ndarray  # (k, n), the integers of the matrix in a floating dtype in which their sums are exact
+    scale: np.ndarray  # (n,) float32
     projected: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the matrix."""
-        return self.weight.shape
+        return self.columns.shape[::-1]
 
     def of(self, h: np.ndarray) -> np.ndarray:
         """The product of states (b, R) with the matrix, (b, n)."""
         values, scale = quantized_state(h, projected=self.projected)
-        # float64 holds these integers, and its product is a fast one
-        sums = values.astype(np.float64) @ self.weight.values.T.astype(np.float64)
-        return (scale * self.weight.scale) * sums.astype(np.float32)
+        sums = values.astype(self.columns.dtype) @ self.columns
+        return (scale * self.scale) * sums.astype(np.float32)
 
 
 def product(a: np.ndarray, weight: Any) -> np.ndarray:
@@ -150,6 +150,7 @@ def prepared_for_bfloat16(weight: Any) -> Bfloat16Product:
 
 def prepared_for_int8(weight: Any, *, projected: bool) -> Int8Product:
     """The recurrent matrix, float32 or quantized already, for products in int8."""
-    if isinstance(weight, QuantizedWeight):
-        return Int8Product(QuantizedWeight(weight.values.copy(), weight.scale.copy()), projected)
-    return Int8Product(quantized(weight), projected)
+    values, scale = weight if isinstance(weight, QuantizedWeight) else quantized(weight)
+    k = values.shape[1]
+    exact = np.float32 if k * LEVELS * (LEVELS + 1) <= 2**24 else np.float64  # integers up to here, in any order
+    return Int8Product(values.T.astype(exact), scale.copy(), projected)
