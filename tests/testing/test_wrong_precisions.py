@@ -77,7 +77,7 @@ class OneScale(Int8):
         values = np.rint(given.weight_hh / scale).astype(np.int8)
         scales = np.full(len(values), scale)
         return prepared._replace(
-            weight_hh=q.Int8Product(q.QuantizedWeight(values, scales), given.weight_hr is not None)
+            weight_hh=q.prepared_for_int8(q.QuantizedWeight(values, scales), projected=given.weight_hr is not None)
         )
 
 
@@ -112,10 +112,8 @@ class HidesNan(Int8):
     """A row of weights that is not finite counts as zeros."""
 
     def changed(self, prepared, given):
-        weight = prepared.weight_hh.weight
-        return prepared._replace(
-            weight_hh=prepared.weight_hh._replace(weight=weight._replace(scale=np.nan_to_num(weight.scale)))
-        )
+        scale = np.nan_to_num(prepared.weight_hh.scale)
+        return prepared._replace(weight_hh=prepared.weight_hh._replace(scale=scale))
 
 
 class QuantizesAgain(Int8):
@@ -123,8 +121,8 @@ class QuantizesAgain(Int8):
 
     def changed(self, prepared, given):
         if isinstance(given.weight_hh, q.QuantizedWeight):
-            again = q.quantized(q.dequantized(given.weight_hh))
-            return prepared._replace(weight_hh=prepared.weight_hh._replace(weight=again))
+            again = q.dequantized(given.weight_hh)
+            return prepared._replace(weight_hh=q.prepared_for_int8(again, projected=given.weight_hr is not None))
         return prepared
 
 

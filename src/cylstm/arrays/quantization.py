@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: bfloat16 as memory, in a NumPy that does not know it: what the arrays of a frozen module and of files are.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 LEVELS = 127  # int8 without -128, so that the range is symmetric
 #: Smallest maximum of a row of weights that has a scale: below it the scale would not be a normal number.
 SMALLEST_WEIGHT = LEVELS * 2.0**-126
@@ -31,6 +33,11 @@ class QuantizedWeight(NamedTuple):
         """That of the matrix."""
         return self.values.shape
 
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the matrix which it stands for."""
+        return self.scale.dtype
+
 
 def rounded_to_bfloat16(a: np.ndarray) -> np.ndarray:
     """The nearest bfloat16 of each float32, as float32; ties go to even, what is too large to infinity, NaN is NaN."""
@@ -42,13 +49,13 @@ def rounded_to_bfloat16(a: np.ndarray) -> np.ndarray:
 
 
 def bfloat16_bits(a: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 of each float32, as its 16 bits in uint16."""
-    return (rounded_to_bfloat16(a).view(np.uint32) >> 16).astype(np.uint16)
+    """The nearest bfloat16 of each float32, as its 16 bits, of dtype `BFLOAT16`."""
+    return (rounded_to_bfloat16(a).view(np.uint32) >> 16).astype(np.uint16).view(BFLOAT16)
 
 
 def from_bfloat16_bits(bits: np.ndarray) -> np.ndarray:
     """The float32 that have these 16 bits as upper halves: each bfloat16 exactly."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return (bits.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def quantized(weight: np.ndarray) -> QuantizedWeight:
@@ -113,20 +120,20 @@ class Bfloat16Product(NamedTuple):
 class Int8Product(NamedTuple):
     """A matrix whose products with states take both factors in int8 and sum in integers, exactly."""
 
-    weight: QuantizedWeight
+    columns: np.ndarray  # (k, n), the integers of the matrix in a floating dtype in which their sums are exact
+    scale: np.ndarray  # (n,) float32
     projected: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the matrix."""
-        return self.weight.shape
+        return self.columns.shape[::-1]
 
     def of(self, h: np.ndarray) -> np.ndarray:
         """The product of states (b, R) with the matrix, (b, n)."""
         values, scale = quantized_state(h, projected=self.projected)
-        # float64 holds these integers, and its product is a fast one
-        sums = values.astype(np.float64) @ self.weight.values.T.astype(np.float64)
-        return (scale * self.weight.scale) * sums.astype(np.float32)
+        sums = values.astype(self.columns.dtype) @ self.columns
+        return (scale * self.scale) * sums.astype(np.float32)
 
 
 def product(a: np.ndarray, weight: Any) -> np.ndarray:
@@ -143,6 +150,7 @@ def prepared_for_bfloat16(weight: Any) -> Bfloat16Product:
 
 def prepared_for_int8(weight: Any, *, projected: bool) -> Int8Product:
     """The recurrent matrix, float32 or quantized already, for products in int8."""
-    if isinstance(weight, QuantizedWeight):
-        return Int8Product(QuantizedWeight(weight.values.copy(), weight.scale.copy()), projected)
-    return Int8Product(quantized(weight), projected)
+    values, scale = weight if isinstance(weight, QuantizedWeight) else quantized(weight)
+    k = values.shape[1]
+    exact = np.float32 if k * LEVELS * (LEVELS + 1) <= 2**24 else np.float64  # integers up to here, in any order
+    return Int8Product(values.T.astype(exact), scale.copy(), projected)

@@ -1,6 +1,7 @@
 """The modules. A map of this folder::
 
     parameters.py  versions of the parameters, locked
+    frozen.py      parameters rounded once and for all
     module.py      Module, the base: state_dict, training mode, conversions
     options.py     the options beyond PyTorch's: what callers pass, and what files say
     dispatch.py    which backend computes one version of the parameters

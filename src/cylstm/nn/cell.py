@@ -12,6 +12,7 @@ from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
 from .dispatch import Choice, ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients, check_gradient, check_pair
 from .options import NAMES, checked_options
 from .stack import State
@@ -196,7 +197,7 @@ class LSTMCell(ComputedModule):
         return (result.h_n.reshape(shape).copy(), result.c_n.reshape(shape).copy()), pullback
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return [(DirectionParameters(**arrays),)]
+        return [(DirectionParameters(**as_parameters(arrays)),)]
 
     def _enter(
         self, input: Any, hx: Any, choice: Choice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from ..backends import registry
 from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
 from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
-from .module import Module
+from .frozen import rounded
+from .module import Module, exclusively
 from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
 
@@ -115,6 +116,43 @@ class ComputedModule(Module):
             precision=in_force(precision, dtype),
             **self._needs,
         )
+
+    def freeze(self) -> Self:
+        """Keep the parameters as the module's precision rounds them, and nothing else of them.
+
+        In ``"bfloat16"`` weights take half of the bytes of float32; in ``"int8"`` the recurrent ones a quarter, with a
+        scale for each row, and the others half. Results stay the same, bit for bit. A frozen module is for inference in
+        this precision alone: parameters and precision cannot be changed any more. It is saved as safetensors, and
+        loaded frozen.
+
+        Returns
+        -------
+        The module itself.
+
+        Raises
+        ------
+        ValueError
+            If the precision is ``"float32"``.
+        RuntimeError
+            If the parameters are unlocked.
+
+        Examples
+        --------
+        >>> import cylstm
+        >>> cylstm.LSTM(10, 20, precision="int8").freeze()
+        LSTM(10, 20, precision='int8', frozen)
+        """
+        precision = self.precision
+        if precision == DEFAULT:
+            raise ValueError(
+                f"precision must be 'bfloat16' or 'int8' for a frozen module, got {precision!r}: set it first"
+            )
+        if not self.frozen:
+            self._check_precision(precision)
+            with exclusively([self]) as [arrays]:
+                self._precision = precision
+                self._store.freeze(rounded(arrays, precision))
+        return self
 
     def _check_precision(self, precision: str | None) -> None:
         if self.backend is not None or self._device != "cpu":

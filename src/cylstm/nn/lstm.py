@@ -11,6 +11,7 @@ from ..arrays.arguments import check_lstm_arguments
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
 from .dispatch import ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients
 from .options import NAMES, checked_options
 from .stack import Stack, State
@@ -165,7 +166,7 @@ class LSTM(ComputedModule):
     @property
     def all_weights(self) -> list[list[np.ndarray]]:
         """The parameters, one list per layer and direction."""
-        return [[self._store[name] for name in names] for names in self._all_weights]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     @property
     def _all_weights(self) -> list[list[str]]:  # PyTorch's attribute
@@ -255,7 +256,7 @@ class LSTM(ComputedModule):
         return Stream(self, batch_size)
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return self._stack.layers(arrays)
+        return self._stack.layers(as_parameters(arrays))
 
     def _masks(self, rows: np.ndarray) -> Iterable[np.ndarray]:
         """Those of the dropout on the inputs of the layers from the second on, drawn as they are needed."""

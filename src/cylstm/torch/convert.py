@@ -16,6 +16,7 @@ from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.module import Module
 from ..nn.options import refuse
+from . import quantized
 from .modules import parameter_names
 
 __all__ = ["from_torch", "to_torch"]
@@ -44,7 +45,9 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     Parameters
     ----------
     module : torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
-        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out.
+        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out. And what
+        ``torch.ao.quantization.quantize_dynamic`` makes of them: LSTM and LSTMCell of qint8 become frozen modules with
+        their integers and scales; those of float16, and a Linear, become float32, which holds their values.
     backend : str or Backend, optional
         The backend of an LSTM or LSTMCell; by default that of a drop-in.
 
@@ -57,8 +60,12 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     TypeError
         If the module is another one, or a backend is named for a Linear.
     RuntimeError
-        If its dtype is none of cylstm's.
+        If its dtype is none of cylstm's, or its weights are quantised by columns.
     """
+    if (convert := quantized.conversion(module)) is not None:
+        if backend is not None and type(module).__name__ == "Linear":
+            raise TypeError(f"backend must be None for a Linear, got {backend!r}: leave it out")
+        return convert(module, **({} if backend is None else {"backend": backend}))
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
     if conversion is None:
         raise TypeError(f"module must be a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
@@ -97,12 +104,15 @@ def to_torch(module: Module) -> nn.Module:
         If it is none of cylstm's modules.
     ValueError
         If it has an option that PyTorch's module does not have, such as peepholes.
+    RuntimeError
+        If it is frozen.
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
         raise TypeError(f"module must be a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
     if isinstance(module, ComputedModule):
         refuse(module._options, "PyTorch")
+    module._store.refuse_if_frozen()
     state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     dtype = next(iter(state.values())).dtype

@@ -232,6 +232,8 @@ def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor
             "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
             "cylstm.torch.restore(model) puts back"
         )
+    if not isinstance(options.precision, str):
+        check_precision(options.precision, "float32")  # the operator would name itself, not the attribute
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
     return _operator(*arguments, *options, keep)[:3]
 
