@@ -9,6 +9,7 @@ from .arrays.packing import (
     pad_packed_sequence,
     pad_sequence,
     unpack_sequence,
+    unpad_sequence,
 )
 from .backends.cython_backend.threads import get_num_threads, set_num_threads
 from .backends.errors import (
@@ -59,6 +60,7 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "unpack_sequence",
+    "unpad_sequence",
     "use_backend",
 ]
 
