@@ -352,26 +352,65 @@ def test_threads_share_one_stream():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.forks
-def test_a_fork_while_another_thread_draws_does_not_hang():
+def test_a_fork_while_another_thread_draws():
+    """No child hangs, and each finds the generator between two calls, not in the middle of one."""
+    code = """
+import os, threading, time
+import cylstm
+done = False
+def draw():
+    while not done:
+        cylstm.rand(40_000)  # three chunks
+def whole():
+    state, replay = cylstm.random.get_rng_state().tobytes(), cylstm.random.Generator(0)
+    for _ in range(500):
+        if replay.get_state().tobytes() == state:
+            return True
+        cylstm.rand(40_000, generator=replay)
+cylstm.manual_seed(0)
+thread = threading.Thread(target=draw)
+thread.start()
+statuses = []
+for _ in range(20):
+    cylstm.manual_seed(0)
+    time.sleep(0.001)
+    child = os.fork()
+    if child == 0:
+        cylstm.LSTM(3, 5), cylstm.random.Generator().seed()
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+    cylstm.manual_seed(0)
+    time.sleep(0.001)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if whole() else 1)
+    statuses.append(os.waitpid(child, 0)[1])
+done = True
+thread.join()
+raise SystemExit(any(statuses))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.forks
+def test_a_fork_inside_of_a_draw_and_forks_of_many_threads():
+    """The lock is re-entrant: what a draw calls may fork. Forks of several threads take turns."""
     code = """
 import os, threading
 from cylstm import random
-random.manual_seed(1)
-held, released = threading.Event(), threading.Event()
-def hold():
-    with random.default_generator._guard.lock:
-        held.set()
-        released.wait()
-thread = threading.Thread(target=hold)
-thread.start()
-held.wait()
-child = os.fork()
-if child == 0:
-    os._exit(0 if random.rand(1)[0] == random.rand(1, generator=random.Generator(1))[0] else 1)
-status = os.waitpid(child, 0)[1]
-released.set()
-thread.join()
-raise SystemExit(os.waitstatus_to_exitcode(status))
+generators = [random.Generator(n) for n in range(5)]
+def fork():
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            os._exit(sum(len(random.rand(3, generator=g)) for g in generators) != 15)
+        assert os.waitpid(child, 0)[1] == 0
+with generators[0]._guard.lock:
+    fork()
+threads = [threading.Thread(target=fork) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 

@@ -14,6 +14,7 @@ from .arrays.packing import (
 from .backends.cython_backend.threads import get_num_threads, set_num_threads
 from .backends.errors import (
     BackendError,
+    BackendFailedError,
     BackendLoadError,
     BackendNotAvailableError,
     UnknownBackendError,
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSTM",
     "BackendError",
+    "BackendFailedError",
     "BackendLoadError",
     "BackendNotAvailableError",
     "LSTMCell",

@@ -11,6 +11,7 @@ from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerParameters
 from ..backends.errors import BackendError
+from ..backends.guard import guarded
 from .module import Module
 from .parameters import Snapshot
 
@@ -19,7 +20,7 @@ class Choice(NamedTuple):
     """The backend that computes one version of the parameters."""
 
     selection: object  # of the registry, in force: another one, and the choice is made again
-    backend: Backend
+    backend: Backend  # behind a `Guard`, unless it is one of cylstm's
     layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
     dtype: np.dtype
     cuda: bool  # arrays on a GPU are computed there
@@ -40,10 +41,15 @@ def choose(
     chosen = registry.choose(
         backend, dtype=dtype.name, projection=first.weight_hr is not None, training=training, device=device
     )
-    prepared = snapshot.derive(chosen, lambda: tuple(map(chosen.prepare, parameters)))
-    choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
+    # By its id, with the backend beside: a backend need not be hashable.
+    computing, prepared = snapshot.derive(id(chosen), lambda: _prepared(guarded(chosen), parameters))
+    choice = Choice(selection, computing, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+def _prepared(backend: Backend, layers: list[LayerParameters]) -> tuple[Backend, tuple[Any, ...]]:
+    return backend, tuple(map(backend.prepare, layers))
 
 
 class ComputedModule(Module):

@@ -82,8 +82,9 @@ class Optimizer:
                 f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
+        read = [{name: _on_cpu(grad, name) for name, grad in each.items()} for each in given]  # may take other locks
         with exclusively(self._modules) as parameters:
-            checked = list(map(self._checked, given, parameters, self._buffers))
+            checked = list(map(self._checked, read, parameters, self._buffers))
             self._steps += 1
             for module, arrays, gradients, buffers in zip(
                 self._modules, parameters, checked, self._buffers, strict=True
@@ -109,7 +110,7 @@ class Optimizer:
                         "optimiser was made: make a new one"
                     )
         return {
-            name: check_gradient(_on_cpu(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
+            name: check_gradient(grads[name], f"the gradient of {name}", array.shape, array.dtype)
             for name, array in parameters.items()
         }
 

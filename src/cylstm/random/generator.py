@@ -47,7 +47,7 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = DEFAULT_SEED) -> None:
-        self._guard = ForkSafe()
+        self._guard = ForkSafe(fork_waits=True)  # NumPy's generator has a lock of its own inside
         self._seed = None if seed is None else _checked_seed(seed)
         self._bits: np.random.MT19937 | None = None  # made when first needed
         self._normal: float | None = None  # the second value of a Box-Muller pair
