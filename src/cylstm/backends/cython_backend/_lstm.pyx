@@ -109,7 +109,7 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
         copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
     _last_h(call, output, <real*>a.h_n)
     release(scratch)
-    return 0
+    return -1 if call.halt.stop else 0  # a signal handler has raised
 
 
 cdef void _last_h(
@@ -219,7 +219,7 @@ cdef int _backward(
         if s.P:
             copy_columns(own + at.grad_weight_hr, <real*>ends.grad_weight_hr + d * s.P * s.H, s.VL, s.P, s.H, False)
     release(memory)
-    return 0
+    return -1 if call.halt.stop else 0
 
 
 # One time step at a time ---------------------------------------------------------------------------------------------
