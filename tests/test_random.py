@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -348,71 +347,6 @@ def test_threads_share_one_stream():
         thread.join()
     expected = random.rand(200, 100, generator=random.Generator(3))
     assert {part.tobytes() for part in drawn} == {part.tobytes() for part in expected}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.forks
-def test_a_fork_while_another_thread_draws():
-    """No child hangs, and each finds the generator between two calls, not in the middle of one."""
-    code = """
-import os, threading, time
-import cylstm
-done = False
-def draw():
-    while not done:
-        cylstm.rand(40_000)  # three chunks
-def whole():
-    state, replay = cylstm.random.get_rng_state().tobytes(), cylstm.random.Generator(0)
-    for _ in range(500):
-        if replay.get_state().tobytes() == state:
-            return True
-        cylstm.rand(40_000, generator=replay)
-cylstm.manual_seed(0)
-thread = threading.Thread(target=draw)
-thread.start()
-statuses = []
-for _ in range(20):
-    cylstm.manual_seed(0)
-    time.sleep(0.001)
-    child = os.fork()
-    if child == 0:
-        cylstm.LSTM(3, 5), cylstm.random.Generator().seed()
-        os._exit(0)
-    statuses.append(os.waitpid(child, 0)[1])
-    cylstm.manual_seed(0)
-    time.sleep(0.001)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if whole() else 1)
-    statuses.append(os.waitpid(child, 0)[1])
-done = True
-thread.join()
-raise SystemExit(any(statuses))
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.forks
-def test_a_fork_inside_of_a_draw_and_forks_of_many_threads():
-    """The lock is re-entrant: what a draw calls may fork. Forks of several threads take turns."""
-    code = """
-import os, threading
-from cylstm import random
-generators = [random.Generator(n) for n in range(5)]
-def fork():
-    for _ in range(10):
-        child = os.fork()
-        if child == 0:
-            os._exit(sum(len(random.rand(3, generator=g)) for g in generators) != 15)
-        assert os.waitpid(child, 0)[1] == 0
-with generators[0]._guard.lock:
-    fork()
-threads = [threading.Thread(target=fork) for _ in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def test_importing_seeds_nothing():

@@ -10,6 +10,6 @@
     cupy_backend/      NVIDIA GPUs, on CuPy
 
 Imports run one way: ``registry`` and ``guard`` → ``plugins`` → ``errors`` and ``base``; ``cupy_backend`` →
-``numpy_backend`` → ``base``; ``cython_backend`` → ``base``. No backend is imported before it is requested; importing this
-package imports nothing.
+``numpy_backend`` → ``base``; ``cython_backend`` → ``base``. No backend is imported before it is requested; importing
+this package imports nothing.
 """

@@ -98,10 +98,10 @@ class ParameterStore(ForkSafe):
             If a name is unknown, a value is no array or of another dtype, or a shape differs.
         """
         self._refuse_while_unlocked()
-        changed = self._checked(arrays)
+        changed = self.checked(arrays)
         with self.lock:
             self._refuse_while_unlocked()
-            self._change(changed)
+            self.change(changed)
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
@@ -129,9 +129,9 @@ class ParameterStore(ForkSafe):
             yield params
             if params.keys() != self.snapshot.arrays.keys():
                 raise KeyError(f"parameters must keep the names {list(self)}, got {list(params)}")
-            changed = self._checked(params)
+            changed = self.checked(params)
             with self.lock:
-                self._change(changed)
+                self.change(changed)
         finally:
             self.unlocked_by = None
             for array in copies:
@@ -157,8 +157,8 @@ class ParameterStore(ForkSafe):
         if self.unlocked_by is not None:
             raise RuntimeError("the parameters are unlocked already: leave the `with ...unlocked()` block first")
 
-    def _checked(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Locked copies of what is to take the place of parameters."""
+    def checked(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Locked copies of what is to take the place of parameters, for `change`. Errors are those of `replace`."""
         changed = {}
         for name, value in arrays.items():
             if name not in self:
@@ -175,7 +175,8 @@ class ParameterStore(ForkSafe):
         if array.dtype != old.dtype:
             raise TypeError(f"{name} must have dtype {old.dtype}, got {array.dtype}: use .astype({str(old.dtype)!r})")
 
-    def _change(self, changed: dict[str, np.ndarray]) -> None:
+    def change(self, changed: dict[str, np.ndarray]) -> None:
+        """Let what `checked` returned take its place, inside a `locked` block."""
         for name, array in changed.items():  # once more: the dtype may have been changed meanwhile
             self._check(name, array)
         self._next({**self.snapshot.arrays, **changed})
