@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..arrays.arithmetic import sigmoid, widened
+from ..arrays.arithmetic import sigmoid, silent, widened
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 
 
@@ -48,6 +48,7 @@ class NumpyBackend(Backend):
             for parameters in layer_parameters
         )
 
+    @silent
     def forward(
         self,
         prepared: LayerParameters,
@@ -86,6 +87,7 @@ class NumpyBackend(Backend):
         output, h_n, c_n = (a.astype(dtype, copy=False) for a in (output, h_n, c_n))
         return LayerOutput(output, h_n, c_n, workspace)
 
+    @silent
     def backward(
         self,
         prepared: LayerParameters,

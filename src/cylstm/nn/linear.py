@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
-from ..arrays.arithmetic import widened
+from ..arrays.arithmetic import silent, widened
 from ..random import uniform
 from .gradients import Gradients, check_gradient
 from .module import Module
@@ -122,6 +122,7 @@ class Linear(Module):
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
 
+        @silent
         def pullback(grad_output: Any) -> Gradients:
             self._store.refuse_after_change(snapshot)
             shape = (*x.shape[:-1], self.out_features)
@@ -145,6 +146,7 @@ class Linear(Module):
         return x
 
     @staticmethod
+    @silent
     def _run(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         output = widened(x) @ widened(arrays["weight"]).T
         if "bias" in arrays:

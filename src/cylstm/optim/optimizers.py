@@ -120,7 +120,7 @@ class Adam(Optimizer):
         If a number is outside its range, or ``modules`` is empty or names one twice.
     """
 
-    _buffer_names = ("exp_avg", "exp_avg_sq")
+    _buffer_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     _decoupled = False
 
     def __init__(
