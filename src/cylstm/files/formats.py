@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import npz, safetensors
-from .container import Contents
-from .modules import Savable, make, parameters_of
+from . import checkpoint, npz, safetensors, sharded
+from .container import Contents, existing
+from .modules import Savable, make, parameters_of, put_together
 from .names import either
 
 
@@ -63,7 +63,8 @@ FORMATS = {
     ".keras": Format(_read_keras, _save_keras),
     ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
 }
-_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+#: The usual ones of PyTorch's checkpoints. They have others too, or none: the content tells.
+_CHECKPOINTS = {".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle"}
 
 
 def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) -> None:
@@ -154,16 +155,21 @@ def load(
 
 
 def read(path: Path) -> Contents:
-    """The tensors and metadata of a file, by the reader for its extension."""
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {str(path)!r}")
+    """The tensors and metadata of a file; those that a model computes of others are put together."""
+    return put_together(_read(path))
+
+
+def _read(path: Path) -> Contents:
+    """The tensors and metadata of a file, by the reader for its extension or content."""
+    path = existing(path)
     extension = path.suffix.lower()
-    if extension in _PICKLES:
-        raise ValueError(
-            f"{path} must hold tensors alone, got a pickle, which can run any code when it is read: convert it once, "
-            f"where PyTorch is: from safetensors.torch import save_file; "
-            f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
-        )
+    if path.name.lower().endswith(sharded.ENDING):
+        return sharded.read(path, _read)
+    if extension in _CHECKPOINTS or (extension not in FORMATS and checkpoint.is_checkpoint(path)):
+        return checkpoint.read(path)
     if extension not in FORMATS:
-        raise ValueError(f"path must end in {either(FORMATS)}, got {str(path)!r}")
+        raise ValueError(
+            f"path must end in {either([*FORMATS, *sorted(_CHECKPOINTS), sharded.ENDING])}, or be a checkpoint of "
+            f"PyTorch, got {str(path)!r}"
+        )
     return FORMATS[extension].read(path)

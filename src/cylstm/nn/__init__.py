@@ -2,6 +2,7 @@
 
     parameters.py  versions of the parameters, locked
     module.py      Module, the base: state_dict, training mode, conversions
+    reparametrised.py  parameters that PyTorch computes from others (weight_norm, prune …)
     dispatch.py    which backend computes one version of the parameters
     stack.py       the layers, one on the other: shapes, checks, both passes on packed rows
     lstm.py        LSTM
