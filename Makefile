@@ -154,6 +154,9 @@ stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is c
 fuzz: $(TEST)  ## random configurations against PyTorch until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz.py
 
+fuzz-files: $(TEST)  ## damaged files of models until stopped
+	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
+
 ##@ Measure it
 
 bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plots (long)
@@ -190,7 +193,7 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick \
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz fuzz-files bench bench-quick \
     bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
