@@ -6,6 +6,7 @@
     dispatch.py    which backend computes one version of the parameters
     stack.py       the layers, one on the other: shapes, checks, both passes on packed rows
     lstm.py        LSTM
+    raw_arrays.py  weights as other systems lay them out
     stream.py      Stream: an LSTM fed one time step at a time
     cell.py        LSTMCell
     linear.py      Linear

@@ -12,6 +12,7 @@ from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
 from .dispatch import ComputedModule
 from .gradients import Gradients
+from .raw_arrays import parameters_from
 from .stack import Stack, State
 from .stream import Stream
 
@@ -99,6 +100,63 @@ class LSTM(ComputedModule):
         self._stack = self._made_stack()
         device, dtype = self._checked_place(device, dtype)
         super().__init__(device=device, dtype=dtype)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        weight_ih: Any,
+        weight_hh: Any = None,
+        bias_ih: Any = None,
+        bias_hh: Any = None,
+        weight_hr: Any = None,
+        *,
+        gate_order: str = "ifgo",
+        forget_bias: float = 0.0,
+        **options: Any,
+    ) -> LSTM:
+        """An LSTM of arrays as another system lays them out: either axis first, any order of gates, one bias or two.
+
+        Parameters
+        ----------
+        weight_ih : array or list of arrays
+            (4H, I) or (I, 4H); a list has one for each direction of each layer, in the order of `all_weights`. Lists of
+            numbers, as JSON has them, are arrays of float32. Without `weight_hh` it is the joined kernel, (I + H, 4H)
+            or (4H, I + H), input first.
+        weight_hh : array or list of arrays, optional
+            (4H, H) or (H, 4H); with a projection R instead of H.
+        bias_ih : array or list of arrays, optional
+            (4H,), also with an axis of 1; or both biases in one, (8H,) or (2, 4H).
+        bias_hh : array or list of arrays, optional
+            (4H,). Zeros where `bias_ih` is there alone.
+        weight_hr : array or list of arrays, optional
+            The projection, (R, H) or (H, R).
+        gate_order : str
+            The order of the blocks of H gates: i, f, o and the candidate, g (also called c or j). PyTorch ``"ifgo"``,
+            Keras ``"ifco"``, ONNX ``"iofc"``, TensorFlow's cells ``"ijfo"`` ([i, j, f, o]), Core ML ``"ifog"``.
+        forget_bias : float
+            What the other system adds to the forget gate when it runs, and the arrays do not hold: 1.0 in TensorFlow's
+            BasicLSTMCell.
+        **options
+            Of the constructor, but for the sizes, which the shapes tell: ``bidirectional``, ``batch_first``,
+            ``dropout``, ``backend`` … The dtype is that of the arrays by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the arrays do not fit each other, or it is not clear which axis is which.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cylstm
+        >>> kernel, bias = np.zeros((10 + 20, 80), np.float32), np.zeros(80, np.float32)
+        >>> cylstm.LSTM.from_arrays(kernel, bias_ih=bias, gate_order="ijfo", forget_bias=1.0)
+        LSTM(10, 20)
+        """
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        arrays = dict(zip(names, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), strict=True))
+        parameters, options = parameters_from(arrays, gate_order, forget_bias, options)
+        return cls._of(parameters, **options)
 
     def _made_stack(self) -> Stack:
         return Stack(self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional, self.proj_size)
