@@ -118,12 +118,16 @@ def load(
     ----------
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
-        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package
-        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        path)`` or by ``numpy.savez``; what ``torch.save`` has written (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, another
+        extension or none), without PyTorch; the index ``.safetensors.index.json`` of a model in several files;
+        ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package h5py. Nothing in the file is
+        executed. bfloat16 becomes float32, which holds each of its values exactly. Parameters that PyTorch computes
+        from others (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
-        prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
-        file that of the layer.
+        prefix of something that holds exactly one LSTM will do. What stands before it in a checkpoint
+        (``"state_dict."``, ``"model."``, ``"module."``) may be left out. In an ONNX file it is the name of the node,
+        in a Keras file that of the layer.
     batch_first, dropout : optional
         Options that names and shapes do not tell. By default what :func:`save` has stored, else PyTorch's defaults.
     backend : optional
@@ -139,9 +143,9 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, of an unknown format or a pickle (``.pt``), if it holds no LSTM or several, if names,
-        shapes and dtypes do not make a module, or if cylstm does not compute what the file asks for (other
-        activations, say).
+        If the file is damaged or of an unknown format, if it holds no LSTM or several, or one inside a pickled module,
+        which is code (the message has the lines that convert it), if names, shapes and dtypes do not make a module, or
+        if cylstm does not compute what the file asks for (other activations, say).
     ImportError
         If the package that reads the format is not installed.
     TypeError
