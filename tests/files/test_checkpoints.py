@@ -16,6 +16,7 @@ import torch
 from model_files import OPTIONS, assert_same_module
 
 import cylstm
+from cylstm.cli.convert import inspect_file
 
 #: Each way of `torch.save`.
 WAYS = {
@@ -301,6 +302,70 @@ def test_torchscript(tmp_path: Path, make: Callable) -> None:
     torch.jit.freeze(torch.jit.script(model)).save(tmp_path / "m.pt")
     with pytest.raises(ValueError, match=r"an archive of TorchScript, .* save the state_dict of the model"):
         cylstm.load(tmp_path / "m.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 6, 3))])
+def test_options_that_torchscript_tells(tmp_path: Path, make: Callable) -> None:
+    model = torch.nn.Sequential()
+    for options in ({"batch_first": True, "dropout": 0.25, "num_layers": 2}, {}, {"batch_first": True}):
+        model.append(First(torch.nn.LSTM(3, 3, **options)))
+    model.eval()
+    make(model).save(tmp_path / "m.pt")
+    x = torch.randn(2, 6, 3)
+    for k, (first, dropout) in enumerate([(True, 0.25), (False, 0.0), (True, 0.0)]):
+        lstm = cylstm.load(tmp_path / "m.pt", f"{k}.lstm")
+        assert (lstm.batch_first, lstm.dropout) == (first, dropout)
+        np.testing.assert_allclose(lstm.eval()(x)[0], model[k](x).detach(), atol=1e-6, rtol=0)
+    assert cylstm.load(tmp_path / "m.pt", "0.lstm", batch_first=False).batch_first is False
+
+
+class First(torch.nn.Module):
+    """The output of an LSTM alone."""
+
+    def __init__(self, lstm: torch.nn.LSTM) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_program(tmp_path: Path) -> None:
+    model = Tagger().eval()
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(model, (torch.zeros(2, 2).long(),)), path)
+    with pytest.raises(ValueError, match=r"got a program of torch\.export: convert it once") as error:
+        cylstm.load(path)
+    run_hint(error)
+    assert_read(tmp_path / "m.state_dict.pt", model.encoder)
+
+
+def test_an_archive_around_a_checkpoint(tmp_path: Path) -> None:
+    torch.save(torch.nn.LSTM(3, 2).state_dict(), tmp_path / "policy.pth")
+    with zipfile.ZipFile(tmp_path / "agent.zip", "w") as archive:
+        archive.write(tmp_path / "policy.pth", "policy.pth")
+    with pytest.raises(ValueError, match=r"got an archive around policy\.pth: unpack it first"):
+        cylstm.load(tmp_path / "agent.zip")
+
+
+@pytest.mark.parametrize("way", ["zip", "legacy"])
+def test_tensors_of_a_gpu(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:1")
+    module = torch.nn.LSTM(3, 2)
+    torch.save(module.state_dict(), tmp_path / "m.pt", **WAYS[way])
+    assert b"cuda:1" in (tmp_path / "m.pt").read_bytes()
+    assert_read(tmp_path / "m.pt", module)
+
+
+def test_what_inspect_says(tmp_path: Path) -> None:
+    model, other = Tagger(), torch.nn.LSTM(3, 2)
+    torch.save({"state_dict": model.state_dict(), "teacher": other, "lr": argparse.Namespace()}, tmp_path / "m.ckpt")
+    modules = {one["prefix"]: one for one in inspect_file(tmp_path / "m.ckpt")["modules"]}
+    assert modules["state_dict.encoder."]["module"] == repr(cylstm.load(tmp_path / "m.ckpt", "state_dict"))
+    assert "teacher.weight_ih_l0 must be a plain tensor" in str(modules["teacher."])
+    assert "weights_only=False" in str(modules["teacher."])
 
 
 def test_a_plain_pickle(tmp_path: Path) -> None:

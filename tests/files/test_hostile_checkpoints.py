@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import struct
 import time
 import tracemalloc
@@ -14,6 +15,7 @@ import torch
 from damaged_files import check, mutants, seeds
 
 import cylstm
+from cylstm.files.formats import read
 
 MUTANTS = 300
 
@@ -51,9 +53,9 @@ def entry(key: str, value: bytes) -> bytes:
     return text(key) + value + b"s"
 
 
-def checkpoint(path: Path, pickle: bytes, storage: bytes = bytes(16), **members: bytes) -> Path:
+def checkpoint(path: Path, stream: bytes, storage: bytes = bytes(16), **members: bytes) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("m/data.pkl", b"\x80\x02" + pickle + b".")
+        archive.writestr("m/data.pkl", b"\x80\x02" + stream + b".")
         archive.writestr("m/data/0", storage)
         for member, content in members.items():
             archive.writestr(f"m/{member}", content)
@@ -132,8 +134,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_pickles(tmp_path: Path, case: str) -> None:
-    pickle, message = HOSTILE[case]
-    path = checkpoint(tmp_path / "m.pt", pickle)
+    stream, message = HOSTILE[case]
+    path = checkpoint(tmp_path / "m.pt", stream)
     begin = time.process_time()
     with pytest.raises(ValueError, match=message) as error:
         cylstm.load(path)
@@ -142,14 +144,50 @@ def test_hostile_pickles(tmp_path: Path, case: str) -> None:
     assert time.process_time() - begin < 30  # not for ever; far less where the machine is idle
 
 
+def test_names_of_a_file_stay_text(tmp_path: Path) -> None:
+    """No name of a class steers the terminal, and none makes a message of megabytes."""
+    path = checkpoint(tmp_path / "m.pt", name("a\x1b]0;owned\x07", "B") + b")R")
+    with pytest.raises(ValueError, match=r"got a\\x1b\]0;owned\\x07\.B, an object"):
+        cylstm.load(path)
+    path = checkpoint(tmp_path / "m.pt", b"}" + entry("k" * 9_000_000, tensor((1,), (1,))))
+    with pytest.raises(ValueError, match="must hold an LSTM") as error:
+        cylstm.load(path)
+    assert len(str(error.value)) < 1000
+
+
+def view_of_a_storage(path: Path) -> bytes:
+    """The older format, in which a persistent id may name a part of a storage: elements 1 to 3 of 4."""
+    whole = tensor((2, 1), (1, 1), count=4)
+    view = whole.replace(text("cpu") + number(4) + b"t", text("cpu") + number(4) + text("v") + b"K\x01K\x03\x87t")
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    pickles = [pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, system)]
+    body = b"\x80\x02}" + entry("part", view) + b"." + pickle.dumps(["0"], 2)
+    return b"".join(pickles) + body + struct.pack("<q4f", 4, 10, 11, 12, 13)
+
+
+def test_a_view_of_a_storage(tmp_path: Path) -> None:
+    content = view_of_a_storage(tmp_path)
+    (tmp_path / "m.pt").write_bytes(content)
+    expected = torch.load(tmp_path / "m.pt", weights_only=True)["part"]
+    assert expected.flatten().tolist() == [11, 12]
+    found = read(tmp_path / "m.pt").tensors["part"].read()
+    assert found.tolist() == expected.tolist()
+    (tmp_path / "m.pt").write_bytes(content.replace(b"K\x01K\x03\x87", b"K\x02K\x03\x87"))
+    with pytest.raises(ValueError, match="a view must end within its storage of 4 elements, got one to 5"):
+        cylstm.load(tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(content.replace(number(0) + sizes((2, 1)), number(2) + sizes((2, 1))))
+    with pytest.raises(ValueError, match="must end within its storage of 3, got element 3"):
+        cylstm.load(tmp_path / "m.pt")
+
+
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
-    for pickle in (b"}" * 60_000, b"]" * 60_000, name("a", "B") + b"q\x00" + b"h\x00)\x81" * 20_000):
-        path = checkpoint(tmp_path / "m.pt", pickle)
+    for stream in (b"}" * 60_000, b"]" * 60_000, name("a", "B") + b"q\x00" + b"h\x00)\x81" * 20_000):
+        path = checkpoint(tmp_path / "m.pt", stream)
         tracemalloc.start()
         try:
             with pytest.raises(ValueError, match="must hold"):
                 cylstm.load(path)
-            assert tracemalloc.get_traced_memory()[1] < 120 * len(pickle)
+            assert tracemalloc.get_traced_memory()[1] < 120 * len(stream)
         finally:
             tracemalloc.stop()
 

@@ -7,6 +7,7 @@
     sharded.py       the index of a model in several files
     npz.py           the format .npz
     checkpoint.py    PyTorch's checkpoints: the archive, and the older row of pickles
+    script.py        what the code in an archive of TorchScript tells
     nested.py        the tensors among what a checkpoint holds, by name
     stored.py        PyTorch's storages and tensors
     pickles.py       pickle streams, read as data

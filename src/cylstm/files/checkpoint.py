@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import mmap
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from .archive import check_members, opened
 from .container import Contents, TensorFileError, damaged, is_size, regular_size
+from .names import listed
 from .nested import contents_of
 from .pickles import Name, Table, read_pickle
+from .script import options_of
 from .stored import KNOWN, Extents, Storage, dtype_of_storage, itemsize
 
 _ZIP = b"PK\3\4"
@@ -84,7 +86,7 @@ def _read_zip(path: Path, size: int) -> Contents:
         members = {info.filename: info for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
-            raise damaged(path, f"an archive of PyTorch must have one FOLDER/data.pkl, got {len(roots)}")
+            raise _other_archive(path, members, len(roots))
         [root] = roots
         order = _member(archive, f"{root}byteorder") if f"{root}byteorder" in members else b"little"
         if order != b"little":
@@ -102,7 +104,26 @@ def _read_zip(path: Path, size: int) -> Contents:
     known: dict[str, Storage] = {}
     value, _ = _made(path, lambda: read_pickle(pickle, 0, KNOWN, partial(_storage, known)))
     source = Extents(extents, data)
-    return _made(path, lambda: contents_of(value, source, path, size, script))
+    if not script:
+        return _made(path, lambda: contents_of(value, source, path, size))
+    classes: dict[str, str] = {}
+    contents = _made(path, lambda: contents_of(value, source, path, size, classes))
+    with opened(path, _KIND) as archive:
+        return contents._replace(metadata=options_of(classes, lambda name: _member(archive, f"{root}code/{name}")))
+
+
+def _other_archive(path: Path, members: Iterable[str], roots: int) -> TensorFileError:
+    """The error for a zip archive that `torch.save` has not written."""
+    inside = [name for name in members if name.endswith((".pt", ".pth", ".bin", ".ckpt"))]
+    if any(name.endswith("/archive_format") for name in members):
+        target = str(path.with_name(f"{path.stem}.state_dict.pt"))
+        return TensorFileError(
+            f"{path} must be a {_KIND}, got a program of torch.export: convert it once, where PyTorch is: import "
+            f"torch; torch.save(dict(torch.export.load({str(path)!r}).state_dict), {target!r})"
+        )
+    if inside:
+        return TensorFileError(f"{path} must be a {_KIND}, got an archive around {listed(inside)}: unpack it first")
+    return damaged(path, f"an archive of PyTorch must have one FOLDER/data.pkl, got {roots}")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -148,7 +169,7 @@ def _read_legacy(path: Path, size: int) -> Contents:
         return memoryview(data)[begin : begin + length]
 
     source = Extents({key: length for key, (_, length) in places.items()}, read_data)
-    return _made(path, lambda: contents_of(value, source, path, size, False))
+    return _made(path, lambda: contents_of(value, source, path, size))
 
 
 def _is_table(value: Any) -> bool:

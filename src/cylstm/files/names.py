@@ -101,7 +101,7 @@ def either(names: Iterable[str]) -> str:
 
 def listed(texts: Iterable[str], at_most: int = 20) -> str:
     """The first of the texts, and how many more there are."""
-    texts = list(texts)
+    texts = [text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts]  # names have any length
     return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
 
 

@@ -31,7 +31,7 @@ class _Object(NamedTuple):
     module: bool
 
 
-def contents_of(value: Any, extents: Extents, path: Path, size: int, script: bool) -> Contents:
+def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: dict[str, str] | None = None) -> Contents:
     """What `cylstm.load` can choose from.
 
     A tensor inside an object that is not made is there too, and refused: it may be what is asked for, and what the
@@ -47,8 +47,8 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, script: boo
         The file, for messages.
     size : int
         Its bytes.
-    script : bool
-        Whether it is an archive of TorchScript.
+    classes : dict of str to str, optional
+        For an archive of TorchScript: is filled with the classes of its objects, by prefix.
 
     Raises
     ------
@@ -57,10 +57,13 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, script: boo
     """
     tensors: dict[str, Tensor] = {}
     others: dict[str, str] = {}
+    shown: set[str] = set()  # objects that show as modules
     total = 0
-    for name, found, inside in _walk(value):
+    for name, found, inside in _walk(value, classes):
         if inside is not None:
-            others[inside.path and f"{inside.path}."] = f"{inside.name}, an object that is not read"
+            prefix = inside.path and f"{inside.path}."
+            others[prefix] = f"{inside.name}, an object that is not read"
+            shown |= {prefix} if is_parameter(name) else set()
             if name in tensors:
                 continue
         elif name in tensors and not tensors[name].refused:
@@ -73,7 +76,8 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, script: boo
         if total > expansion_limit(size):
             raise ValueError(f"the tensors must have at most {expansion_limit(size)} bytes together, got more")
         tensors[name] = found.tensor(extents, name, "" if inside is None else _conversion(inside, path))
-    if script:
+    others = {prefix: what for prefix, what in others.items() if prefix not in shown}
+    if classes is not None and not any("weight_hh" in name for name in tensors):
         others[""] = (
             "an archive of TorchScript, whose weights can be constants of its code (torch.jit.freeze): save the "
             "state_dict of the model that it was made of"
@@ -100,7 +104,7 @@ def _conversion(inside: _Object, path: Path) -> str:
     )
 
 
-def _walk(root: Any) -> Iterator[tuple[str, Stored | Thing, _Object | None]]:
+def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Stored | Thing, _Object | None]]:
     """Name, tensor and the object around it, of all tensors; also objects under the name of a parameter.
 
     Nothing recurses. What lies inside objects is visited once, for objects refer to each other in circles.
@@ -121,6 +125,8 @@ def _walk(root: Any) -> Iterator[tuple[str, Stored | Thing, _Object | None]]:
             raise ValueError(f"dicts and lists must be nested at most {MAX_DEPTH} deep, got more")
         if isinstance(value, Thing) and inside is None and path and is_parameter(path):
             yield path, value, None
+        if classes is not None and isinstance(value, Thing) and value.name.startswith(_SCRIPT):
+            classes[path and f"{path}."] = value.name
         children = list(_children(value, path, where, inside))
         entries += len(children) + len(_pairs(value))
         letters += sum(len(child[1]) + len(child[2]) for child in children)

@@ -77,7 +77,7 @@ def read_pickle(data: Any, begin: int, known: Known, persistent: Callable[[Any],
             action(reader)
     except IndexError:
         raise ValueError(f"what an opcode takes must be on the stack, got an empty one at byte {at}") from None
-    raise ValueError(f"the pickle must take at most {MAX_STEPS} steps, got more")
+    raise ValueError(f"the pickle must take at most {MAX_STEPS} steps, got more: save the state_dict alone")
 
 
 class _Reader:
@@ -143,7 +143,8 @@ class _Reader:
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError(f"a name must be text, got a {type(name).__name__}")
-        self.push(Name(f"{module}.{name}"))
+        text = f"{module}.{name}"  # it is shown in messages
+        self.push(Name(text if text.isprintable() else repr(text)[1:-1]))
 
     def make(self, arguments: Any, *more: Any) -> None:
         function = self.stack.pop()

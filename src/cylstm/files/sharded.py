@@ -38,7 +38,12 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
     shards: dict[str, Contents] = {}
     tensors: dict[str, Tensor] = {}
     for name, shard in table.items():
-        if not isinstance(shard, str) or not shard or "\0" in shard or Path(shard).name != shard or "\\" in shard:
+        if (
+            not isinstance(shard, str)
+            or shard in ("", "..")
+            or {"/", "\\", "\0"} & set(shard)
+            or Path(shard).name != shard
+        ):
             raise damaged(path, f"the file of {name!r:.200} must be a name in the same folder, got {shard!r:.200}")
         if shard.lower().endswith(ENDING):
             raise damaged(path, f"the file of {name!r:.200} must hold tensors, got another index, {shard!r:.200}")
