@@ -103,6 +103,27 @@ def test_onnx() -> None:
     np.testing.assert_allclose(lstm(x)[0], expected[:, 0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_peepholes(order: str) -> None:
+    module = cylstm.LSTM(3, 5, 2, peephole=True)
+    columns: dict[str, list] = {}
+    for name, array in module.state_dict().items():
+        field = name.partition("_l")[0]
+        blocks = dict(
+            zip(
+                "ifo" if field == "weight_ch" else "ifgo",
+                np.split(array, 3 if field == "weight_ch" else 4),
+                strict=True,
+            )
+        )
+        letters = [letter if letter in "ifo" else "g" for letter in order]
+        columns.setdefault(field, []).append(np.concatenate([blocks[x] for x in letters if x in blocks]))
+    lstm = cylstm.LSTM.from_arrays(**columns, gate_order=order, clip=3.0)
+    assert repr(lstm) == repr(cylstm.LSTM(3, 5, 2, peephole=True, clip=3.0))
+    for name, array in module.state_dict().items():
+        np.testing.assert_array_equal(getattr(lstm, name), array)
+
+
 def test_the_joined_kernel_of_tensorflow() -> None:
     """BasicLSTMCell: [x, h] @ kernel + bias in the order i, j, f, o, and 1 is added to f when it runs."""
     rng = np.random.default_rng(0)
@@ -153,6 +174,8 @@ W_IH, W_HH, B = np.ones((20, 3), "f4"), np.ones((20, 5), "f4"), np.ones(20, "f4"
         ({"input_size": 3}, TypeError, "input_size must be left out, got 3: the shapes tell it"),
         ({"num_layers": 2}, TypeError, "num_layers must be left out"),
         ({"layers": 2}, TypeError, "layers"),
+        ({"peephole": True}, TypeError, "peephole must be left out, got True"),
+        ({"weight_ch": np.ones(20, "f4")}, ValueError, r"weight_ch must have shape \(15,\), got \(20,\)"),
         ({"weight_hh": W_HH[:, :4]}, ValueError, r"weight_hh must have shape \(4H, H\) or \(H, 4H\), got \(20, 4\)"),
         ({"weight_hh": W_HH[0]}, ValueError, r"weight_hh must be 2-D .*, got shape \(5,\)"),
         ({"weight_ih": W_IH[:19]}, ValueError, r"weight_ih must have shape \(20, I\) or \(I, 20\), got \(19, 3\)"),

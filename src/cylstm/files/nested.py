@@ -70,7 +70,7 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: di
             raise ValueError(f"each name must be there once, got {name!r:.200} twice")
         if isinstance(found, Thing):
             reason = f"an object of {found.name:.200}: save it as a plain tensor"
-            tensors[name] = Tensor("an object", (), partial(_unread, reason), reason)
+            tensors[name] = Tensor("an object", (), partial(_unread, reason), refused=reason)
             continue
         total += found.nbytes
         if total > expansion_limit(size):

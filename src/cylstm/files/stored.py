@@ -82,7 +82,7 @@ class Stored(NamedTuple):
         if all(self.shape) and (last + 1) * itemsize(self.dtype) > storage.length * width:
             raise ValueError(f"{name!r:.200} must end within its storage of {storage.length}, got element {last}")
         dtype = "float32" if self.dtype == "bfloat16" else self.dtype
-        return Tensor(dtype, self.shape, partial(self.array, extents, name), refused)
+        return Tensor(dtype, self.shape, partial(self.array, extents, name), refused=refused)
 
     def array(self, extents: Extents, name: str) -> np.ndarray:
         """Its elements, of bfloat16 as float32."""

@@ -13,7 +13,7 @@ from .stack import Stack
 
 #: What the candidate, PyTorch's g, is called elsewhere.
 _CANDIDATE = "gcj"
-_FROM_SHAPES = ("input_size", "hidden_size", "num_layers", "bias", "proj_size")
+_FROM_SHAPES = ("input_size", "hidden_size", "num_layers", "bias", "proj_size", "peephole")
 
 
 def parameters_from(
@@ -44,6 +44,7 @@ def parameters_from(
             hidden = len(layer["weight_hh"]) // 4
             sizes = {"input_size": layer["weight_ih"].shape[1], "hidden_size": hidden, "bias": "bias_ih" in layer}
             sizes |= {"num_layers": count // directions, "proj_size": len(layer.get("weight_hr", ()))}
+            sizes |= {"peephole": "weight_ch" in layer}
     expected = Stack(**sizes, bidirectional=directions == 2).shapes()
     wrong = [
         f"{name} {a.shape} where {expected.get(name)} is due"
@@ -92,7 +93,7 @@ def _dtype(given: Mapping[str, Sequence[np.ndarray]]) -> str:
 def _upright(one: dict[str, np.ndarray], at: str) -> dict[str, np.ndarray]:
     """The arrays of one layer and direction with the gates in the rows; the joined kernel in two."""
     for name, array in one.items():
-        if name.startswith("weight") and (array.ndim != 2 or not array.size):
+        if name.startswith("weight") and name != "weight_ch" and (array.ndim != 2 or not array.size):
             raise ValueError(f"{name}{at} must be 2-D with sizes of 1 or more, got shape {array.shape}")
     if "weight_hh" not in one:
         one = _split_kernel(one, at)
@@ -110,6 +111,8 @@ def _upright(one: dict[str, np.ndarray], at: str) -> dict[str, np.ndarray]:
     one = {**one, "weight_ih": ih.T if turned else ih, "weight_hh": upright}
     if hr is not None:
         one["weight_hr"] = hr if hr.shape == (upright.shape[1], gates // 4) else hr.T
+    if "weight_ch" in one and one["weight_ch"].shape != (3 * gates // 4,):
+        raise ValueError(f"weight_ch{at} must have shape ({3 * gates // 4},), got {one['weight_ch'].shape}")
     if "bias_hh" in one and "bias_ih" not in one:
         raise ValueError(f"bias_hh{at} must come with bias_ih, got it alone: give bias_ih=bias_hh, or both")
     for name in ("bias_ih", "bias_hh"):
@@ -156,14 +159,16 @@ def _with_two_biases(one: dict[str, np.ndarray], forget_bias: float, order: list
         bias = one["bias_ih"]
         one["bias_hh"] = bias[gates:] if len(bias) == 2 * gates else np.zeros(gates, bias.dtype)
         one["bias_ih"] = bias[:gates]
-    ordered = {
-        name: array
-        if name == "weight_hr"
-        else array.reshape(4, gates // 4, *array.shape[1:])[order].reshape(array.shape)
-        for name, array in one.items()
-    }
+    gates_seen = sorted(order[k] for k in (0, 1, 3))  # of the peepholes: without the candidate
+    blocks = {"weight_ch": [gates_seen.index(order[k]) for k in (0, 1, 3)], "weight_hr": [0]}
+    ordered = {name: _reordered(array, blocks.get(name, order)) for name, array in one.items()}
     if forget_bias:
         ordered["bias_ih"] = ordered["bias_ih"] + np.repeat([0.0, forget_bias, 0.0, 0.0], gates // 4).astype(
             ordered["bias_ih"].dtype
         )
     return ordered
+
+
+def _reordered(array: np.ndarray, blocks: list[int]) -> np.ndarray:
+    """The blocks of rows in this order."""
+    return array.reshape(len(blocks), -1, *array.shape[1:])[blocks].reshape(array.shape)

@@ -16,10 +16,11 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
-_FIELD = r"(?:weight_(?:ih|hh|hr)|bias_(?:ih|hh))"
+_FIELD = r"(?:weight_(?:ih|hh|hr|ch)|bias_(?:ih|hh))"
 _RECURRENT = rf"{_FIELD}(?:_l\d{{1,6}}(?:_reverse)?)?"
 _RECURRENT_ONLY = re.compile(rf".*?{_RECURRENT}", re.DOTALL)
-_PLAIN = re.compile(rf".*?{_RECURRENT}|(?:.*\.)?(?:weight|bias)", re.DOTALL)
+#: The ends are those of a frozen module.
+_PLAIN = re.compile(rf".*?{_RECURRENT}(?:_int8|_scale)?|(?:.*\.)?(?:weight|bias)", re.DOTALL)
 #: A name that goes on after that of a parameter: of a recurrent one in any way, of others in the ways that are known.
 _PARTS = (
     re.compile(rf"(.*?)parametrizations\.({_RECURRENT}|weight|bias)\.(.+)", re.DOTALL),
