@@ -114,13 +114,6 @@ def test_forward_mode_is_refused():
             torch.func.functional_call(module, {"weight_hh_l0": weight}, (torch.randn(4, 2),))
 
 
-@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad])
-def test_function_transforms_are_refused(transform):
-    module = cylstm.torch.LSTM(2, 3)
-    with pytest.raises(RuntimeError):
-        transform(lambda x: module(x)[0].sum())(torch.randn(4, 1, 2))
-
-
 def test_changing_a_tensor_between_forward_and_backward_is_refused():
     module = cylstm.torch.LSTM(2, 3)
     x = torch.randn(4, 1, 2)

@@ -6,15 +6,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from ..arrays.arguments import as_dtype
 from ..backends import registry
 from ..backends.base import Backend
+from .derivatives import lstm as _run
 from .operator import Arguments, Options, backend_name
-from .operator import lstm as _operator
 
 __all__ = ["LSTM", "LSTMCell", "parameter_names", "replace", "restore"]
 
@@ -200,19 +199,6 @@ def _checked(
                 f".to({weight.dtype}), or the module by .to({tensor.dtype})"
             )
     return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
-
-
-def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, h_n and c_n. What the backward pass needs is kept where there can be one."""
-    candidates = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
-    differentiable = [tensor for tensor in candidates if tensor is not None]
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in differentiable):
-        raise NotImplementedError(  # an operator without a rule for it would give tangents of zero
-            "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
-            "cylstm.torch.restore(model) puts back"
-        )
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
-    return _operator(*arguments, *options, keep)[:3]
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
