@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+import torch.onnx
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
@@ -25,9 +27,21 @@ class _OnBackend:
 
     backend: str | Backend | None = None
 
-    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
-        self.backend = backend
-        super().__init__(*args, **kwargs)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "qconfig":  # each of PyTorch's quantisations sets it, on the modules too that it will leave
+            warnings.warn(
+                f"{type(self).__name__} stays in the dtype of its parameters, for PyTorch's quantisation does not know "
+                "cylstm.torch: call cylstm.torch.restore(model) before it, to quantise this module too",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which compiles Python and knows no backend."""
+        raise RuntimeError(
+            f"cylstm.torch.{type(self).__name__} cannot be scripted: call cylstm.torch.restore(model) before "
+            "torch.jit.script, or use torch.jit.trace"
+        )
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
@@ -40,7 +54,7 @@ class LSTM(_OnBackend, nn.LSTM):
 
     Parameters
     ----------
-    *args, **kwargs
+    input_size, hidden_size, ..., dtype
         Those of ``torch.nn.LSTM``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
@@ -64,6 +78,25 @@ class LSTM(_OnBackend, nn.LSTM):
     torch.Size([80, 10])
     """
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str | Backend | None = None,
+    ) -> None:
+        self.backend = backend
+        sizes = input_size, hidden_size, num_layers
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         """Run the LSTM, as ``torch.nn.LSTM`` does.
 
@@ -86,13 +119,17 @@ class LSTM(_OnBackend, nn.LSTM):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if torch.onnx.is_in_onnx_export():  # the exporters know the LSTM that is PyTorch's own
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         packed = isinstance(input, PackedSequence)
         data, batch_sizes, sorted_indices, unsorted_indices = input if packed else (input, None, None, None)
         data, hx = _checked(data, hx, weights[0], RuntimeError if packed else ValueError)
         D, H, R = 1 + bool(self.bidirectional), self.hidden_size, self.proj_size or self.hidden_size
         if batch_sizes is not None and hx[0] is None:
-            leading = self.num_layers * D, int(batch_sizes[0])
+            leading = self.num_layers * D, batch_sizes[0]  # no int: a trace follows it
             hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
         masks = []
         if self.training and self.dropout > 0:  # drawn as torch.nn.LSTM draws them: the same seed drops the same
@@ -119,7 +156,7 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
 
     Parameters
     ----------
-    *args, **kwargs
+    input_size, hidden_size, ..., dtype
         Those of ``torch.nn.LSTMCell``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
@@ -129,6 +166,19 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
     TypeError, ValueError, RuntimeError
         As ``torch.nn.LSTMCell`` does for the same arguments; for the backend, as `cylstm.LSTM` does.
     """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str | Backend | None = None,
+    ) -> None:
+        self.backend = backend
+        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step, as ``torch.nn.LSTMCell`` does.
@@ -149,7 +199,11 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if torch.onnx.is_in_onnx_export():
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         data, hx = _checked(input, hx, weights[0], RuntimeError)
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
@@ -164,6 +218,32 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
         _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
         return h_1.squeeze(0), c_1.squeeze(0)
+
+
+def _tracer_of(*values: Any) -> fx.Tracer | None:
+    """The tracer of ``torch.fx`` where one of the values stands for a tensor of a later call."""
+    for value in values:
+        tracer = _tracer_of(*value) if isinstance(value, (tuple, list)) else value.tracer if isinstance(value, fx.Proxy) else None
+        if tracer is not None:
+            return tracer
+    return None
+
+
+def _as_leaf(module: nn.Module, tracer: fx.Tracer, input: Any, hx: Any) -> fx.Proxy:
+    """One call of the module in the graph, as the tracer makes of PyTorch's own modules."""
+    arguments = (input,) if hx is None else (input, hx)
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    """The weights in PyTorch's order, as hooks and parametrisations compute them."""
+    weights = [getattr(module, name) for name in parameter_names(module)]
+    if any(type(weight).__name__ == "ExpandedWeight" for weight in weights):
+        raise NotImplementedError(
+            "cylstm has no expanded weights (call_for_per_sample_grads): use torch.func.vmap(torch.func.grad(...)) for "
+            "the gradients of each sample, or torch.nn.LSTM, which cylstm.torch.restore(model) puts back"
+        )
+    return weights
 
 
 def _check_backend(module: nn.Module, backend: str | Backend | None) -> None:
