@@ -68,9 +68,10 @@ def operator_arguments(form: str) -> tuple[operator.Arguments, operator.Options]
     if form == "packed":
         x, *indices = rnn.pack_padded_sequence(x, torch.tensor([2, 4, 1]), enforce_sorted=False)
     states = (None, None) if form == "unbatched" else (h, h.detach().clone().requires_grad_())
-    masks = [torch.rand(x.shape[:-1].numel(), 6, dtype=torch.float64)] if form in ("batch_first", "packed") else []
+    with_masks = form in ("batch_first", "packed")
+    masks = torch.rand(1, x.shape[:-1].numel(), 6, dtype=torch.float64) if with_masks else None
     weights = [weight.requires_grad_() for weight in module.parameters()]
-    arguments = operator.Arguments(x.requires_grad_(), *indices, *states, weights, masks)
+    arguments = operator.Arguments(x.requires_grad_(), *indices, *states, masks, weights)
     if form == "batch_first":
         arguments = arguments._replace(input=x.detach().transpose(0, 1).contiguous().requires_grad_())
     return arguments, operator.Options(L, True, form == "batch_first", D == 2, 0, None)

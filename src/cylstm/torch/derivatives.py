@@ -37,7 +37,7 @@ def lstm(a: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     if torch.jit.is_tracing():  # the graph is to be the same with gradients and without
         keep = False
     if torch._C._are_functorch_transforms_active():
-        return _Lstm.apply(options, len(a.weights), keep, *_flat(a))[:3]
+        return _Lstm.apply(options, keep, *_flat(a))[:3]
     return operator.lstm(*a, *options, keep)[:3]
 
 
@@ -48,9 +48,7 @@ def _lstm_backward(
     if any(map(_is_batched, grads)):
         return _for_batched_gradients(grads, workspace, a, options)
     if torch._C._are_functorch_transforms_active():
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _LstmBackward.apply(
-            options, len(a.weights), *grads, workspace, *_flat(a)
-        )
+        grad_input, grad_h_0, grad_c_0, *grad_weights = _LstmBackward.apply(options, *grads, workspace, *_flat(a))
         return grad_input, grad_h_0, grad_c_0, grad_weights
     return operator.lstm_backward(*grads, workspace, *a, *options)
 
@@ -59,16 +57,15 @@ def _lstm_backward(
 
 
 def _flat(a: Arguments) -> tuple[Tensor | None, ...]:
-    return (*a[:6], *a.weights, *a.masks)
+    return (*a[:-1], *a.weights)
 
 
-def _unflat(tensors: Sequence[Any], number_of_weights: int) -> Arguments:
-    split = 6 + number_of_weights
-    return Arguments._make([*tensors[:6], list(tensors[6:split]), list(tensors[split:])])
+def _unflat(tensors: Sequence[Any]) -> Arguments:
+    return Arguments._make([*tensors[: _N - 1], list(tensors[_N - 1 :])])
 
 
 def _save(ctx: Any, a: Arguments, options: Options, workspace: Tensor) -> None:
-    ctx.options, ctx.number_of_weights = options, len(a.weights)
+    ctx.options = options
     ctx.save_for_backward(workspace, *_flat(a))
     ctx.set_materialize_grads(False)
 
@@ -76,11 +73,11 @@ def _save(ctx: Any, a: Arguments, options: Options, workspace: Tensor) -> None:
 def _gradients(ctx: Any, grads: Sequence[Tensor | None]) -> Arguments:
     """The gradient of each argument, in its place."""
     workspace, *tensors = ctx.saved_tensors
-    a = _unflat(tensors, ctx.number_of_weights)
+    a = _unflat(tensors)
     grad_input, grad_h_0, grad_c_0, grad_weights = _lstm_backward(grads[:3], workspace, a, ctx.options)
     if a.h_0 is None:
         grad_h_0 = grad_c_0 = None
-    return Arguments(grad_input, None, None, None, grad_h_0, grad_c_0, grad_weights, [None] * len(a.masks))
+    return Arguments(grad_input, None, None, None, grad_h_0, grad_c_0, None, grad_weights)
 
 
 def _refuse_second_derivatives(ctx: Any, *grads: Any) -> None:
@@ -116,34 +113,34 @@ operator.lstm_backward.register_autograd(_refuse_second_derivatives)
 
 
 class _Lstm(torch.autograd.Function):
-    """``cylstm::lstm`` of options, the number of weights, keep and the tensors."""
+    """``cylstm::lstm`` of options, keep and the tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(options: Options, number_of_weights: int, keep: bool, *tensors: Any) -> Any:
-        return operator.lstm(*_unflat(tensors, number_of_weights), *options, keep)
+    def forward(options: Options, keep: bool, *tensors: Any) -> Any:
+        return operator.lstm(*_unflat(tensors), *options, keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        options, number_of_weights, _, *tensors = inputs
-        _save(ctx, _unflat(tensors, number_of_weights), options, output[-1])
+        options, _, *tensors = inputs
+        _save(ctx, _unflat(tensors), options, output[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return (None, None, None, *_flat(_gradients(ctx, grads)))
+        return (None, None, *_flat(_gradients(ctx, grads)))
 
     jvp = staticmethod(_refuse_forward_mode)
 
 
 class _LstmBackward(torch.autograd.Function):
-    """``cylstm::lstm_backward`` of options, the number of weights, three gradients, the workspace and the tensors."""
+    """``cylstm::lstm_backward`` of options, three gradients, the workspace and the tensors."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(options: Options, number_of_weights: int, *tensors: Any) -> Any:
-        *results, weights = operator.lstm_backward(*tensors[:4], *_unflat(tensors[4:], number_of_weights), *options)
+    def forward(options: Options, *tensors: Any) -> Any:
+        *results, weights = operator.lstm_backward(*tensors[:4], *_unflat(tensors[4:]), *options)
         return (*results, *weights)
 
     @staticmethod
@@ -161,7 +158,7 @@ class _LstmBackward(torch.autograd.Function):
 def _(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
     a, dims = Arguments(*args[:_N]), Arguments(*in_dims[:_N])
     options = Options(*args[_N:-1])
-    if a.batch_sizes is None and not a.masks and all(dim is None for dim in dims.weights):
+    if a.batch_sizes is None and a.masks is None and all(dim is None for dim in dims.weights):
         return _one_batch(a, dims, options, info.batch_size)
     results = [operator.lstm(*_entry(args[:-1], in_dims, v), False) for v in range(info.batch_size)]
     return (*_stacked(results, 3), results[0][-1]), (0, 0, 0, None)

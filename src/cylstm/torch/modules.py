@@ -16,6 +16,7 @@ from ..backends import registry
 from ..backends.base import Backend
 from .derivatives import lstm as _run
 from .operator import Arguments, Options, backend_name
+from .report import tell, why_left
 
 __all__ = ["LSTM", "LSTMCell", "parameter_names", "replace", "restore"]
 
@@ -26,6 +27,12 @@ class _OnBackend:
     """What the drop-ins add to PyTorch's classes beside ``forward``."""
 
     backend: str | Backend | None = None
+
+    def __init__(self, *args: Any, device: Any = None, backend: str | Backend | None = None, **kwargs: Any) -> None:
+        self.backend = backend
+        if device is not None:  # named in the signature, where torch.nn.utils.skip_init looks for it
+            kwargs["device"] = device
+        super().__init__(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "qconfig":  # each of PyTorch's quantisations sets it, on the modules too that it will leave
@@ -54,7 +61,7 @@ class LSTM(_OnBackend, nn.LSTM):
 
     Parameters
     ----------
-    input_size, hidden_size, ..., dtype
+    *args, **kwargs
         Those of ``torch.nn.LSTM``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
@@ -78,25 +85,6 @@ class LSTM(_OnBackend, nn.LSTM):
     torch.Size([80, 10])
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | Backend | None = None,
-    ) -> None:
-        self.backend = backend
-        sizes = input_size, hidden_size, num_layers
-        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         """Run the LSTM, as ``torch.nn.LSTM`` does.
 
@@ -119,7 +107,7 @@ class LSTM(_OnBackend, nn.LSTM):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
-        if torch.onnx.is_in_onnx_export():  # the exporters know the LSTM that is PyTorch's own
+        if _exporting_to_onnx():  # the exporters know the LSTM that is PyTorch's own
             return super().forward(input, hx)
         if (tracer := _tracer_of(input, hx)) is not None:
             return _as_leaf(self, tracer, input, hx)
@@ -131,12 +119,14 @@ class LSTM(_OnBackend, nn.LSTM):
         if batch_sizes is not None and hx[0] is None:
             leading = self.num_layers * D, batch_sizes[0]  # no int: a trace follows it
             hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
-        masks = []
-        if self.training and self.dropout > 0:  # drawn as torch.nn.LSTM draws them: the same seed drops the same
+        masks = None
+        if (
+            self.training and self.dropout > 0 and self.num_layers > 1
+        ):  # drawn as torch.nn.LSTM draws them: the same seed drops the same
             ones = data.new_ones(data.shape[:-1].numel(), D * R)
-            masks = [nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)]
+            masks = torch.stack([nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)])
         output, *state = _run(
-            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], weights, masks),
+            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], masks, weights),
             Options(
                 self.num_layers,
                 self.bias,
@@ -156,7 +146,7 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
 
     Parameters
     ----------
-    input_size, hidden_size, ..., dtype
+    *args, **kwargs
         Those of ``torch.nn.LSTMCell``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
@@ -166,19 +156,6 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
     TypeError, ValueError, RuntimeError
         As ``torch.nn.LSTMCell`` does for the same arguments; for the backend, as `cylstm.LSTM` does.
     """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | Backend | None = None,
-    ) -> None:
-        self.backend = backend
-        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step, as ``torch.nn.LSTMCell`` does.
@@ -199,12 +176,20 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        if torch.onnx.is_in_onnx_export():
+        if _exporting_to_onnx():
             return super().forward(input, hx)
         if (tracer := _tracer_of(input, hx)) is not None:
             return _as_leaf(self, tracer, input, hx)
         weights = _weights(self)
         data, hx = _checked(input, hx, weights[0], RuntimeError)
+        if not torch.jit.is_tracing():  # a trace runs with other sizes, which the operator checks
+            self._check_shapes(data, hx)
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
+        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, None, weights)
+        _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
+        return h_1.squeeze(0), c_1.squeeze(0)
+
+    def _check_shapes(self, data: Tensor, hx: tuple[Tensor | None, Tensor | None]) -> None:
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
         if data.shape[-1] != self.input_size:
@@ -214,16 +199,23 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
             if state is not None and state.shape != expected:
                 error = RuntimeError if state.dim() in (1, 2) else ValueError
                 raise error(f"{name} must have shape {expected}, got {tuple(state.shape)}")
-        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
-        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
-        _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
-        return h_1.squeeze(0), c_1.squeeze(0)
+
+
+@torch.compiler.assume_constant_result  # the compiler, by which PyTorch exports too, takes it for False
+def _exporting_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
 
 
 def _tracer_of(*values: Any) -> fx.Tracer | None:
     """The tracer of ``torch.fx`` where one of the values stands for a tensor of a later call."""
     for value in values:
-        tracer = _tracer_of(*value) if isinstance(value, (tuple, list)) else value.tracer if isinstance(value, fx.Proxy) else None
+        tracer = (
+            _tracer_of(*value)
+            if isinstance(value, (tuple, list))
+            else value.tracer
+            if isinstance(value, fx.Proxy)
+            else None
+        )
         if tracer is not None:
             return tracer
     return None
@@ -286,12 +278,15 @@ def _checked(
 _DROP_INS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
 
 
-def replace(model: AnyModule, *, backend: str | Backend | None = None, back: bool = False) -> AnyModule:
+def replace(
+    model: AnyModule, *, backend: str | Backend | None = None, back: bool = False, verbose: bool = False
+) -> AnyModule:
     """Turn each ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` of a model into the drop-in, in place.
 
     The modules stay the objects that they are, with their parameters, hooks and mode; only their class changes. So
     optimisers, other references and shared weights go on as before. Modules of a subclass of ``torch.nn.LSTM`` are
-    left alone, for their ``forward`` may be their own.
+    left alone, for their ``forward`` may be their own; so are quantised and scripted ones, those in bfloat16, and those
+    with a ``forward`` of their own. A warning names each that was left and why, and says where there was none at all.
 
     Parameters
     ----------
@@ -302,6 +297,8 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         and for drop-ins that were there before the one that they have.
     back : bool
         The other way round: turn the drop-ins into PyTorch's modules.
+    verbose : bool
+        Print what was done with each LSTM, and how many there are, instead of the warning.
 
     Returns
     -------
@@ -330,14 +327,17 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if back and backend is not None:
         raise ValueError(f"backend must be None where back is True, got {backend!r}: leave it out")
-    kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
-    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
+    names = {module: name for name, module in model.named_modules()}
+    kinds = {module: parametrize.type_before_parametrizations(module) for module in names}
+    left = {module: why for module in names if (why := why_left(module, tuple(_DROP_INS), (LSTM, LSTMCell)))}
+    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS and module not in left]
     ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]
     if back:
         classes = {new: old for old, new in _DROP_INS.items()}
         for module in ours:
             module.__class__ = _class_in_place_of(type(module), classes)
             vars(module).pop("backend", None)
+        tell("restored", [names[module] for module in ours], {}, verbose)
         return model
     changed = theirs if backend is None else theirs + ours
     if backend is not None and not changed:
@@ -348,6 +348,9 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         module.__class__ = _class_in_place_of(type(module), _DROP_INS)
     for module in changed:
         module.backend = backend
+    if not (theirs or left or any(isinstance(module, _OnBackend) for module in names)):
+        warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
+    tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
     return model
 
 

@@ -58,13 +58,8 @@ class Arguments(NamedTuple):
     unsorted_indices: Tensor | None  # (B,)
     h_0: Tensor | None  # (L * D, B, R), without B for unbatched input; None for zeros unless packed
     c_0: Tensor | None  # (L * D, B, H)
+    masks: Tensor | None  # (L - 1, N, D * R), of the dropout on the inputs of layers 1 ... L - 1
     weights: list[Tensor]  # in PyTorch's order
-    masks: list[Tensor]  # (N, D * R) each, of the dropout on the inputs of layers 1 ... L - 1; or none of them
-
-
-def _arguments(args: Sequence[Any]) -> Arguments:
-    a = Arguments(*args[:_N])
-    return a if a.masks is not None else a._replace(masks=[])  # so the runtime of AOTInductor hands over an empty list
 
 
 class Options(NamedTuple):
@@ -80,7 +75,7 @@ class Options(NamedTuple):
 
 _ARGUMENTS = (
     "Tensor input, Tensor? batch_sizes, Tensor? sorted_indices, Tensor? unsorted_indices, Tensor? h_0, Tensor? c_0, "
-    "Tensor[] weights, Tensor[] masks"
+    "Tensor? masks, Tensor[] weights"
 )
 _OPTIONS = "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend"
 _N = len(Arguments._fields)
@@ -190,7 +185,7 @@ def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.nda
 
 
 def _masks(a: Arguments) -> list[np.ndarray]:
-    return [as_array(mask, "masks") for mask in a.masks]
+    return [] if a.masks is None else list(as_array(a.masks, "masks"))
 
 
 @torch.library.custom_op(
@@ -200,7 +195,7 @@ def _masks(a: Arguments) -> list[np.ndarray]:
 )
 def lstm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run an LSTM on `Arguments`, `Options` and `keep`: output, h_n, c_n, and the workspace, empty without `keep`."""
-    a, options, keep = _arguments(args), Options(*args[_N:-1]), args[-1]
+    a, options, keep = Arguments(*args[:_N]), Options(*args[_N:-1]), args[-1]
     *arrays, kept = _run(a, options, keep)
     workspace = _as_workspace(kept) if keep else torch.empty(0, dtype=torch.uint8)
     return (*map(torch.from_numpy, arrays), workspace)
@@ -216,10 +211,10 @@ def lstm_backward(
     grad_output: Any, grad_h_n: Tensor | None, grad_c_n: Tensor | None, workspace: Tensor, *args: Any
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The gradients of input, h_0, c_0 and the weights."""
-    a, options = _arguments(args), Options(*args[_N:])
+    a, options = Arguments(*args[:_N]), Options(*args[_N:])
     memory = _workspaces.get(workspace.data_ptr())
     stack, choice, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
-    if a.masks:
+    if a.masks is not None:
         layers = [layer._replace(mask=mask) for layer, mask in zip(layers, [None, *_masks(a)], strict=True)]
     if grad_output is not None and a.batch_sizes is not None:
         grad_output = PackedSequence(grad_output, layout.batch_sizes)
