@@ -156,7 +156,7 @@ class Stream:
             h, c = (_beside(state, x_t) for state in self.state)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
-            self._set_state(h, c)
+            self._take_state(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
@@ -180,8 +180,11 @@ class Stream:
                 )
             h, c = self.state
             stepper = choice.backend.stepper(choice.layers, batch_size=self.batch_size)
+            if stepper is None:
+                self._h, self._c = h, c
+            else:
+                stepper.set_state(h, c)  # before it takes the other's place: where it fails, nothing has changed
             self._choice, self._selection, self._stepper = choice, choice.selection, stepper
-            self._set_state(h, c)
         self._store, self._version = store, snapshot.version
 
     @property
@@ -200,27 +203,20 @@ class Stream:
         h, c = lstm._stack.check_states(hx, self._layout, lstm.dtype, cuda)
         if cuda:
             check_place(c, "c", not isinstance(h, np.ndarray))
-        self._zero_state()
-        self._set_state(h, c)
+        self._take_state(h.copy(), c.copy())
 
     def reset(self) -> None:
         """Set the state to zeros, as at the beginning of a sequence."""
-        self._zero_state()
-        self._set_state(self._h, self._c)
-
-    def _zero_state(self) -> None:
-        """Zeros in the dtype that the module has now."""
         h_shape, c_shape = self._lstm._stack.state_shapes(self._layout)
-        self._dtype = self._lstm.dtype
-        self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
-        if self._choice is not None and self._choice.dtype != self._dtype:
-            self._store = self._choice = self._stepper = None
+        self._take_state(np.zeros(h_shape, self._lstm.dtype), np.zeros(c_shape, self._lstm.dtype))
 
-    def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        if self._stepper is None:
-            self._h, self._c = h.copy(), c.copy()
-        else:
-            self._stepper.set_state(np.array(h, order="C"), np.array(c, order="C"))
+    def _take_state(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Go on from a state that nobody else has."""
+        if self._choice is not None and self._choice.dtype != h.dtype:
+            self._store = self._choice = self._stepper = None
+        if self._stepper is not None:
+            self._stepper.set_state(h, c)
+        self._h, self._c, self._dtype = h, c, h.dtype
 
     @staticmethod
     def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, kind: Any) -> None:

@@ -70,8 +70,8 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
         raise TypeError(f"module must be a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
     if has_own_forward(module, (conversion.theirs, modules.LSTM, modules.LSTMCell)):
         raise TypeError(
-            f"module must have the forward of torch.nn.{conversion.theirs.__name__}, got a {type(module).__name__} with "
-            "a forward of its own: where the parameters alone are wanted, copy them by load_state_dict"
+            f"module must have the forward of torch.nn.{conversion.theirs.__name__}, got a {type(module).__name__} "
+            "with a forward of its own: where the parameters alone are wanted, copy them by load_state_dict"
         )
     if conversion.ours is Linear:
         if backend is not None:

@@ -77,7 +77,7 @@ def _gradients(ctx: Any, grads: Sequence[Tensor | None]) -> Arguments:
     grad_input, grad_h_0, grad_c_0, grad_weights = _lstm_backward(grads[:3], workspace, a, ctx.options)
     if a.h_0 is None:
         grad_h_0 = grad_c_0 = None
-    return Arguments(grad_input, None, None, None, grad_h_0, grad_c_0, None, grad_weights)
+    return Arguments(grad_input, None, None, None, grad_h_0, grad_c_0, None, list(grad_weights))
 
 
 def _refuse_second_derivatives(ctx: Any, *grads: Any) -> None:

@@ -1,8 +1,8 @@
 """The operators ``cylstm::lstm`` and ``cylstm::lstm_backward`` of PyTorch; `cylstm.torch` puts modules around them.
 
 They are the layer stack of `cylstm.LSTM` on the memory of tensors: layouts, checks, stacking and dispatch are its own,
-and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that ``torch.compile`` works as for
-its own; `derivatives` says how they are differentiated and mapped.
+and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that ``torch.compile`` works as
+for its own; `derivatives` says how they are differentiated and mapped.
 
 What is not obvious:
 
