@@ -62,12 +62,10 @@ def test_a_state_that_cannot_be_set_leaves_the_one_before(change, monkeypatch):
     before = stream.state
     if change == "parameters":
         lstm.weight_ih_l0 = 2 * lstm.weight_ih_l0
+    attempts = {"parameters": lambda: stream(x[0]), "state": lambda: setattr(stream, "state", (before[0] + 1, before[1]))}
     monkeypatch.setattr(Stepper, "fails", True)
     with pytest.raises(MemoryError):
-        if change == "parameters":
-            stream(x[0])
-        else:
-            stream.state = tuple(2 * s for s in before)
+        attempts[change]()
     assert same(stream.state, before)
     monkeypatch.setattr(Stepper, "fails", False)
     expected, _ = lstm(x[:1], before)

@@ -259,6 +259,11 @@ def _checked(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            kind, remedy = f"one of layout {tensor.layout}", "call .to_dense()"
+            if tensor.is_nested:
+                kind, remedy = "a nested one", "use torch.nn.utils.rnn.pack_sequence(input.unbind(), False)"
+            raise RuntimeError(f"{name} must be a dense tensor, got {kind}: {remedy}")
         if tensor.device != weight.device:
             raise RuntimeError(
                 f"{name} must lie on {weight.device}, as the weights do, got {tensor.device}: move one of them"
