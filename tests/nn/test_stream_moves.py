@@ -62,7 +62,10 @@ def test_a_state_that_cannot_be_set_leaves_the_one_before(change, monkeypatch):
     before = stream.state
     if change == "parameters":
         lstm.weight_ih_l0 = 2 * lstm.weight_ih_l0
-    attempts = {"parameters": lambda: stream(x[0]), "state": lambda: setattr(stream, "state", (before[0] + 1, before[1]))}
+    attempts = {
+        "parameters": lambda: stream(x[0]),
+        "state": lambda: setattr(stream, "state", (before[0] + 1, before[1])),
+    }
     monkeypatch.setattr(Stepper, "fails", True)
     with pytest.raises(MemoryError):
         attempts[change]()

@@ -121,7 +121,7 @@ def test_symbolic_trace_keeps_the_modules_whole():
     assert close(again(X), theirs(X))
 
 
-def test_quantisation_of_a_graph_leaves_them_and_says_so():
+def test_quantisation_of_a_graph_says_restore():
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 

@@ -200,3 +200,18 @@ def test_expanded_weights_are_refused():
     _, ours = pair(batch_first=True)
     with pytest.raises(NotImplementedError, match=r"expanded weights.*torch\.func\.vmap.*restore\(model\)"):
         call_for_per_sample_grads(ours)(torch.randn(4, 2, 2, dtype=float64))
+
+
+@pytest.mark.parametrize("allow_rnn", [False, True])
+def test_transforms_are_compiled(allow_rnn):
+    torch._dynamo.reset()
+    theirs, ours = pair()
+    x = torch.randn(3, 4, 2, dtype=float64)
+
+    def per_sample(x: torch.Tensor) -> torch.Tensor:
+        return vmap(grad(lambda x: ours(x)[0].sin().sum()))(x)
+
+    with torch._dynamo.config.patch(allow_rnn=allow_rnn):
+        actual = torch.compile(per_sample, backend="aot_eager")(x)
+    expected = [grad(lambda x: theirs(x)[0].sin().sum())(each) for each in x]
+    assert same(actual, torch.stack(expected))
