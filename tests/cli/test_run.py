@@ -109,7 +109,7 @@ def test_head_turns_the_last_state_into_logits(folder: Path, layout: str, bidire
 
 def test_dtype_converts_model_and_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lstm = prepare(dtype="float64")
-    run = ("run", "model.safetensors", "input.npy", "-o", "output.npy")
+    run = ("run", "model.safetensors", "input.npy", "-o", "output.npy", "--force")
     assert "input must be float32, as the model, got float64: --dtype float32 converts it" in fails(capsys, *run)
     assert main([*run, "--dtype", "float64"]) == 0
     expected = lstm.double()(np.load("input.npy"))[0]

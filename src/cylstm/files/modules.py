@@ -13,6 +13,7 @@ from ..nn.cell import LSTMCell
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.stack import Stack
+from ..words import with_article
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
@@ -56,13 +57,14 @@ def make(
         options["dropout"] = stored.get("dropout", 0.0) if dropout is None else dropout
     elif batch_first is not None or dropout is not None:
         raise TypeError(
-            f"batch_first and dropout must be None for a {kind}, which {path} holds {at(prefix)}: leave them out"
+            f"batch_first and dropout must be None for {with_article(kind)}, which {path} holds {at(prefix)}: "
+            "leave them out"
         )
     if backend is not None:
         if kind == "Linear":
             raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
         options["backend"] = backend
-    return _make(kind, tensors, options, f"{path}: the {kind} {at(prefix)}")
+    return _make(kind, tensors, options, f"{path}: the {kind} {at(prefix)}").eval()
 
 
 def make_lstm(parameters: Mapping[str, np.ndarray], what: str, **options: object) -> LSTM:

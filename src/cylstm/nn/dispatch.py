@@ -11,7 +11,7 @@ from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerParameters
 from ..backends.errors import BackendError
-from .module import Module
+from .module import Module, exclusively
 from .parameters import Snapshot
 
 
@@ -51,6 +51,20 @@ class ComputedModule(Module):
 
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backend" and "_store" in self.__dict__:
+            self._set_backend(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_backend(self, backend: str | Backend | None) -> None:
+        """Compute on another backend from the next call on. An explicit choice works or raises."""
+        if backend is not None:
+            registry.choose(backend, dtype=self.dtype.name, projection=self._has_projection, device=self._device)
+        with exclusively([self]):
+            self.__dict__["backend"] = backend
+            self._store.renew()
 
     def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""

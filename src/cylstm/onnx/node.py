@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import with_article
 from .convention import ACTIVATIONS, INPUTS, RELATIVES, to_pytorch
 from .graph import Scope
 from .operators import Unknown
@@ -36,7 +37,7 @@ def of_node(scope: Scope, node: Any) -> Found:
     name = node.name or next(filter(None, node.output), node.op_type)
     found = Found(name, (node.name,), "forward", 0, 0, {}, {}, False)
     if node.op_type in RELATIVES:
-        return found._replace(refused=f"is a {node.op_type}")
+        return found._replace(refused=f"is {with_article(node.op_type)}")
     try:
         return _checked(scope, node, found)
     except Unknown as error:
