@@ -21,21 +21,19 @@ def test_inspect_counts_as_keras_does(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     keras.utils.clear_session()
-    layers = [kl.Input((6, 3)), kl.LSTM(4, return_sequences=True), kl.LSTM(4), kl.Dense(5, "relu"), kl.Dense(2)]
+    layers = [kl.Input((6, 3)), kl.LSTM(4, return_sequences=True), kl.LSTM(4), kl.Dense(2), kl.Dense(5, "relu")]
     model = keras.Sequential(layers)
     model.save("m.keras")
     assert main(["inspect", "m.keras", "--json"]) == 0
-    entries = json.loads(capsys.readouterr().out)["contents"]
-    assert [one["prefix"] for one in entries] == ["lstm.", "dense.", "dense_1."]
-    assert entries[0]["parameters"] == sum(layer.count_params() for layer in model.layers[:2])
-    assert (
-        entries[1]["other"] == "a Dense with activation='relu', which cylstm.keras.load_model computes, 25 parameters"
-    )
-    assert entries[2]["parameters"] == 12
+    lstm, head, relu = json.loads(capsys.readouterr().out)["contents"]
+    assert (lstm["prefix"], head["prefix"], relu["prefix"]) == ("lstm.", "dense.", "dense_1.")
+    assert lstm["parameters"] == sum(layer.count_params() for layer in model.layers[:2])
+    assert head["parameters"] == 10
+    assert relu["other"].startswith("a Dense with activation='relu', which cylstm.keras.load_model computes, 15 param")
     np.save("x.npy", x := np.random.default_rng(0).normal(size=(3, 6, 3)).astype("f4"))
-    assert main(["run", "m.keras", "x.npy", "--prefix", "lstm", "--head", "dense_1", "-o", "y.npy"]) == 0
+    assert main(["run", "m.keras", "x.npy", "--prefix", "lstm", "--head", "dense", "-o", "y.npy"]) == 0
     h = cylstm.load("m.keras", "lstm")(x)[1][0][-1]
-    kernel, bias = model.layers[-1].get_weights()
+    kernel, bias = model.layers[2].get_weights()
     np.testing.assert_allclose(np.load("y.npy"), h @ kernel + bias, atol=1e-6)
-    assert main(["run", "m.keras", "x.npy", "--prefix", "lstm", "--head", "dense"]) == 2
+    assert main(["run", "m.keras", "x.npy", "--prefix", "lstm", "--head", "dense_1"]) == 2
     assert "a Dense with activation='relu'" in capsys.readouterr().err
