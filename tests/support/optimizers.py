@@ -29,8 +29,13 @@ OPTIONS = [
     ("AdamW", {}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.3}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.0, "betas": (0.8, 0.99)}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 0.02, "alpha": 0.5, "eps": 1e-3}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.01, "centered": True, "eps": 1e-3}),
+    ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.5, "eps": 1e-3}),
 ]
-KINDS = pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+KINDS = pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop"])
 
 
 def modules(dtype="float32", seed=0):

@@ -1,0 +1,81 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..nn.module import Module
+from .base import Optimizer, at_least_zero
+
+
+class RMSprop(Optimizer):
+    """RMSprop, as ``torch.optim.RMSprop``: gradients over the root of their mean square.
+
+    Parameters
+    ----------
+    modules : LSTM, LSTMCell, Linear, or an iterable of them
+        Whose parameters are changed. float32, float64 or complex; real and imaginary parts are numbers of their own.
+    lr : float
+        Learning rate.
+    alpha : float
+        How slowly the mean square forgets.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        This many times the parameter is added to its gradient.
+    momentum : float
+        Share of the step before that is taken again.
+    centered : bool
+        Whether the square of the mean gradient is subtracted from the mean square.
+
+    Raises
+    ------
+    TypeError
+        If ``modules`` holds something else, or float16 or bfloat16.
+    ValueError
+        If a number is negative, or ``modules`` is empty or names one twice.
+    """
+
+    def __init__(
+        self,
+        modules: Module | Iterable[Module],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        self._alpha = at_least_zero(alpha, "alpha")
+        self._eps = at_least_zero(eps, "eps")
+        self._weight_decay = at_least_zero(weight_decay, "weight_decay")
+        self._momentum = at_least_zero(momentum, "momentum")
+        self._centered = bool(centered)
+        self._buffer_names = ("square_avg",)
+        if momentum:
+            self._buffer_names += ("momentum_buffer",)
+        if centered:
+            self._buffer_names += ("grad_avg",)
+        super().__init__(modules, lr)
+
+    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+        named = dict(zip(self._buffer_names, buffers, strict=True))
+        if self._weight_decay:
+            gradient = gradient + self._weight_decay * parameter
+        square_avg = named["square_avg"]
+        square_avg *= self._alpha
+        square_avg += (1 - self._alpha) * (gradient * gradient)
+        mean_square = square_avg
+        if self._centered:
+            grad_avg = named["grad_avg"]
+            grad_avg += (1 - self._alpha) * (gradient - grad_avg)
+            mean_square = square_avg - grad_avg * grad_avg
+        step = gradient / (np.sqrt(mean_square) + self._eps)
+        if self._momentum:
+            momentum_buffer = named["momentum_buffer"]
+            momentum_buffer *= self._momentum
+            momentum_buffer += step
+            step = momentum_buffer
+        parameter -= self.lr * step
