@@ -83,7 +83,7 @@ def cross_entropy(input: Any, target: Any, *, ignore_index: int = -100) -> tuple
     --------
     >>> import numpy as np
     >>> from cylstm.optim import cross_entropy
-    >>> loss, grad = cross_entropy(np.array([[0.0, 0.0], [9.0, 0.0]]), [0, 0])
+    >>> loss, grad = cross_entropy(np.array([[0.0, 0.0], [9.0, 0.0]]), np.array([0, 0]))
     >>> round(loss, 4)
     0.3466
     >>> grad.round(4)
@@ -101,9 +101,8 @@ def cross_entropy(input: Any, target: Any, *, ignore_index: int = -100) -> tuple
     counts = classes != ignore_index
     wrong = classes[counts & ((classes < 0) | (classes >= logits.shape[1]))]
     if wrong.size:
-        raise ValueError(
-            f"target must be from 0 to {logits.shape[1] - 1}, or ignore_index={ignore_index}, got {wrong[0]}"
-        )
+        known = f"from 0 to {logits.shape[1] - 1}, or ignore_index={ignore_index}"
+        raise ValueError(f"target must be {known}, got {wrong[0]}")
     rows, chosen = np.flatnonzero(counts), classes[counts]
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
