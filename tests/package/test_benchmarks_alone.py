@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
-OTHERS = ["torch", "onnx", "onnxruntime", "jax", "keras", "tensorflow", "sybil", "matplotlib", "hypothesis", "sklearn"]
+OTHERS = ["torch", "onnx", "onnxruntime", "jax", "keras", "tensorflow", "sybil", "matplotlib", "sklearn"]
 CODE = f"""
 import sys
 sys.modules.update(dict.fromkeys({OTHERS}))  # as if they were not installed
@@ -23,8 +23,9 @@ sys.exit(pytest.main(sys.argv[1:]))
 def run(*arguments: str, path: str = "") -> str:
     """What pytest prints for benchmarks of one step."""
     pytest.importorskip("pytest_benchmark")
-    options = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-k", "step-h64", *arguments, "benchmarks"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), path)))}
+    options = ["-p", "no:cacheprovider", "-p", "pytest_benchmark.plugin", "-k", "step-h64", *arguments, "benchmarks"]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), path)))}
     command = [sys.executable, "-c", CODE, *options]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
