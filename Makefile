@@ -186,7 +186,8 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-look .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .venv .venv-lint .venv-build .venv-look .venv-test build dist wheelhouse docs/_build demo-output
+	rm -rf *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

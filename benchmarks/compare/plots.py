@@ -29,11 +29,11 @@ LABELS = {
 #: The tasks of the front page, by case.
 FRONT = {
     "step-h64": "one step,\nH = 64",
-    "long-h256": "one sequence,\nT = 100, H = 256",
-    "b8-t100-h256": "batch of 8,\nT = 100, H = 256",
-    "b64-t100-i128-h256": "batch of 64,\nT = 100, H = 256",
-    "ragged-b64-bidirectional-h128": "ragged batch,\nbidirectional",
-    "train-b64-t50-h512": "training,\nbatch of 64, H = 512",
+    "long-h256": "one sequence,\nT = 100,\nH = 256",
+    "b8-t100-h256": "batch of 8,\nT = 100,\nH = 256",
+    "b64-t100-i128-h256": "batch of 64,\nT = 100,\nH = 256",
+    "ragged-b64-bidirectional-h128": "ragged batch,\nboth directions,\nH = 128",
+    "train-b64-t50-h512": "training,\nbatch of 64,\nH = 512",
 }
 STYLE = {
     "svg.fonttype": "path",
