@@ -16,7 +16,7 @@ import torch
 from model_files import OPTIONS, assert_same_module
 
 import cylstm
-from cylstm.cli.convert import inspect_file
+from cylstm.cli.inspect import inspect_file
 
 #: Each way of `torch.save`.
 WAYS = {
@@ -362,7 +362,7 @@ def test_tensors_of_a_gpu(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPa
 def test_what_inspect_says(tmp_path: Path) -> None:
     model, other = Tagger(), torch.nn.LSTM(3, 2)
     torch.save({"state_dict": model.state_dict(), "teacher": other, "lr": argparse.Namespace()}, tmp_path / "m.ckpt")
-    modules = {one["prefix"]: one for one in inspect_file(tmp_path / "m.ckpt")["modules"]}
+    modules = {one["prefix"]: one for one in inspect_file(tmp_path / "m.ckpt")["contents"]}
     assert modules["state_dict.encoder."]["module"] == repr(cylstm.load(tmp_path / "m.ckpt", "state_dict"))
     assert "teacher.weight_ih_l0 must be a plain tensor" in str(modules["teacher."])
     assert "weights_only=False" in str(modules["teacher."])
