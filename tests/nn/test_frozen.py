@@ -263,6 +263,12 @@ def test_wrong_files(changes: dict[str, Any], metadata: dict[str, str], message:
         cylstm.load(tmp_path / "wrong.safetensors")
 
 
+def test_a_linear_is_never_frozen(tmp_path: Path) -> None:
+    write(tmp_path / "one.safetensors", cylstm.Linear(3, 4).state_dict(), {"frozen": "true"})
+    with pytest.raises(ValueError, match="must not be frozen, which LSTM and LSTMCell alone can be"):
+        cylstm.load(tmp_path / "one.safetensors")
+
+
 def test_int8_by_names_alone(tmp_path: Path) -> None:
     module, x = cylstm.LSTM(3, 8, precision="int8").freeze(), cylstm.randn(5, 2, 3)
     state = {n: a for n, a in module.named_parameters() if n != "weight_ih_l0"}

@@ -59,12 +59,16 @@ def make(
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
     what = f"{path}: the {kind} {at(prefix)}"
-    stored_precision = _stored_precision(contents.metadata, prefix, path)
     is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)
+    if is_frozen and kind == "Linear":
+        raise ValueError(f"{what} must not be frozen, which LSTM and LSTMCell alone can be, got frozen = true")
     if is_frozen:
+        stored_precision = contents.metadata.get(f"{prefix}precision")
         options: dict[str, object] = {"precision": frozen.precision(stored_precision, precision, tensors, what)}
     else:
-        options = {"dtype": _dtype(tensors, path), "precision": precision or stored_precision}
+        options = {"dtype": _dtype(tensors, path), "precision": precision}
+        if precision is None:
+            options["precision"] = _stored_precision(contents.metadata, prefix, path)
     if kind == "LSTM":
         stored = _stored_options(contents.metadata, prefix, path)
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
