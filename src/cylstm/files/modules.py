@@ -15,6 +15,7 @@ from ..nn.cell import LSTMCell
 from ..nn.frozen import of_parameters
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
+from ..nn.options import from_metadata, to_metadata
 from ..nn.stack import Stack
 from . import frozen
 from .container import Contents, Tensor, as_tensors
@@ -40,6 +41,8 @@ def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np
             metadata[f"{prefix}dropout"] = repr(float(one.dropout))
         if one._precision is not None:
             metadata[f"{prefix}precision"] = one._precision
+        if not isinstance(one, Linear):
+            metadata |= {prefix + option: text for option, text in to_metadata(one._options).items()}
         if one.frozen:
             metadata[f"{prefix}frozen"] = "true"
     return parameters, metadata
@@ -77,6 +80,8 @@ def make(
         raise TypeError(
             f"batch_first and dropout must be None for a {kind}, which {path} holds {at(prefix)}: leave them out"
         )
+    if kind != "Linear":
+        options |= _more_options(contents.metadata, prefix, names, path)
     if backend is not None:
         if kind == "Linear":
             raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
@@ -122,6 +127,19 @@ def _stored_precision(metadata: Mapping[str, str], prefix: str, path: Path) -> s
             f"{path}: {prefix}precision must be {either(PRECISIONS)}, got {precision!r:.50}: give precision"
         )
     return precision
+
+
+def _more_options(metadata: Mapping[str, str], prefix: str, names: Iterable[str], path: Path) -> dict[str, object]:
+    """The options beyond PyTorch's from the metadata that ``save`` writes, but peepholes, which show in the names."""
+    try:
+        return from_metadata(
+            metadata,
+            prefix,
+            directions=2 if any(name.endswith("_reverse") for name in names) else 1,
+            projection=any(name.startswith("weight_hr") for name in names),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
@@ -180,6 +198,7 @@ def _lstm_from_shapes(shapes: Shapes) -> tuple[dict[str, Any], dict[str, tuple[i
         "bidirectional": any(name.endswith("_reverse") for name in shapes),
         "proj_size": columns if any(name.startswith("weight_hr") for name in shapes) else 0,
     }
+    sizes["peephole"] = any(name.startswith("weight_ch") for name in shapes)
     return sizes, Stack(**sizes).shapes()
 
 
@@ -194,7 +213,10 @@ def _cell_from_shapes(shapes: Shapes) -> tuple[dict[str, Any], dict[str, tuple[i
     }
     if bias:
         expected |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
-    return {"input_size": input_size, "hidden_size": hidden_size, "bias": bias}, expected
+    peephole = "weight_ch" in shapes
+    if peephole:
+        expected["weight_ch"] = (3 * hidden_size,)
+    return {"input_size": input_size, "hidden_size": hidden_size, "bias": bias, "peephole": peephole}, expected
 
 
 def _linear_from_shapes(shapes: Shapes) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:

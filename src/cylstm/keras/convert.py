@@ -9,6 +9,7 @@ import numpy as np
 
 from ..files.container import Contents, Tensor, as_tensors
 from ..nn.lstm import LSTM as Module
+from ..nn.options import refuse
 from .files.contents import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
 from .sequential import Sequential
@@ -34,6 +35,7 @@ def from_lstm(lstm: Module) -> Sequential:
         raise ValueError(f"lstm must have no projection, which Keras lacks, got proj_size={lstm.proj_size}")
     if lstm.dtype.kind == "c":
         raise ValueError(f"lstm must be real, as the LSTM of Keras is, got {lstm.dtype}")
+    refuse(lstm._options, "a file of Keras's weights")
     model = Sequential([Input((None, lstm.input_size))])
     for layer in range(lstm.num_layers):
         one = LSTM(

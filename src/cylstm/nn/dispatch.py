@@ -9,12 +9,16 @@ import numpy as np
 
 from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
-from ..backends.base import Backend, LayerParameters
+from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
 from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
 from .frozen import rounded
 from .module import Module, exclusively
+from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
+
+#: The options of PyTorch's LSTM.
+PLAIN = LayerOptions()
 
 
 class Choice(NamedTuple):
@@ -35,6 +39,7 @@ def choose(
     training: bool,
     device: str = "cpu",
     precision: str = DEFAULT,
+    options: LayerOptions = PLAIN,
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
     if training:
@@ -42,6 +47,7 @@ def choose(
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
+    check_real(options, dtype)
     chosen = registry.choose(
         backend,
         dtype=dtype.name,
@@ -49,14 +55,27 @@ def choose(
         training=training,
         device=device,
         precision=precision,
+        options=options.needs(),
     )
-    options = {} if precision == DEFAULT else {"precision": precision}
+    more: dict[str, Any] = {} if precision == DEFAULT else {"precision": precision}
+    if options.named():
+        more["options"] = options
     prepared = snapshot.derive(
-        (chosen, precision), lambda: tuple(chosen.prepare(of_layer, **options) for of_layer in parameters)
+        (chosen, precision), lambda: tuple(chosen.prepare(of_layer, **more) for of_layer in parameters)
     )
     choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+class _Option:
+    """An option beyond PyTorch's, as an attribute that is read; ``_fixed`` refuses to set it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        return self if module is None else read_back(module._options, self.name)
 
 
 class ComputedModule(Module):
@@ -64,11 +83,25 @@ class ComputedModule(Module):
 
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
+    _options: LayerOptions = PLAIN  # of modules from before there were options, which pickle brings
+
+    peephole, clip, activations, input_forget, cell_clip, proj_clip = (_Option(name) for name in NAMES)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if not self._options.named():
+            state.pop("_options", None)
+        return state
+
+    def _repr_of_options(self) -> str:
+        """What they add to the ``repr``."""
+        return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
 
     def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
         precision = check_precision(precision, dtype)
+        check_real(self._options, dtype)
         if device != "cpu":
             self._check_device(device, dtype, precision)
         elif self.backend is not None:
@@ -79,9 +112,9 @@ class ComputedModule(Module):
         registry.choose(
             self.backend,
             dtype=dtype.name,
-            projection=self._has_projection,
             device=device,
             precision=in_force(precision, dtype),
+            **self._needs,
         )
 
     def freeze(self) -> Self:
@@ -139,8 +172,9 @@ class ComputedModule(Module):
         super()._move(device)
 
     @property
-    def _has_projection(self) -> bool:
-        return getattr(self, "proj_size", 0) > 0
+    def _needs(self) -> dict[str, Any]:
+        """What a backend must compute beside the dtype."""
+        return {"projection": getattr(self, "proj_size", 0) > 0, "options": self._options.needs()}
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
         """The parameters, layer by layer, as backends take them."""
@@ -158,5 +192,6 @@ class ComputedModule(Module):
                 training=training,
                 device=self._device,
                 precision=self.precision,
+                options=self._options,
             )
         return choice

@@ -24,7 +24,7 @@ def rounded(arrays: Mapping[str, np.ndarray], precision: str) -> FrozenArrays:
     """Float32 parameters as ``"bfloat16"`` or ``"int8"`` computes with them."""
     found = FrozenArrays()
     for name, array in arrays.items():
-        if not name.startswith("weight"):
+        if array.ndim < 2:  # a bias, or peepholes
             found[name] = array
         elif precision == "int8" and name.startswith("weight_hh"):
             found |= of_quantized(name, quantized(array))
@@ -58,7 +58,7 @@ def of_parameters(parameters: Mapping[str, Any]) -> FrozenArrays:
         if isinstance(parameter, QuantizedWeight):
             found |= of_quantized(name, parameter)
         else:
-            found[name] = bfloat16_bits(parameter) if name.startswith("weight") else parameter
+            found[name] = bfloat16_bits(parameter) if parameter.ndim == 2 else parameter
     return found
 
 

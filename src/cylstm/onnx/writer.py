@@ -10,6 +10,7 @@ import numpy as np
 
 from ..files.container import replacing
 from ..nn.lstm import LSTM as Module
+from ..nn.options import refuse
 from . import quantized
 from .convention import import_onnx, to_onnx
 
@@ -74,6 +75,7 @@ def _check(module: object, opset_version: int, newest: int) -> None:
         raise TypeError(f"module must be an LSTM, got {type(module).__name__}")
     if module.proj_size:
         raise ValueError(f"module must have no projection, which ONNX lacks, got proj_size={module.proj_size}")
+    refuse(module._options, "the export")
     if module.dtype.kind == "c":
         raise ValueError(f"module must be real, as the LSTM of ONNX is, got {module.dtype}")
     if module.frozen and module.precision != "int8":

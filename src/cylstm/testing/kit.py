@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.arguments import as_dtype
-from ..backends.base import Backend
+from ..backends.base import Backend, lacking
 from ..backends.precision import DEFAULT
 from ..backends.registry import load
+from ..nn.options import check_real
 from . import bitwise as bitwise_checks
 from . import gradients as gradient_checks
 from . import layer as layer_checks
 from . import module as module_checks
 from . import precision as precision_checks
-from .problems import CASES
+from .problems import CASES, OPTION_CASES, Case
 
 _WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
 
@@ -128,6 +129,16 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             yield check(f"values-{topic}", layer_checks.values, dtype, cases=cases)
             if training:
                 yield check(f"gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
+        for topic, cases in OPTION_CASES.items() if np.dtype(as_dtype(dtype)).itemsize > 2 else ():
+            # In 16 bits a kink or a jump of an activation is passed too early or too late.
+            cases = [case for case in cases if _has_options(subject, case, dtype)]
+            if not cases:
+                continue
+            yield check(f"option_values-{topic}", layer_checks.values, dtype, cases=cases)
+            if training:
+                yield check(f"option_gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
+            if training and dtype in ("float64", "complex128"):
+                yield check(f"option_differences-{topic}", gradient_checks.option_differences, dtype, cases=cases)
         for function in layer_checks.EACH_DTYPE:
             yield check(function.__name__, function, dtype)
         if not np.issubdtype(dtype, np.complexfloating):
@@ -178,6 +189,18 @@ def parametrize_with_checks(
         "check",
         [pytest.param(c, id=f"{c.backend.name}-{c.id}", marks=[marks[c.id]] if c.id in marks else []) for c in todo],
     )
+
+
+def _has_options(backend: Backend, case: Case, dtype: str) -> bool:
+    """Whether a case with options is one for this backend and dtype."""
+    try:
+        check_real(case.options, as_dtype(dtype))
+    except RuntimeError:  # not defined for complex numbers
+        return False
+    capabilities = backend.capabilities
+    if not case.options.needs():  # an activation in PyTorch's place
+        return False
+    return not lacking(capabilities.options, case.options.needs()) and (capabilities.projection or not case.P)
 
 
 def _is_here(dtype: str) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.base import API_VERSION, Backend
+from ..arrays.activations import ACTIVATIONS
+from ..backends.base import API_VERSION, Backend, LayerOptions
 from ..backends.precision import DEFAULT, PRECISIONS
 from .compare import TOLERANCES, assert_close, assert_consistent, copies
 from .problems import (
@@ -31,8 +32,7 @@ def contract(backend: Backend) -> None:
     assert isinstance(backend.name, str), f"name must be a str, got {backend.name!r}"
     assert backend.name, "name must not be empty"
     assert backend.api_version == API_VERSION, f"api_version must be {API_VERSION}, got {backend.api_version}"
-    dtypes, training, projection, devices = backend.capabilities[:4]
-    precisions = backend.capabilities.precisions
+    dtypes, training, projection, devices, precisions, options = backend.capabilities
     unknown = set(dtypes) - set(TOLERANCES)
     assert dtypes, "capabilities.dtypes must not be empty"
     assert not unknown, f"capabilities.dtypes must be of {sorted(TOLERANCES)}, got {sorted(unknown)}"
@@ -44,6 +44,9 @@ def contract(backend: Backend) -> None:
     unknown = set(precisions) - set(PRECISIONS)
     assert not unknown, f"capabilities.precisions must be of {PRECISIONS}, got {sorted(unknown)}"
     assert DEFAULT in precisions, f"capabilities.precisions must have {DEFAULT!r}, got {precisions}"
+    unknown = set(options) - {*LayerOptions._fields, *ACTIVATIONS}
+    assert isinstance(options, frozenset), f"capabilities.options must be a frozenset of str, got {options!r}"
+    assert not unknown, f"capabilities.options must be names of options or activations, got {sorted(unknown)}"
     available, reason = type(backend).is_available()
     assert available, f"is_available() says no: {reason}"
 

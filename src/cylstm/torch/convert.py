@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from ..arrays.arguments import as_array
 from ..backends.base import Backend
 from ..nn.cell import LSTMCell
+from ..nn.dispatch import ComputedModule
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.module import Module
+from ..nn.options import refuse
 from . import quantized
 from .modules import parameter_names
 
@@ -100,12 +102,16 @@ def to_torch(module: Module) -> nn.Module:
     ------
     TypeError
         If it is none of cylstm's modules.
+    ValueError
+        If it has an option that PyTorch's module does not have, such as peepholes.
     RuntimeError
         If it is frozen.
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
         raise TypeError(f"module must be a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    if isinstance(module, ComputedModule):
+        refuse(module._options, "PyTorch")
     module._store.refuse_if_frozen()
     state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
