@@ -285,3 +285,27 @@ def test_an_optimiser_refuses(precision: str) -> None:
     module.freeze()
     with pytest.raises(RuntimeError, match="the module is frozen"):
         optimiser.step(grads)
+
+
+MORE: list[dict[str, Any]] = [
+    {"peephole": True},
+    {"clip": 0.3, "input_forget": True},
+    {"activations": ("hard_sigmoid", "relu", "tanh"), "bidirectional": True},
+    {"proj_size": 5, "proj_clip": 0.1, "cell_clip": 0.2},
+]
+
+
+@pytest.mark.parametrize("options", MORE, ids=str)
+def test_options_beyond_pytorchs(precision: str, options: dict[str, Any], tmp_path: Path) -> None:
+    module, x = cylstm.LSTM(3, 8, **options), cylstm.randn(5, 2, 3)
+    exact = results(module, x)
+    module.precision = precision
+    before = results(module, x)
+    assert 1e-6 < max(np.abs(got - want).max() for got, want in zip(before, exact, strict=True)) < 2e-2
+    assert_same(results(module.freeze(), x), before)
+    cylstm.save(module, tmp_path / "frozen.safetensors")
+    loaded = cylstm.load(tmp_path / "frozen.safetensors")
+    assert repr(loaded) == repr(module)
+    assert_same(results(loaded, x), before)
+    with pytest.raises(ValueError, match=r"module must (be the LSTM of PyTorch|have no)"):
+        cylstm.save(module, tmp_path / "frozen.onnx")

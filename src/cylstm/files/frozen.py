@@ -49,7 +49,7 @@ def shapes(tensors: Mapping[str, Tensor], what: str) -> dict[str, tuple[int, ...
                 raise ValueError(f"{what} must have weight_ih and weight_hh alone in int8, got {name}")
             found[name.removesuffix(VALUES)] = tensor.shape
             expected, is_right = "int8", tensor.dtype == "int8"
-        elif name.startswith("weight"):
+        elif len(tensor.shape) > 1:  # a matrix; biases and peepholes are not rounded
             found[name] = tensor.shape
             expected, is_right = "bfloat16", tensor.bits is not None
         else:
