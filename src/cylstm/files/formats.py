@@ -120,7 +120,8 @@ def load(
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
         path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package
-        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly; but a
+        frozen module comes back frozen, and an LSTM that ONNX Runtime has quantised too.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
         prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
