@@ -13,6 +13,7 @@ from ..arrays.quantization import BFLOAT16
 from ..backends.precision import DEFAULT, check_precision, in_force
 from .frozen import SCALE, VALUES, FrozenArrays, is_frozen
 from .parameters import ParameterStore, locked
+from .reparametrised import completed
 
 
 class IncompatibleKeys(NamedTuple):
@@ -184,7 +185,8 @@ class Module:
         Parameters
         ----------
         state_dict : mapping of str to array
-            NumPy arrays, PyTorch tensors (of any device) or other arrays.
+            NumPy arrays, PyTorch tensors (of any device) or other arrays. What `torch.nn.utils.weight_norm`,
+            ``spectral_norm`` and ``prune`` keep in place of a parameter is put together.
         strict : bool
             Whether missing and unexpected keys are errors. Wrong shapes always are.
 
@@ -203,9 +205,10 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
+        state_dict, errors = completed(state_dict, self._store, _loaded)
         missing = [name for name in self._store if name not in state_dict]
         unexpected = [name for name in state_dict if name not in self._store]
-        errors, arrays = [], {}
+        arrays = {}
         if strict and missing:
             errors.append(f"Missing key(s) in state_dict: {', '.join(map(repr, missing))}.")
         if strict and unexpected:
