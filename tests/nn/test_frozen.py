@@ -223,7 +223,7 @@ def test_others_read_the_files(precision: str, tmp_path: Path) -> None:
 WRONG = {
     "no scale": ({"weight_hh_l0_scale": None}, {}, "must have weight_hh_l0_int8 and its scale alone"),
     "no values": ({"weight_hh_l0_int8": None}, {}, "must have weight_hh_l0_int8 with a row for each"),
-    "float32 beside": ({"weight_hh_l0": np.zeros((32, 8), "f4")}, {}, "weight_hh_l0 of dtype bfloat16"),
+    "float32 beside": ({"weight_hh_l0": np.zeros((32, 8), "f4")}, {}, "weight_hh_l0_int8 and its scale alone"),
     "scales of another number": (
         {"weight_hh_l0_scale": np.ones(31, "f4")},
         {},
@@ -232,7 +232,7 @@ WRONG = {
     "scales of float64": ({"weight_hh_l0_scale": np.ones(32)}, {}, "dtype float32, for it is frozen, got float64"),
     "values of uint8": ({"weight_hh_l0_int8": np.ones((32, 8), "u1")}, {}, "dtype int8, for it is frozen, got uint8"),
     "weights of float32": (
-        {"weight_ih_l0": np.ones((32, 3), "f4")},
+        {"weight_ih_l0": np.full((32, 3), 0.1, "f4")},
         {},
         "dtype bfloat16, for it is frozen, got float32",
     ),
@@ -261,6 +261,15 @@ def test_wrong_files(changes: dict[str, Any], metadata: dict[str, str], message:
     write(tmp_path / "wrong.safetensors", arrays, {"frozen": "true", "precision": "int8", **metadata})
     with pytest.raises(ValueError, match=message):
         cylstm.load(tmp_path / "wrong.safetensors")
+
+
+def test_a_state_dict_that_pytorch_saved(precision: str, tmp_path: Path) -> None:
+    module, x = cylstm.LSTM(3, 8, precision=precision).freeze(), cylstm.randn(5, 2, 3)
+    cylstm.save(module, tmp_path / "frozen.safetensors")
+    torch.save(safetensors.torch.load_file(tmp_path / "frozen.safetensors"), tmp_path / "frozen.pt")
+    loaded = cylstm.load(tmp_path / "frozen.pt", precision=precision)
+    assert loaded.frozen == (precision == "int8")  # a file of bfloat16 and no word more is one of float32
+    assert_same(results(loaded, x), results(module, x))
 
 
 def test_a_linear_is_never_frozen(tmp_path: Path) -> None:

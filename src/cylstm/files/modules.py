@@ -198,7 +198,7 @@ def _make(
     if not all(all(shape) for shape in shapes.values()):
         raise ValueError(f"{what} must have sizes of 1 or more, got {listed(_shown(shapes))}")
     if is_frozen:
-        return cls._of(frozen.arrays(tensors, expected), **sizes, **options)
+        return cls._of(frozen.arrays(tensors, expected, what), **sizes, **options)
     return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 
