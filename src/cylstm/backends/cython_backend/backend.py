@@ -7,6 +7,7 @@ set. It is read when the first layer is prepared.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,11 +46,11 @@ class Workspace:
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a workspace cannot be copied: both would give the same memory back")
 
-    def __del__(self) -> None:
-        kept, self.kept = self.kept, None  # first: another finaliser may bring the workspace back to life
+    def __del__(self, release: Callable[[np.ndarray], None] = pool.release) -> None:  # names are gone at exit
+        kept, self.kept = self.kept, None  # a finaliser may bring the workspace back after this
         for buffer in kept or ():
             if buffer is not None:
-                pool.release(buffer)
+                release(buffer)
 
 
 class CythonBackend(Backend):
