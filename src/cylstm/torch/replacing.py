@@ -92,6 +92,22 @@ def replace(
             vars(module).pop("precision", None)
         tell("restored", [names[module] for module in ours], {}, verbose)
         return model
+    choices = _choices(theirs, ours, backend, precision)
+    for module in theirs:
+        module.__class__ = _class_in_place_of(type(module), _DROP_INS)
+    for module, choice in choices.items():
+        for name, value in choice.items():
+            setattr(module, name, value)
+    if not (theirs or left or any(isinstance(module, OnBackend) for module in names)):
+        warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
+    tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
+    return model
+
+
+def _choices(
+    theirs: list[nn.Module], ours: list[nn.Module], backend: str | Backend | None, precision: str | None
+) -> dict[nn.Module, dict[str, Any]]:
+    """The backend and the precision of each module that gets another one, found to compute it."""
     check_precision(precision, "float32")  # what is wrong is wrong without an LSTM too
     if backend is not None and not (theirs or ours):
         registry.choose(backend, dtype="float32", precision=precision or DEFAULT)
@@ -102,15 +118,7 @@ def replace(
         choices |= {module: {"backend": module.backend, "precision": module.precision, **given} for module in ours}
     for module, choice in choices.items():
         check_choice(module, **choice)
-    for module in theirs:
-        module.__class__ = _class_in_place_of(type(module), _DROP_INS)
-    for module, choice in choices.items():
-        for name, value in choice.items():
-            setattr(module, name, value)
-    if not (theirs or left or any(isinstance(module, OnBackend) for module in names)):
-        warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
-    tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
-    return model
+    return choices
 
 
 def restore(model: AnyModule) -> AnyModule:
