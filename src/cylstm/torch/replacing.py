@@ -88,16 +88,15 @@ def replace(
         classes = {new: old for old, new in _DROP_INS.items()}
         for module in ours:
             module.__class__ = _class_in_place_of(type(module), classes)
-            vars(module).pop("backend", None)
-            vars(module).pop("precision", None)
+            for name in ("backend", "precision"):
+                vars(module).pop(name, None)
         tell("restored", [names[module] for module in ours], {}, verbose)
         return model
     choices = _choices(theirs, ours, backend, precision)
     for module in theirs:
         module.__class__ = _class_in_place_of(type(module), _DROP_INS)
     for module, choice in choices.items():
-        for name, value in choice.items():
-            setattr(module, name, value)
+        vars(module).update(choice)
     if not (theirs or left or any(isinstance(module, OnBackend) for module in names)):
         warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
     tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
