@@ -61,3 +61,23 @@ def test_bench(capsys: Any) -> None:
     assert "float32 in int8" in capsys.readouterr().out
     assert "inference only: leave out --training" in fails(capsys, *sizes, "--precision", "int8", "--training")
     assert "for parameters of dtype float64" in fails(capsys, *sizes, "--precision", "int8", "--dtype", "float64")
+
+
+def test_convert_and_inspect_what_others_quantized(folder: Path, capsys: Any) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    lstm = prepare((7, 5, 3))
+    cylstm.save(lstm, "float32.onnx")
+    quantize_dynamic("float32.onnx", "int8.onnx")
+    assert main(["inspect", "int8.onnx"]) == 0
+    assert "precision='int8', frozen)" in capsys.readouterr().out
+    assert main(["convert", "int8.onnx", "int8.safetensors"]) == 0
+    assert main(["convert", "int8.safetensors", "again.onnx"]) == 0
+    x = np.load("input.npy")
+    expected = cylstm.load("int8.onnx")(x)[0]
+    np.testing.assert_array_equal(cylstm.load("int8.safetensors")(x)[0], expected)
+    np.testing.assert_array_equal(cylstm.load("again.onnx")(x)[0], expected)
+    assert main(["convert", "int8.safetensors", "int8.npz"]) == 0  # all of it is int8 and float32
+    np.testing.assert_array_equal(cylstm.load("int8.npz")(x)[0], expected)
+    assert "lstm must not be frozen" in fails(capsys, "convert", "int8.safetensors", "int8.weights.h5")
+    assert not Path("int8.weights.h5").exists()

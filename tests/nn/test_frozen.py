@@ -223,7 +223,7 @@ def test_others_read_the_files(precision: str, tmp_path: Path) -> None:
 WRONG = {
     "no scale": ({"weight_hh_l0_scale": None}, {}, "must have weight_hh_l0_int8 and its scale alone"),
     "no values": ({"weight_hh_l0_int8": None}, {}, "must have weight_hh_l0_int8 with a row for each"),
-    "float32 beside": ({"weight_hh_l0": np.zeros((32, 8), "f4")}, {}, "weight_hh_l0 of dtype bfloat16"),
+    "float32 beside": ({"weight_hh_l0": np.zeros((32, 8), "f4")}, {}, "weight_hh_l0_int8 and its scale alone"),
     "scales of another number": (
         {"weight_hh_l0_scale": np.ones(31, "f4")},
         {},
@@ -232,7 +232,7 @@ WRONG = {
     "scales of float64": ({"weight_hh_l0_scale": np.ones(32)}, {}, "dtype float32, for it is frozen, got float64"),
     "values of uint8": ({"weight_hh_l0_int8": np.ones((32, 8), "u1")}, {}, "dtype int8, for it is frozen, got uint8"),
     "weights of float32": (
-        {"weight_ih_l0": np.ones((32, 3), "f4")},
+        {"weight_ih_l0": np.full((32, 3), 0.1, "f4")},
         {},
         "dtype bfloat16, for it is frozen, got float32",
     ),
@@ -263,6 +263,21 @@ def test_wrong_files(changes: dict[str, Any], metadata: dict[str, str], message:
         cylstm.load(tmp_path / "wrong.safetensors")
 
 
+def test_a_state_dict_that_pytorch_saved(precision: str, tmp_path: Path) -> None:
+    module, x = cylstm.LSTM(3, 8, precision=precision).freeze(), cylstm.randn(5, 2, 3)
+    cylstm.save(module, tmp_path / "frozen.safetensors")
+    torch.save(safetensors.torch.load_file(tmp_path / "frozen.safetensors"), tmp_path / "frozen.pt")
+    loaded = cylstm.load(tmp_path / "frozen.pt", precision=precision)
+    assert loaded.frozen == (precision == "int8")  # a file of bfloat16 and no word more is one of float32
+    assert_same(results(loaded, x), results(module, x))
+
+
+def test_a_linear_is_never_frozen(tmp_path: Path) -> None:
+    write(tmp_path / "one.safetensors", cylstm.Linear(3, 4).state_dict(), {"frozen": "true"})
+    with pytest.raises(ValueError, match="must not be frozen, which LSTM and LSTMCell alone can be"):
+        cylstm.load(tmp_path / "one.safetensors")
+
+
 def test_int8_by_names_alone(tmp_path: Path) -> None:
     module, x = cylstm.LSTM(3, 8, precision="int8").freeze(), cylstm.randn(5, 2, 3)
     state = {n: a for n, a in module.named_parameters() if n != "weight_ih_l0"}
@@ -279,3 +294,27 @@ def test_an_optimiser_refuses(precision: str) -> None:
     module.freeze()
     with pytest.raises(RuntimeError, match="the module is frozen"):
         optimiser.step(grads)
+
+
+MORE: list[dict[str, Any]] = [
+    {"peephole": True},
+    {"clip": 0.3, "input_forget": True},
+    {"activations": ("hard_sigmoid", "relu", "tanh"), "bidirectional": True},
+    {"proj_size": 5, "proj_clip": 0.1, "cell_clip": 0.2},
+]
+
+
+@pytest.mark.parametrize("options", MORE, ids=str)
+def test_options_beyond_pytorchs(precision: str, options: dict[str, Any], tmp_path: Path) -> None:
+    module, x = cylstm.LSTM(3, 8, **options), cylstm.randn(5, 2, 3)
+    exact = results(module, x)
+    module.precision = precision
+    before = results(module, x)
+    assert 1e-6 < max(np.abs(got - want).max() for got, want in zip(before, exact, strict=True)) < 2e-2
+    assert_same(results(module.freeze(), x), before)
+    cylstm.save(module, tmp_path / "frozen.safetensors")
+    loaded = cylstm.load(tmp_path / "frozen.safetensors")
+    assert repr(loaded) == repr(module)
+    assert_same(results(loaded, x), before)
+    with pytest.raises(ValueError, match=r"module must (be the LSTM of PyTorch|have no)"):
+        cylstm.save(module, tmp_path / "frozen.onnx")

@@ -121,7 +121,9 @@ def test_torch_is_the_judge(name: str, plugin: None, monkeypatch: pytest.MonkeyP
 
 class Renamed(NumpyBackend):
     name = "renamed"
-    capabilities = NumpyBackend.capabilities._replace(dtypes=frozenset({"float32"}), projection=False, training=False)
+    capabilities = NumpyBackend.capabilities._replace(
+        dtypes=frozenset({"float32"}), projection=False, training=False, precisions=("float32",)
+    )
 
 
 class WithoutEmptyBatches(Renamed):

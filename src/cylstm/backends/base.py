@@ -175,7 +175,7 @@ class Backend:
 
         `precision` is passed only where it is another than ``"float32"``, and is one of ``capabilities.precisions``
         then: how the parameters, which are float32, are rounded and multiplied. The numpy backend is the definition.
-        Arrays stay float32, and ``keep`` is ``"nothing"``: there are no gradients.
+        Arrays stay float32, and ``keep`` is ``"nothing"``: there are no gradients. Options may come with a precision.
         Where the layer computes more than PyTorch's LSTM, the argument ``options``, `LayerOptions`, is passed by name.
         A backend without ``capabilities.options`` is never given it, and need not have it.
         """

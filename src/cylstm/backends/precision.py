@@ -43,7 +43,7 @@ def check_precision(precision: Any, dtype: Any) -> str | None:
             f"precision must be {DEFAULT!r} for parameters of dtype {name}, got {precision!r}, in which float32 is "
             f"computed: use dtype float32, or leave the precision out"
         )
-    return precision
+    return str(precision)
 
 
 def in_force(given: str | None, dtype: np.dtype) -> str:
@@ -56,7 +56,7 @@ def in_force(given: str | None, dtype: np.dtype) -> str:
     """
     if given is not None:
         return given
-    return _default() if dtype.name == "float32" else DEFAULT
+    return _default() if dtype == np.float32 else DEFAULT
 
 
 def refuse_training(precision: str, remedy: str = "set precision = 'float32' where you train") -> None:

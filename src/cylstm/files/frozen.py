@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
+from ..arrays.quantization import bfloat16_bits, from_bfloat16_bits
 from ..nn.frozen import SCALE, VALUES, FrozenArrays
 from .container import Tensor
 from .names import listed
@@ -49,9 +52,9 @@ def shapes(tensors: Mapping[str, Tensor], what: str) -> dict[str, tuple[int, ...
                 raise ValueError(f"{what} must have weight_ih and weight_hh alone in int8, got {name}")
             found[name.removesuffix(VALUES)] = tensor.shape
             expected, is_right = "int8", tensor.dtype == "int8"
-        elif name.startswith("weight"):
+        elif len(tensor.shape) > 1:  # a matrix; biases and peepholes are not rounded
             found[name] = tensor.shape
-            expected, is_right = "bfloat16", tensor.bits is not None
+            expected, is_right = "bfloat16", tensor.dtype == "float32"  # which holds it; looked at when it is read
         else:
             found[name] = tensor.shape
             expected, is_right = "float32", tensor.dtype == "float32" and tensor.bits is None
@@ -61,11 +64,23 @@ def shapes(tensors: Mapping[str, Tensor], what: str) -> dict[str, tuple[int, ...
     return found
 
 
-def arrays(tensors: Mapping[str, Tensor], names: Iterable[str]) -> FrozenArrays:
+def arrays(tensors: Mapping[str, Tensor], names: Iterable[str], what: str) -> FrozenArrays:
     """The arrays in the order of PyTorch's names; memory-mapped where the file is."""
     found = FrozenArrays()
     for name in names:
         for stored in (name, name + VALUES, name + SCALE):
             if (tensor := tensors.get(stored)) is not None:
-                found[stored] = (tensor.bits or tensor.read)()
+                is_matrix = stored == name and len(tensor.shape) > 1
+                found[stored] = _bits(tensor, name, what) if is_matrix else tensor.read()
     return found
+
+
+def _bits(tensor: Tensor, name: str, what: str) -> np.ndarray:
+    """A matrix in bfloat16; formats that have no such dtype, or none that is kept, give it as float32."""
+    if tensor.bits is not None:
+        return tensor.bits()
+    widened = tensor.read()
+    bits = bfloat16_bits(widened)
+    if not np.array_equal(from_bfloat16_bits(bits), widened, equal_nan=True):
+        raise ValueError(f"{what} must have {name} of dtype bfloat16, for it is frozen, got float32")
+    return bits

@@ -83,12 +83,16 @@ def make(
         if tensor.refused:
             raise ValueError(f"{path}: {prefix + name} must be a plain tensor, got {tensor.refused}")
     what = f"{path}: the {kind} {at(prefix)}"
-    stored_precision = _stored_precision(contents.metadata, prefix, path)
     is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)
+    if is_frozen and kind == "Linear":
+        raise ValueError(f"{what} must not be frozen, which LSTM and LSTMCell alone can be, got frozen = true")
     if is_frozen:
+        stored_precision = contents.metadata.get(f"{prefix}precision")
         options: dict[str, object] = {"precision": frozen.precision(stored_precision, precision, tensors, what)}
     else:
-        options = {"dtype": _dtype(tensors, path), "precision": precision or stored_precision}
+        options = {"dtype": _dtype(tensors, path), "precision": precision}
+        if precision is None:
+            options["precision"] = _stored_precision(contents.metadata, prefix, path)
     if kind == "LSTM":
         stored = _stored_options(contents.metadata, prefix, path)
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
@@ -196,7 +200,7 @@ def _make(
     if not all(all(shape) for shape in shapes.values()):
         raise ValueError(f"{what} must have sizes of 1 or more, got {listed(_shown(shapes))}")
     if is_frozen:
-        return cls._of(frozen.arrays(tensors, expected), **sizes, **options)
+        return cls._of(frozen.arrays(tensors, expected, what), **sizes, **options)
     return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 

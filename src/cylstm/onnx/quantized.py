@@ -41,6 +41,8 @@ def parameters_of(scope: Scope, node: Any, D: int, hidden_size: int | None) -> d
         raise Unfit(f"has {len(node.input)} inputs, more than the operator has names for")
     if missing := [name for name in _INPUTS if _is_weight(name, name) and name not in given and name != "B"]:
         raise Unfit(f"has no {' and no '.join(missing)}")
+    if len(node.input) > 7 and node.input[7] and not scope.is_zero(node.input[7]):
+        raise Unfit("has peepholes (P)")
     rows: dict[str, np.ndarray] = {}
     scales: dict[str, np.ndarray] = {}
     for name in ("W", "R"):
@@ -65,6 +67,9 @@ def to_onnx(module: Module, layer: int) -> dict[str, np.ndarray]:
 
     W that is kept in bfloat16 becomes int8 with a scale of each row.
     """
+    if module._options.named():
+        options = ", ".join(module._options.named())
+        raise ValueError(f"a frozen module must have no options beyond PyTorch's for ONNX, got {options}")
     suffixes = [f"_l{layer}", f"_l{layer}_reverse"][: 2 if module.bidirectional else 1]
     whole = as_parameters(module.state_dict())
     arrays: dict[str, np.ndarray] = {}

@@ -169,6 +169,9 @@ def _in_precision(backend: Backend, precision: str, check: Callable[..., Check],
             yield check(
                 f"values-{topic}-float32-{precision}", precision_checks.values, precision=precision, cases=cases
             )
+    cases = [case for cases in OPTION_CASES.values() for case in cases if _has_options(backend, case, "float32")]
+    if cases := [case for case in cases if not case.P]:
+        yield check(f"values-options-float32-{precision}", precision_checks.values, precision=precision, cases=cases)
     for function in precision_checks.EACH_PRECISION:
         yield check(f"{function.__name__}-float32-{precision}", function, precision=precision)
     for function in (*precision_checks.OF_FLOAT32, *(bitwise_checks.EACH_DTYPE if bitwise else ())):

@@ -134,8 +134,9 @@ OF_FLOAT32 = (states_default, inputs_read_only, inputs_unchanged, outputs_new, c
 
 
 def _run(backend: Backend, precision: str, problem: Problem) -> LayerOutput:
+    more: dict[str, Any] = {"options": problem.options} if problem.options.named() else {}
     return backend.forward(
-        backend.prepare(problem.parameters, precision=precision),
+        backend.prepare(problem.parameters, precision=precision, **more),
         input=problem.input,
         batch_sizes=problem.batch_sizes,
         h_0=problem.h_0,
@@ -157,7 +158,9 @@ def assert_steps(backend: Backend, precision: str, problem: Problem, about: obje
         assert got.shape == shape, f"{about}: {name} must have shape {shape}, got {got.shape}"
         assert got.dtype == np.float32, f"{about}: {name} must have dtype float32, got {got.dtype}"
     for d, parameters in enumerate(problem.parameters):
-        prepared = REFERENCE.prepare((parameters,), precision=precision)
+        own = problem.options.activations[d : d + 1] or problem.options.activations
+        options: dict[str, Any] = {"options": problem.options._replace(activations=own)}
+        prepared = REFERENCE.prepare((parameters,), precision=precision, **options)
         h = np.zeros((1, B, R), np.float32) if problem.h_0 is None else problem.h_0[d : d + 1].copy()
         c = np.zeros((1, B, H), np.float32) if problem.c_0 is None else problem.c_0[d : d + 1].copy()
         for rows, b in steps(problem.batch_sizes, reverse=d == 1):
@@ -169,7 +172,7 @@ def assert_steps(backend: Backend, precision: str, problem: Problem, about: obje
                 batch_sizes=np.array([b]),
                 h_0=np.ascontiguousarray(h[:, :b]),
                 c_0=np.ascontiguousarray(c[:, :b]),
-                keep="gates",  # the definition keeps them in every precision
+                keep="gates",  # the definition keeps them in every precision, of the plain LSTM
             )
             got = result.output[rows, d * R : (d + 1) * R]
             slack = _either_way(parameters.weight_hr, step) if parameters.weight_hr is not None else 0.0

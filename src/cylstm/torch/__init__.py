@@ -9,7 +9,8 @@ cylstm, on the memory of the tensors, and autograd goes through it.
 
 This package imports PyTorch; ``import cylstm`` does not import this package. A map of this folder::
 
-    modules.py      the drop-ins, replace and restore
+    replacing.py    replace and restore
+    modules.py      the drop-ins
     report.py       what replace tells
     derivatives.py  autograd, torch.func and vmap of the operators
     operator.py     the operators of PyTorch that the drop-ins call
@@ -18,7 +19,8 @@ This package imports PyTorch; ``import cylstm`` does not import this package. A 
 """
 
 from .convert import from_torch, to_torch
-from .modules import LSTM, LSTMCell, replace, restore
+from .modules import LSTM, LSTMCell
+from .replacing import replace, restore
 
 __all__ = ["LSTM", "LSTMCell", "from_torch", "replace", "restore", "to_torch"]
 
