@@ -131,6 +131,7 @@ class _Prepared(NamedTuple):
 
 #: The memory of the first weight → its place there → `_Prepared`. Modules may lie side by side in one memory.
 _prepared: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_MOST_PLACES = 64  # the latest; a loop may take its weights from ever other parts of one tensor
 
 
 def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
@@ -151,7 +152,10 @@ def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
         for (name, array), copy in zip(arrays.items(), copies, strict=True)
     }
     snapshot = Snapshot(copied, version=0)
-    _prepared.setdefault(memory, {})[place] = _Prepared(problem, copies, snapshot)
+    places = _prepared.setdefault(memory, {})
+    places[place] = _Prepared(problem, copies, snapshot)
+    if len(places) > _MOST_PLACES:
+        places.pop(next(iter(list(places))), None)
     return snapshot
 
 
