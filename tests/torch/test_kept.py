@@ -182,3 +182,20 @@ def test_modules_whose_weights_lie_in_one_memory_stay_prepared():
         for module in modules:
             module(torch.randn(4, 2))
     assert counting.prepared == 3
+
+
+def test_weights_that_are_parts_of_one_tensor_do_not_pile_up():
+    module = cylstm.torch.LSTM(2, 3)
+    many = torch.randn(200, 12, 2)
+    for part in many:
+        torch.func.functional_call(module, {"weight_ih_l0": part}, (torch.randn(4, 2),))
+    assert len(operator._prepared[many.untyped_storage()]) == 64
+
+
+def test_tensors_can_be_resized_afterwards():
+    """As FSDP resizes the memory of weights, and others their buffers; a tensor seen by ``numpy()`` cannot be."""
+    module = cylstm.torch.LSTM(2, 3, 2, dropout=0.5)
+    x, h, c = torch.randn(4, 1, 2), torch.randn(2, 1, 3), torch.randn(2, 1, 3)
+    module(x, (h, c))[0].sum().backward()
+    for tensor in (x, h, c, *(parameter.detach() for parameter in module.parameters())):
+        tensor.untyped_storage().resize_(0)

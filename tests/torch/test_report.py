@@ -64,7 +64,7 @@ def test_what_is_left_is_named_with_the_reason(make, reason):
     assert seen[0].filename == __file__
     assert type(model["left"]) is kind
     assert type(model["taken"]) is cylstm.torch.LSTM
-    with pytest.warns(UserWarning, match=rf"replaced 0 and left \d: the model, for .*{reason}"):
+    with pytest.warns(UserWarning, match=rf"replaced 0 and left 1: the model, for .*{reason}"):
         cylstm.torch.replace(inner)
 
 

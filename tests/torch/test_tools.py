@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch_modules import KINDS, both, close, flat, gradients, leaves_of
+from torch_modules import KINDS, Counting, both, close, flat, gradients, leaves_of
 
 import cylstm
 import cylstm.torch
@@ -178,6 +178,25 @@ def test_compile_a_loop_over_a_cell():
     compiled = torch.compile(loop, backend="aot_eager", fullgraph=True)
     assert close(compiled(ours), loop(theirs))
     assert all(map(close, torch.autograd.grad(compiled(ours), list(ours.parameters())), gradients_of_sum(loop, theirs)))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_compile_takes_a_backend_that_is_an_object(copied):
+    torch._dynamo.reset()
+    cell = torch.nn.LSTMCell(2, 3)
+    model = torch.compile(torch.nn.Sequential(cell), backend="aot_eager")
+    x = torch.randn(4, 2)
+    expected = model(x)
+    counting = Counting()
+    cylstm.torch.replace(model, backend=counting)  # of a model that was compiled before
+    if copied:
+        model = torch.compile(copy.deepcopy(model._orig_mod), backend="aot_eager")
+        counting = model._orig_mod[0].backend
+    assert all(map(close, model(x), expected))
+    assert counting.prepared == 1
+    cylstm.torch.restore(model)
+    assert all(map(close, model(x + 0), expected))
+    assert counting.prepared == 1
 
 
 def gradients_of_sum(

@@ -47,7 +47,13 @@ class OnBackend:
                 "cylstm.torch: call cylstm.torch.restore(model) before it, to quantise this module too",
                 stacklevel=2,
             )
+        if name == "backend":
+            backend_name(value)  # known from now on: compiled code does not make it known before it calls the operator
         super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]  # of the class that comes next
+        backend_name(self.backend)
 
     def __prepare_scriptable__(self) -> None:
         """Called by ``torch.jit.script``, which compiles Python and knows no backend."""

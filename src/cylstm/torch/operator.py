@@ -50,6 +50,28 @@ def backend_name(backend: str | Backend | None) -> str | None:
     return name
 
 
+class _Exported:
+    """A tensor for ``numpy.from_dlpack``, without the checks for devices that take longer than the export."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return torch._C._to_dlpack(self.tensor)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # the CPU
+
+
+def _array(tensor: Tensor, name: str) -> np.ndarray:
+    """A tensor as an array on the same memory. After ``Tensor.numpy`` it could not be resized, which FSDP does."""
+    if not tensor.is_cpu or tensor._is_zerotensor():
+        return as_array(tensor, name)
+    return np.from_dlpack(_Exported(tensor.detach().resolve_conj().resolve_neg()))
+
+
 class Arguments(NamedTuple):
     """The tensors that go into the operators, in their order."""
 
@@ -117,12 +139,13 @@ class _Prepared(NamedTuple):
 
 #: The memory of the first weight → its place there → `_Prepared`. Modules may lie side by side in one memory.
 _prepared: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_MOST_PLACES = 64  # the latest; a loop may take its weights from ever other parts of one tensor
 
 
 def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
     """The weights as the stack takes them: what was made of the same bytes before, or anew."""
     shapes = problem.stack.shapes()
-    arrays = {name: contiguous(as_array(w, name)) for name, w in zip(shapes, weights, strict=True)}
+    arrays = {name: contiguous(_array(w, name)) for name, w in zip(shapes, weights, strict=True)}
     memory, place = weights[0].untyped_storage(), weights[0].storage_offset()
     held = _prepared.get(memory, {}).get(place)
     if held is not None and held.problem is problem and all(map(_same, held.copies, arrays.values())):
@@ -137,7 +160,10 @@ def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
         for (name, array), copy in zip(arrays.items(), copies, strict=True)
     }
     snapshot = Snapshot(copied, version=0)
-    _prepared.setdefault(memory, {})[place] = _Prepared(problem, copies, snapshot)
+    places = _prepared.setdefault(memory, {})
+    places[place] = _Prepared(problem, copies, snapshot)
+    if len(places) > _MOST_PLACES:
+        places.pop(next(iter(list(places))), None)
     return snapshot
 
 
@@ -182,10 +208,11 @@ def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.nda
     if choice is None or choice.selection is not registry.selection():
         choice = choose(snapshot, stack.layers, problem.backend, training=keep, precision=problem.precision)
     packed = a.batch_sizes is not None
-    value = PackedSequence(a.input, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else a.input
-    hx = None if a.h_0 is None else (a.h_0, a.c_0)
+    data = _array(a.input, "input")
+    value = PackedSequence(data, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else data
+    hx = None if a.h_0 is None else (_array(a.h_0, "h_0"), _array(a.c_0, "c_0"))
     layout, rows, h_0, c_0 = stack.enter(value, hx, problem.batch_first, choice.dtype)
-    if keep and np.may_share_memory(rows, as_array(a.input, "input")):
+    if keep and np.may_share_memory(rows, data):
         rows = rows.copy()
     output, h_n, c_n, layers = stack.forward(
         choice, layout.batch_sizes, rows, h_0, c_0, "gates" if keep else "nothing", _masks(a)
@@ -196,7 +223,7 @@ def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.nda
 
 
 def _masks(a: Arguments) -> list[np.ndarray]:
-    return [] if a.masks is None else list(as_array(a.masks, "masks"))
+    return [] if a.masks is None else list(_array(a.masks, "masks"))
 
 
 @torch.library.custom_op(

@@ -46,7 +46,7 @@ def why_left(module: nn.Module, theirs: tuple[type[nn.Module], ...], ours: tuple
 def tell(verb: str, done: list[str], left: dict[str, str], verbose: bool) -> None:
     """A line for each module and their number, where that is wanted; else a warning about those that were left."""
     inside = tuple(f"{name}." for name in left)  # a part of what was left needs no line of its own
-    left = {name or "the model": why for name, why in left.items() if not name.startswith(inside)}
+    left = {"the model": left[""]} if "" in left else {n: why for n, why in left.items() if not n.startswith(inside)}
     done = [name or "the model" for name in done]
     if verbose:
         for name in done:
