@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, parser
-from onnx_models import assert_close, inside, node_model, ort_run, random, tensor, with_weights_through
+from onnx_models import NODE_TESTS, assert_close, inside, node_model, ort_run, random, tensor, with_weights_through
 
 import cylstm
 import cylstm.onnx
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # overflows in ONNX's own cases for other operators
-    from onnx.backend.test.case.node import collect_testcases
-
-    NODE_TESTS = [case for case in collect_testcases("LSTM") if case.name.startswith("test_lstm")]
-
-#: Those that cylstm does not compute, and the word that its error must have.
 
 # The way of the weights ---------------------------------------------------------------------------------------------
 
@@ -148,12 +139,11 @@ def test_several_are_listed_and_one_is_chosen(tmp_path: Path) -> None:
     assert list(cylstm.onnx.find(path)) == ["lstm", "back", "lstm_2"]
     with pytest.raises(ValueError, match="'lstm', 'back', 'lstm_2'"):
         cylstm.onnx.load(path)
-    with pytest.raises(ValueError, match=r"must hold one LSTM, got 3.*'lstm\.', 'back\.', 'lstm_2\.'"):
+    with pytest.raises(ValueError, match=r"must hold one LSTM, got 3.*'lstm\.', 'lstm_2\.', 'back\.'"):
         cylstm.load(path)
     with pytest.raises(ValueError, match="'nothing'"):
         cylstm.onnx.load(path, "nothing")
-    with pytest.raises(ValueError, match="clip=3"):
-        cylstm.load(path, "lstm_2")
+    assert cylstm.load(path, "lstm_2").clip == 3
     with pytest.raises(ValueError, match="reverse"):
         cylstm.load(path, "back")
     assert cylstm.onnx.load(path, "back").direction == "reverse"

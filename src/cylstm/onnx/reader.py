@@ -11,10 +11,12 @@ import numpy as np
 
 from ..arrays.arguments import as_array
 from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
+from ..nn.options import checked_options, to_metadata
 from .convention import ONNX, import_onnx
 from .graph import scopes
 from .node import Found
 from .stacked import lstms
+from .states import Computed
 
 
 def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Found]:
@@ -45,14 +47,15 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
     try:
         others: dict[str, int] = {}
         found: dict[str, Found] = {}
+        used: dict[str, int] = {}
         for scope in scopes(proto, None if path is None else path.parent, size):
             scope.values.update({name: value for name, value in known.items() if name in scope.inputs})
             taken.update(scope.inputs)
             for one in lstms(scope):
-                name, count = one.name, 1
+                name = one.name
                 while name in found:
-                    count += 1
-                    name = f"{one.name}_{count}"
+                    used[one.name] = used.get(one.name, 1) + 1
+                    name = f"{one.name}_{used[one.name]}"
                 found[name] = one._replace(name=name)
             for node in scope.nodes:
                 kind = node.op_type if node.domain in ONNX else f"{node.domain}.{node.op_type}"
@@ -78,22 +81,35 @@ def read(path: Path) -> Contents:
     """The parameters of all LSTMs of a file under ``name.weight_ih_l0`` and so on, for :func:`cylstm.load`."""
     proto, _ = _parsed(path)
     tensors: dict[str, Tensor] = {}
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = {key: text for key, text in _properties(proto) if key.endswith(".dropout")}
     refused: dict[str, str] = {}
     for name, found in find(path).items():
-        reason = found.refused
-        if found.direction == "reverse":
-            reason = reason or "runs in reverse alone"
-        for what, state in found.states.items():
-            if isinstance(state, np.ndarray):
-                reason = reason or f"has a constant {what}"
-        if reason:
-            remedy = "" if found.refused else f": use cylstm.onnx.load, with the name {name!r}"
-            refused[f"{name}."] = reason + remedy
+        if reason := found.refused or _more_than_a_module(name, found):
+            refused[f"{name}."] = reason
             continue
         tensors |= as_tensors({f"{name}.{field}": array for field, array in found.parameters.items()})
         metadata[f"{name}.batch_first"] = str(bool(found.layout) or found.transposed).lower()
+        options = checked_options(directions=found.directions, projection=False, **found.options)
+        metadata |= {f"{name}.{option}": text for option, text in to_metadata(options).items()}
     return Contents(tensors, metadata, refused)
+
+
+def _properties(proto: Any) -> list[tuple[str, str]]:
+    """The model's metadata, of which what is not UTF-8 comes as bytes."""
+    pairs = [(entry.key, entry.value) for entry in proto.metadata_props]
+    return [(key, text) for key, text in pairs if isinstance(key, str) and isinstance(text, str)]
+
+
+def _more_than_a_module(name: str, found: Found) -> str:
+    """What the nodes do that `cylstm.LSTM` does not, and the runner does; empty where there is nothing."""
+    reason = "runs in reverse alone" if found.direction == "reverse" else ""
+    for what, state in found.states.items():
+        if isinstance(state, Computed):
+            reason = reason or f"has its {what} computed by {state.by}"
+        elif state is not None and not isinstance(state, str):
+            kind = "a constant" if isinstance(state, np.ndarray) else "its own"
+            reason = reason or f"has {kind} {what}"
+    return f"{reason}: use cylstm.onnx.load, with the name {name!r}" if reason else ""
 
 
 def _parsed(path: Path) -> tuple[Any, int]:
