@@ -198,3 +198,42 @@ def test_layers_that_are_not_one_stay_apart(case: str) -> None:
     if case == "an output":
         model.graph.output.append(helper.make_tensor_value_info("Y", TensorProto.FLOAT, None))
     assert list(cylstm.onnx.find(model)) == ["lstm", "upper"]
+
+
+BESIDE = [
+    "f = Slice(Y, zero, one, one)",
+    "r = Slice(Y, one, two, one)",
+    "fs = Squeeze(f, one)",
+    "rs = Squeeze(r, one)",
+    "beside = Concat<axis = 2>({first}, {second})",
+    "batch_first = Transpose<perm = [1, 0, 2]>(beside)",
+    "Z = Transpose<perm = [1, 0, 2]>(batch_first)",
+]
+
+
+def bidirectional_layers(first: str, second: str) -> onnx.ModelProto:
+    """Two bidirectional layers; between them each direction is taken out and put beside the other."""
+    lower, upper = (node_model(2, I, direction="bidirectional") for I in (3, 8))
+    for one in upper.graph.initializer:
+        one.name += "2"
+    node = upper.graph.node[0]
+    node.name, node.input[:] = "upper", ["Z", *(name + "2" for name in node.input[1:])]
+    node.output[:] = ["Y2", "Y_h2", "Y_c2"]
+    numbers = [tensor(name, np.array([value])) for value, name in enumerate(["zero", "one", "two"])]
+    lower.graph.initializer.extend([*upper.graph.initializer, *numbers])
+    lower.graph.node.extend([*(parser.parse_node(line.format(first=first, second=second)) for line in BESIDE), node])
+    del lower.graph.output[:]
+    lower.graph.output.append(helper.make_tensor_value_info("Y2", TensorProto.FLOAT, None))
+    return lower
+
+
+def test_bidirectional_layers_as_converters_from_tensorflow_write_them() -> None:
+    model, X = bidirectional_layers("fs", "rs"), random(5, 2, 3)
+    lstm = cylstm.onnx.load(model)
+    assert (lstm.module.num_layers, lstm.module.bidirectional) == (2, True)
+    assert_close(lstm(X)[:1], ort_run(model, X=X))
+
+
+def test_directions_the_other_way_round_stay_apart() -> None:
+    assert list(cylstm.onnx.find(bidirectional_layers("rs", "fs"))) == ["lstm", "upper"]
+    assert list(cylstm.onnx.find(bidirectional_layers("fs", "fs"))) == ["lstm", "upper"]

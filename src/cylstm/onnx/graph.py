@@ -43,8 +43,8 @@ class Scope:
         Of a function: the attributes of the call.
     folder : Path, optional
         Where the files with external data are.
-    budget : Budget
-        What the values of the model may take.
+    budget, trials : Budget
+        What the values of the model may take, and those of trials.
     opset : int
         The version of ONNX's operators in it.
     """
@@ -58,12 +58,13 @@ class Scope:
         attributes: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         budget: Budget,
+        trials: Budget,
         opset: int,
     ) -> None:
         self.nodes = list(graph.node)
         self.parent = parent
         self.attributes = attributes or {}
-        self.folder, self.budget, self.opset = folder, budget, opset
+        self.folder, self.budget, self.trials, self.opset = folder, budget, trials, opset
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self.initializers = {tensor.name: tensor for tensor in getattr(graph, "initializer", ())}
         self.inputs: dict[str, tuple[Scope, str] | None] = dict(inputs or {})
@@ -75,18 +76,18 @@ class Scope:
         self._zeros: dict[str, bool] = {}
         self._consumers: dict[str, list[Any]] | None = None
 
-    def probe(self, values: Mapping[str, np.ndarray]) -> Scope:
+    def probe(self, values: Mapping[str, np.ndarray], trials: Budget | None = None) -> Scope:
         """The same scope and those around it, with some of its values set, for a trial."""
         at: dict[Scope, dict[str, np.ndarray]] = {}
         for name, value in values.items():
             owner, its_name = self.owner(name)
             at.setdefault(owner, {})[its_name] = value
-        return self._copied(at)
+        return self._copied(at, self.trials if trials is None else trials)
 
-    def _copied(self, values: Mapping[Scope, Mapping[str, np.ndarray]]) -> Scope:
+    def _copied(self, values: Mapping[Scope, Mapping[str, np.ndarray]], budget: Budget) -> Scope:
         copy = object.__new__(Scope)
-        parent = None if self.parent is None else self.parent._copied(values)
-        copy.__dict__.update(self.__dict__, values={**self.values, **values.get(self, {})}, _zeros={}, parent=parent)
+        copy.__dict__.update(self.__dict__, values={**self.values, **values.get(self, {})}, budget=budget, _zeros={})
+        copy.parent = None if self.parent is None else self.parent._copied(values, budget)
         return copy
 
     def owner(self, name: str) -> tuple[Scope, str]:
@@ -233,8 +234,8 @@ def has_nonzero(array: np.ndarray) -> bool:
 def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
     """The graph of a model, its subgraphs, and the functions that it calls, outer ones first."""
     functions = {(function.domain, function.name): function for function in model.functions}
-    budget, opset = Budget(size), _opset(model.opset_import)
-    todo = deque([(Scope(model.graph, folder=folder, budget=budget, opset=opset), frozenset[Any]())])
+    shared: dict[str, Any] = {"folder": folder, "budget": Budget.of_file(size), "trials": Budget.of_trials()}
+    todo = deque([(Scope(model.graph, opset=_opset(model.opset_import), **shared), frozenset[Any]())])
     count, nodes = 1, len(model.graph.node)
     most = nodes + sum(len(function.node) for function in model.functions) + MAX_MORE_NODES
     while todo:
@@ -243,9 +244,7 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
         yield scope
         for node in scope.nodes:
             for graph in _subgraphs(node):
-                inner = Scope(
-                    graph, parent=scope, attributes=scope.attributes, folder=folder, budget=budget, opset=scope.opset
-                )
+                inner = Scope(graph, parent=scope, attributes=scope.attributes, opset=scope.opset, **shared)
                 todo.append((inner, calling))
                 count, nodes = count + 1, nodes + len(graph.node)
             key = (node.domain, node.op_type)
@@ -256,14 +255,8 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
                 passed |= {
                     name: (scope, given) for name, given in zip(function.input, node.input, strict=False) if given
                 }
-                called = Scope(
-                    function,
-                    inputs=passed,
-                    attributes=scope.attributes_of(node),
-                    folder=folder,
-                    budget=budget,
-                    opset=_opset(function.opset_import),
-                )
+                its: dict[str, Any] = {"attributes": scope.attributes_of(node), "opset": _opset(function.opset_import)}
+                called = Scope(function, inputs=passed, **its, **shared)
                 todo.append((called, calling | {key}))
                 count, nodes = count + 1, nodes + len(function.node)
             if count > MAX_SCOPES or nodes > most:

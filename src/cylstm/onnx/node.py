@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -80,9 +81,12 @@ def _checked(scope: Scope, node: Any, found: Found) -> Found:
         raise Refused("has no X, W or R")
     if len(node.input) > len(INPUTS):
         raise Refused(f"has {len(node.input)} inputs, more than ONNX has names for")
-    if "P" in given and scope.is_zero(given["P"]):
-        del given["P"]
-    arrays = _weights(scope, given, direction, hidden_size)
+    zero = "P" in given and scope.is_zero(given["P"])
+    arrays = _weights(
+        scope, {name: value for name, value in given.items() if name != "P" or not zero}, direction, hidden_size
+    )
+    if zero:
+        _check_zero_peepholes(scope, given["P"], (directions_of(direction), 3 * arrays["R"].shape[-1]))
     return found._replace(
         direction=direction,
         layout=layout,
@@ -91,6 +95,13 @@ def _checked(scope: Scope, node: Any, found: Found) -> Found:
         transposed=_is_transposed(scope, given["X"]),
         options=options,
     )
+
+
+def _check_zero_peepholes(scope: Scope, P: str, wanted: tuple[int, ...]) -> None:
+    """Zeros are the plain LSTM, if they have the shape of P, as far as it is known."""
+    with contextlib.suppress(Unknown):
+        if (shape := scope.value(P).shape) != wanted:
+            raise Refused(f"has P of shape {shape}, which must be {wanted}")
 
 
 def _options(attributes: dict[str, Any]) -> tuple[str, int, int | None, dict[str, Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 from ..files.container import TensorFileError
 from .graph import Scope
 from .operators import Unknown
+from .tensors import Budget
 
 WHAT = ("sequence_lens", "initial_h", "initial_c")
 #: Operators that hand on the elements that they get.
@@ -67,8 +68,8 @@ class Derived:
     def __repr__(self) -> str:
         return f"Derived({self._name!r})"
 
-    def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The value for an X of this shape.
+    def __call__(self, shape: tuple[int, ...], trials: Budget | None = None) -> np.ndarray:
+        """The value for an X of this shape, within a budget of its own or a given one.
 
         Raises
         ------
@@ -77,10 +78,10 @@ class Derived:
         """
         shape = tuple(shape[axis] for axis in self._axes)
         shape = shape[:-1] if self._rows else shape
-        results = []
+        trials, results = Budget.of_trials() if trials is None else trials, []
         for fill in _FILLS:  # the elements of X are unlike: what is the same does not depend on them
             X = np.broadcast_to(np.array(fill, np.int64 if self._rows else np.float32), shape)
-            results.append(self._scope.probe({self._root: X}).value(self._name))
+            results.append(self._scope.probe({self._root: X}, trials).value(self._name))
         if not np.array_equal(results[0], results[1], equal_nan=results[0].dtype.kind == "f"):
             raise Unknown(f"{self._name!r} depends on the elements of X")
         return results[0]
@@ -139,7 +140,7 @@ def state_of(scope: Scope, what: str, name: str, sizes: Sizes) -> Any:
         derived, whole = Derived(scope, name, sizes.X), what == "sequence_lens"
         for T, B in _PROBES:
             shape = derived.probe_shape(T, B, sizes)
-            array = derived(shape)
+            array = derived(shape, scope.trials)
             _check(what, array, sizes)
             steps, batch = shape[sizes.layout], shape[1 - sizes.layout]
             whole = whole and np.array_equal(array, [steps] * batch)

@@ -13,22 +13,27 @@ import numpy as np
 from ..files.container import TensorFileError, expansion_limit
 from .operators import Unknown
 
-#: What is made of a file may take this many times its bytes, or the least that any file may take.
+#: The values of a file may take this many times its bytes, beyond what any file may take.
 _MULTIPLE = 16
+#: All trials with one file.
+_TRIALS = 512 << 20
 
 
 class Budget:
-    """The bytes that the values of one model may still take, all of them together.
+    """The bytes that the values of one model may still take, all of them together."""
 
-    Parameters
-    ----------
-    size : int
-        The bytes of the model's file.
-    """
+    def __init__(self, limit: int) -> None:
+        self.limit = self._left = limit
 
-    def __init__(self, size: int) -> None:
-        self.limit = expansion_limit(0) + _MULTIPLE * size
-        self._left = self.limit
+    @classmethod
+    def of_file(cls, size: int) -> Budget:
+        """That of a file of so many bytes."""
+        return cls(expansion_limit(0) + _MULTIPLE * size)
+
+    @classmethod
+    def of_trials(cls) -> Budget:
+        """That of trials, whose values are not kept: it bounds the time that they take."""
+        return cls(_TRIALS)
 
     def grow(self, size: int) -> None:
         """So many bytes more were in a file beside the model."""
