@@ -11,6 +11,7 @@ A map of this folder, each module above those that it imports::
     reader.py       the LSTMs of a model; find
     writer.py       models of an LSTM; export, save
     stacked.py      nodes that are layers of one LSTM
+    apart.py        cells that were taken apart into single operators
     node.py         what one LSTM node says
     states.py       what feeds its initial states and lengths
     graph.py        graphs, subgraphs and functions of a model, and their values
