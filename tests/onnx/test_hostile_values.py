@@ -95,6 +95,27 @@ def test_what_would_be_large_is_refused(case: str, tmp_path: Path) -> None:
     assert peak < 200 << 20
 
 
+@pytest.mark.parametrize("case", ["a large state", "many sequences", "large declared sizes"])
+def test_states_of_any_size_are_not_computed(case: str, tmp_path: Path) -> None:
+    """Views without memory have elements all the same, which are not to be compared."""
+    nodes = [
+        node("Shape", "X", "s"),
+        node("Slice", "s one two", "B"),
+        node("Concat", "one many B" if case == "many sequences" else "one B many", "shape", axis=0),
+        node("Expand", "unit shape", "z"),
+        lstm(AS_H),
+    ]
+    if case == "large declared sizes":
+        nodes[2:4] = [node("Cast", "B", "b", to=6), node("Expand", "b B", "z")]
+        nodes[-1] = lstm("X W W - z")
+    proto = model(nodes, many=[2**40])
+    if case == "large declared sizes":
+        proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 2**40
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"m\.onnx"):
+        cylstm.load(tmp_path / "m.onnx")
+
+
 def stack(count: int, states: str = "") -> onnx.ModelProto:
     """Layers, one on the other."""
     nodes = [

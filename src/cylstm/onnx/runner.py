@@ -129,9 +129,13 @@ class LSTM:
                     f"{what} must be an array, got None: give what the model computes, or takes, as {name!r}"
                 )
             if value is None and isinstance(stored, tuple):
-                each = [resolved(one, shape) for one in stored]
                 zeros = np.zeros((B, D, H) if self.layout else (D, B, H), self.module.dtype)
-                value = np.concatenate([zeros if one is None else one for one in each], axis)
+                each = [zeros if one is None else resolved(one, shape) for one in stored]
+                if wrong := next((one.shape for one in each if one.shape != zeros.shape), None):
+                    raise RuntimeError(
+                        f"{what} of each layer must have shape {zeros.shape}, got {wrong} from the model"
+                    )
+                value = np.concatenate(each, axis)
             elif value is None:
                 value = resolved(stored, shape)
             states[what] = None if value is None else as_array(value, what)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.container import TensorFileError
 from .graph import Scope
 from .operators import Unknown
 from .tensors import Budget
@@ -82,6 +81,7 @@ class Derived:
         for fill in _FILLS:  # the elements of X are unlike: what is the same does not depend on them
             X = np.broadcast_to(np.array(fill, np.int64 if self._rows else np.float32), shape)
             results.append(self._scope.probe({self._root: X}, trials).value(self._name))
+        trials.take(sum(result.nbytes for result in results), self._name)  # one that is broadcast has no memory
         if not np.array_equal(results[0], results[1], equal_nan=results[0].dtype.kind == "f"):
             raise Unknown(f"{self._name!r} depends on the elements of X")
         return results[0]
@@ -136,14 +136,14 @@ def state_of(scope: Scope, what: str, name: str, sizes: Sizes) -> Any:
         array = scope.value(name)
         _check(what, array, sizes)
         return None if zero else array
-    with contextlib.suppress(Unknown, TensorFileError):  # the latter where the model is made for other sizes
+    with contextlib.suppress(ValueError):  # unknown, or the model is made for other sizes
         derived, whole = Derived(scope, name, sizes.X), what == "sequence_lens"
         for T, B in _PROBES:
             shape = derived.probe_shape(T, B, sizes)
             array = derived(shape, scope.trials)
             _check(what, array, sizes)
             steps, batch = shape[sizes.layout], shape[1 - sizes.layout]
-            whole = whole and np.array_equal(array, [steps] * batch)
+            whole = whole and array.shape == (batch,) and bool((array == steps).all())
         return None if zero or whole else derived
     if zero:
         return None
