@@ -167,10 +167,10 @@ def test_a_head_is_not_taken_for_what_stands_before_it(capsys: pytest.CaptureFix
 
 def test_inspect_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     model = cylstm.onnx.export(cylstm.LSTM(3, 4))
-    model.graph.node[0].attribute.append(onnx.helper.make_attribute("clip", 2.0))
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("zoneout", 2.0))
     onnx.save(model, "m.onnx")
     assert main(["inspect", "m.onnx"]) == 0
-    assert "lstm.  refused: has clip=2" in capsys.readouterr().out
+    assert "lstm.  refused: has the attribute 'zoneout'" in capsys.readouterr().out
 
 
 def test_bridges_import_what_they_need_when_they_need_it() -> None:

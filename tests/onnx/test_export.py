@@ -16,14 +16,6 @@ from onnx_models import assert_close, ort_run, random
 import cylstm
 import cylstm.onnx
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # overflows in ONNX's own cases for other operators
-    from onnx.backend.test.case.node import collect_testcases
-
-    NODE_TESTS = [case for case in collect_testcases("LSTM") if case.name.startswith("test_lstm")]
-
-#: Those that cylstm does not compute, and the word that its error must have.
-
 
 class Net(torch.nn.Module):
     def __init__(self, with_states: bool, **options: object) -> None:

@@ -153,7 +153,6 @@ WRONG = {
     "computed": (lambda n, a: n.input.__setitem__(1, "X"), "that the file alone does not tell"),
     "bias of float64": (lambda n, a: a.update(B=a["B"].astype(float)), "has B of dtype float64"),
     "another domain": (lambda n, a: setattr(n, "domain", "org.example"), "is a DynamicQuantizeLSTM"),
-    "clip": (lambda n, a: n.attribute.append(onnx.helper.make_attribute("clip", 0.5)), "clip"),
 }
 
 

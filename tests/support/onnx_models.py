@@ -18,8 +18,6 @@ with warnings.catch_warnings():
 
     NODE_TESTS = [case for case in collect_testcases("LSTM") if case.name.startswith("test_lstm")]
 
-#: Those that cylstm does not compute, and the word that its error must have.
-
 
 def tensor(name: str, array: np.ndarray) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array), name)

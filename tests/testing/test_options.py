@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from cylstm import testing
+from cylstm.arrays.activations import ACTIVATIONS
 from cylstm.backends.base import Backend, Capabilities, DirectionParameters, LayerGradients, LayerOptions, LayerOutput
 from cylstm.testing import problems
 
@@ -136,10 +137,10 @@ def test_options_against_their_equations_in_pytorch(check: Any, monkeypatch: pyt
 
 
 def test_each_option_and_activation_is_checked() -> None:
-    ids = {check.id for check in TODO}
-    topics = {"peephole", "input_forget", "clip", "cell_clip", "proj_clip", "directions"}
-    topics |= {f"activation_{name}" for name in FUNCTIONS}
-    assert {i.split("-")[1] for i in ids} == topics
+    topics = {"peephole", "input_forget", "clip", "cell_clip", "proj_clip", "activations"}
+    assert {check.id.split("-")[1] for check in TODO} == topics == set(problems.OPTION_CASES)
+    cases = problems.OPTION_CASES["activations"]
+    assert {one.name for case in cases for one in case.options.activations[0]} == set(FUNCTIONS) == set(ACTIVATIONS)
 
 
 class WithoutClip(problems.NumpyBackend):
@@ -152,8 +153,9 @@ class WithoutClip(problems.NumpyBackend):
 
 
 def test_an_option_that_is_ignored_is_found() -> None:
-    with pytest.raises(testing.ConformanceError, match="option_values-clip"):
-        testing.check_backend(WithoutClip())
+    [check] = [one for one in testing.checks(WithoutClip()) if one.id == "option_values-clip-float64"]
+    with pytest.raises(AssertionError, match="output off by"):
+        check()
 
 
 class Some(problems.NumpyBackend):
@@ -164,5 +166,9 @@ class Some(problems.NumpyBackend):
 
 
 def test_options_are_checked_as_they_are_claimed() -> None:
-    topics = {check.id.split("-")[1] for check in testing.checks(Some()) if check.id.startswith("option_")}
-    assert topics == {"peephole", "activation_relu", "activation_tanh"}
+    begin, end = "option_values-", "-float64"
+    found = [check for check in testing.checks(Some()) if check.id.startswith(begin) and check.id.endswith(end)]
+    checks = {check.id.removeprefix(begin).removesuffix(end): check for check in found}
+    assert set(checks) == {"peephole", "activations"}
+    cases = checks["activations"].function.keywords["cases"]
+    assert {case.options.activations[0][0].name for case in cases} == {"relu", "tanh"}

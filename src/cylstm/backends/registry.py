@@ -9,7 +9,8 @@ A backend is named by a built-in name (``numpy``, ``cython``), by the name of an
 before it is requested: no backend, no ``importlib.metadata``, and the environment is read when first needed.
 
 An explicit choice works or raises one of the errors below; only the automatic choice passes from ``cython`` to
-``numpy``, with one warning that says why (none where the compiled backend is there and merely lacks the dtype).
+``numpy``, with one warning that says why. There is none where the compiled backend is there and merely lacks the dtype
+or an option.
 """
 
 from __future__ import annotations

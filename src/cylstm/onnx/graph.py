@@ -6,20 +6,27 @@ way is named.
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files.container import TensorFileError, expansion_limit
+from ..files.container import TensorFileError
 from .convention import ONNX
-from .operators import OPERATORS, VIEWS, Unknown
+from .operators import OPERATORS, VIEWS, Unknown, by_reference
+from .tensors import Budget, array_of
 
-#: Graphs, subgraphs and calls of functions in one model.
-MAX_SCOPES = 2_000
-_MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast"}
+#: Graphs, subgraphs and calls of functions in one model, and nodes in them beyond those in the file.
+MAX_SCOPES, MAX_MORE_NODES = 2_000, 100_000
+#: Elements of a shape, of axes, of sizes of parts.
+MAX_SETTINGS = 100_000
+_MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast", "Expand", "Slice", "Tile"}
+#: What is zero where the first input is zero, where all are, where one is (the numbers of a model are finite).
+_ZERO_OF_FIRST = _MOVING | {"CastLike", "Neg", "Abs", "Split", "Gather", "Flatten"}
+_PARTS = {"Slice", "Split", "Gather"}
+_ZERO_OF_ALL, _ZERO_OF_ANY = {"Concat", "Add", "Sub", "Sum"}, {"Mul"}
 
 
 class Scope:
@@ -36,8 +43,10 @@ class Scope:
         Of a function: the attributes of the call.
     folder : Path, optional
         Where the files with external data are.
-    limit : int
-        The largest size of a value in bytes.
+    budget, trials : Budget
+        What the values of the model may take, and those of trials.
+    opset : int
+        The version of ONNX's operators in it.
     """
 
     def __init__(
@@ -48,24 +57,37 @@ class Scope:
         inputs: Mapping[str, tuple[Scope, str] | None] | None = None,
         attributes: Mapping[str, Any] | None = None,
         folder: Path | None = None,
-        limit: int,
+        budget: Budget,
+        trials: Budget,
+        opset: int,
     ) -> None:
         self.nodes = list(graph.node)
         self.parent = parent
         self.attributes = attributes or {}
-        self.folder, self.limit = folder, limit
+        self.folder, self.budget, self.trials, self.opset = folder, budget, trials, opset
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self.initializers = {tensor.name: tensor for tensor in getattr(graph, "initializer", ())}
         self.inputs: dict[str, tuple[Scope, str] | None] = dict(inputs or {})
         if inputs is None:
             self.inputs = {value.name: None for value in graph.input if value.name not in self.initializers}
+        self.declared = {value.name: _sizes(value) for value in getattr(graph, "input", ()) if hasattr(value, "type")}
         self.outputs = {value if isinstance(value, str) else value.name for value in graph.output}
         self.values: dict[str, np.ndarray] = {}
+        self._zeros: dict[str, bool] = {}
+        self._consumers: dict[str, list[Any]] | None = None
 
-    def probe(self, values: Mapping[str, np.ndarray]) -> Scope:
-        """The same scope with some values set, for a trial."""
+    def probe(self, values: Mapping[str, np.ndarray], trials: Budget | None = None) -> Scope:
+        """The same scope and those around it, with some of its values set, for a trial."""
+        at: dict[Scope, dict[str, np.ndarray]] = {}
+        for name, value in values.items():
+            owner, its_name = self.owner(name)
+            at.setdefault(owner, {})[its_name] = value
+        return self._copied(at, self.trials if trials is None else trials)
+
+    def _copied(self, values: Mapping[Scope, Mapping[str, np.ndarray]], budget: Budget) -> Scope:
         copy = object.__new__(Scope)
-        copy.__dict__.update(self.__dict__, values={**self.values, **values})
+        copy.__dict__.update(self.__dict__, values={**self.values, **values.get(self, {})}, budget=budget, _zeros={})
+        copy.parent = None if self.parent is None else self.parent._copied(values, budget)
         return copy
 
     def owner(self, name: str) -> tuple[Scope, str]:
@@ -87,7 +109,12 @@ class Scope:
 
     def consumers(self, name: str) -> list[Any]:
         """The nodes of this scope that read a value, those with a subgraph that does included."""
-        return [node for node in self.nodes if name in node.input or name in _captured(node)]
+        if self._consumers is None:
+            self._consumers = {}
+            for node in self.nodes:
+                for read in {*node.input, *_captured(node)}:
+                    self._consumers.setdefault(read, []).append(node)
+        return self._consumers.get(name, [])
 
     def attributes_of(self, node: Any) -> dict[str, Any]:
         """The attributes of a node by name. Text is decoded; a reference in a function's body is followed."""
@@ -127,95 +154,128 @@ class Scope:
     def is_zero(self, name: str) -> bool:
         """Whether all elements are known to be zero, also where the shape is not known."""
         scope, name = self.owner(name)
+        if name not in scope._zeros:
+            scope._zeros[name] = scope._is_zero(name)
+        return scope._zeros[name]
+
+    def _is_zero(self, name: str) -> bool:
+        node = None if name in self.values else self.producers.get(name)
+        kind = "" if node is None or node.domain not in ONNX else node.op_type
+        if node is not None and kind in _ZERO_OF_FIRST and (self.is_zero(node.input[0]) or kind not in _PARTS):
+            return self.is_zero(node.input[0])
+        if node is not None and kind in _ZERO_OF_ALL | _ZERO_OF_ANY:
+            if (all if kind in _ZERO_OF_ALL else any)(map(self.is_zero, node.input)):
+                return True
+        elif node is not None and kind == "ConstantOfShape":
+            fill = self.attributes_of(node).get("value")
+            return fill is None or not has_nonzero(self._array(fill))
         try:
-            return not scope.value(name).any()
+            return not has_nonzero(self.value(name))
         except Unknown:
-            _, node = scope.producer(name)
-        if node is None:
             return False
-        if node.op_type == "ConstantOfShape":
-            fill = scope.attributes_of(node).get("value")
-            return fill is None or not self._array(fill).any()
-        if node.op_type == "Concat":
-            return all(map(scope.is_zero, node.input))
-        return node.op_type in _MOVING | {"Expand", "Slice", "Tile"} and scope.is_zero(node.input[0])
 
     def _evaluate(self, node: Any) -> None:
-        evaluate = OPERATORS.get(node.op_type) if node.domain in ONNX else None
-        if evaluate is None:
-            raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
-        attributes = self.attributes_of(node)
-        if node.op_type == "Constant":
-            attributes = {name: self._array(v) if name == "value" else v for name, v in attributes.items()}
-        if node.op_type == "ConstantOfShape" and "value" in attributes:
-            attributes["value"] = self._array(attributes["value"])
+        if node.domain not in ONNX:
+            raise Unknown(f"{node.output[0]!r} is computed by {node.domain}.{node.op_type}")
         inputs = [self.value(name) if name else None for name in node.input]
-        if node.op_type not in VIEWS and sum(array.nbytes for array in inputs if array is not None) > self.limit:
+        evaluate, most = OPERATORS.get(node.op_type), self.budget.limit
+        if node.op_type in VIEWS | {"Reshape"}:
+            settings = inputs if node.op_type == "ConstantOfShape" else inputs[1:]
+            if any(array is not None and array.size > MAX_SETTINGS for array in settings):
+                raise TensorFileError(f"{node.op_type} must have at most {MAX_SETTINGS} axes or parts, got more")
+        wide = 16 if node.op_type in ("Cast", "CastLike") else 1
+        if node.op_type not in VIEWS and sum(a.size * max(a.itemsize, wide) for a in inputs if a is not None) > most:
             raise TensorFileError(
-                f"{node.output[0]!r} must have at most {self.limit} bytes, got more from {node.op_type}: "
+                f"{node.output[0]!r} must have at most {most} bytes, got more from {node.op_type}: "
                 "compute it once and store it as an initializer"
             )
         try:
-            results = evaluate(attributes, *inputs)
+            if evaluate is None:
+                results = by_reference(node, inputs, self.opset, most)
+            else:
+                results = evaluate(self._attributes_with_arrays(node), *inputs)
         except Unknown:
             raise
-        except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError, ArithmeticError, RuntimeError) as error:
             raise TensorFileError(
                 f"the inputs of {node.op_type} must give {node.output[0]!r}, got {type(error).__name__}: {error}"
             ) from error
         results = results if isinstance(results, list) else [results]
         for name, array in zip(node.output, results, strict=False):
             if name:
+                if node.op_type not in VIEWS:
+                    self.budget.take(array.nbytes, name)
                 self.values[name] = array
 
-    def _array(self, tensor: Any) -> np.ndarray:
-        """The array of a TensorProto, from a file beside the model if it is there; bfloat16 becomes float32."""
-        from onnx import TensorProto, external_data_helper, numpy_helper
+    def _attributes_with_arrays(self, node: Any) -> dict[str, Any]:
+        attributes = self.attributes_of(node)
+        if attributes.get("num_outputs", len(node.output)) != len(node.output):
+            raise ValueError(f"num_outputs must be the number of outputs, got {attributes['num_outputs']}")
+        if node.op_type in ("Constant", "ConstantOfShape") and "value" in attributes:
+            attributes["value"] = self._array(attributes["value"])
+        return attributes
 
-        if not isinstance(tensor, TensorProto):
-            raise Unknown("a sparse constant")
-        if external_data_helper.uses_external_data(tensor):
-            if self.folder is None:
-                raise TensorFileError(
-                    f"{tensor.name!r} must be in the model, got one that is in another file: give the path of the model"
-                )
-            location = external_data_helper.ExternalDataInfo(tensor).location
-            if not (self.folder / location).exists():
-                raise TensorFileError(
-                    f"{tensor.name!r} must be in the file {location!r}, got no such file: copy it along"
-                )
-            loaded = TensorProto()
-            loaded.CopyFrom(tensor)
-            external_data_helper.load_external_data_for_tensor(loaded, str(self.folder))
-            tensor = loaded
-        if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2**40:
-            raise TensorFileError(
-                f"{tensor.name!r} must have sizes of 0 or more and at most 2**40 elements, got {tuple(tensor.dims)}"
-            )
-        array = numpy_helper.to_array(tensor)
-        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    def _array(self, tensor: Any) -> np.ndarray:
+        return array_of(tensor, self.folder, self.budget)
+
+
+def _sizes(value: Any) -> tuple[int | None, ...]:
+    """The shape that a graph declares for an input; None for a free size."""
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+
+
+def has_nonzero(array: np.ndarray) -> bool:
+    """Whether an element is not zero. Along an axis that is broadcast, one is as good as all."""
+    if not array.size:
+        return False
+    return bool(array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)].any())
 
 
 def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
     """The graph of a model, its subgraphs, and the functions that it calls, outer ones first."""
     functions = {(function.domain, function.name): function for function in model.functions}
-    main = Scope(model.graph, folder=folder, limit=expansion_limit(size))
-    todo, count = [main], 0
+    shared: dict[str, Any] = {"folder": folder, "budget": Budget.of_file(size), "trials": Budget.of_trials()}
+    todo = deque([(Scope(model.graph, opset=_opset(model.opset_import), **shared), frozenset[Any]())])
+    count, nodes = 1, len(model.graph.node)
+    most = nodes + sum(len(function.node) for function in model.functions) + MAX_MORE_NODES
     while todo:
-        scope = todo.pop(0)
+        scope, calling = todo.popleft()
+        _check_text(scope.nodes)
         yield scope
-        shared: dict[str, Any] = {"folder": folder, "limit": scope.limit}
         for node in scope.nodes:
-            todo += [Scope(graph, parent=scope, attributes=scope.attributes, **shared) for graph in _subgraphs(node)]
-            if function := functions.get((node.domain, node.op_type)):
+            for graph in _subgraphs(node):
+                inner = Scope(graph, parent=scope, attributes=scope.attributes, opset=scope.opset, **shared)
+                todo.append((inner, calling))
+                count, nodes = count + 1, nodes + len(graph.node)
+            key = (node.domain, node.op_type)
+            if function := functions.get(key):
+                if key in calling:
+                    raise TensorFileError(f"functions must not call themselves, got {node.op_type!r}, which does")
                 passed: dict[str, tuple[Scope, str] | None] = dict.fromkeys(function.input)
                 passed |= {
                     name: (scope, given) for name, given in zip(function.input, node.input, strict=False) if given
                 }
-                todo.append(Scope(function, inputs=passed, attributes=scope.attributes_of(node), **shared))
-        count += 1
-        if count + len(todo) > MAX_SCOPES:
-            raise TensorFileError(f"a model must have at most {MAX_SCOPES} graphs and calls of functions, got more")
+                its: dict[str, Any] = {"attributes": scope.attributes_of(node), "opset": _opset(function.opset_import)}
+                called = Scope(function, inputs=passed, **its, **shared)
+                todo.append((called, calling | {key}))
+                count, nodes = count + 1, nodes + len(function.node)
+            if count > MAX_SCOPES or nodes > most:
+                raise TensorFileError(
+                    f"a model must have at most {MAX_SCOPES} graphs and calls of functions, with {most} nodes, got more"
+                )
+
+
+def _opset(imported: Any) -> int:
+    """The version of ONNX's own operators."""
+    return int(next((one.version for one in imported if one.domain in ONNX), 1))
+
+
+def _check_text(nodes: list[Any]) -> None:
+    """Names that are not UTF-8 come as bytes."""
+    for node in nodes:
+        for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
+            if not isinstance(text, str):
+                raise TensorFileError(f"the names in nodes must be UTF-8, got {text!r:.60}")
 
 
 def _subgraphs(node: Any) -> Iterator[Any]:

@@ -1,12 +1,14 @@
-"""The operators that are evaluated, with NumPy: attributes and inputs → output, or a list of outputs.
+"""The operators that are evaluated: attributes and inputs → output, or a list of outputs.
 
-They move values, and compute none. Weights reach an LSTM node through them: exporters slice, reorder, concatenate and
-unsqueeze weights.
+Weights, shapes and states reach an LSTM node through them. Those that move values are here, as views where that is
+possible: a hostile file cannot make them large. Those that compute are evaluated by ``onnx.reference``, after a look at
+the size of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,10 +94,12 @@ def _constant_of_shape(attributes: dict[str, Any], shape: np.ndarray) -> np.ndar
     return np.broadcast_to(fill, tuple(map(int, shape)))
 
 
-def _cast(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
+def _cast(attributes: dict[str, Any], x: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     from onnx import helper
 
-    dtype = helper.tensor_dtype_to_np_dtype(attributes["to"])
+    dtype = helper.tensor_dtype_to_np_dtype(attributes["to"]) if like is None else like.dtype
+    if dtype.hasobject:
+        raise Unknown("Cast makes texts")
     return x.astype(np.float32 if dtype.name == "bfloat16" else dtype)
 
 
@@ -111,6 +115,7 @@ def _shape(attributes: dict[str, Any], x: np.ndarray) -> np.ndarray:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Cast": _cast,
+    "CastLike": _cast,
     "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
@@ -127,4 +132,52 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Unsqueeze": _unsqueeze,
 }
 #: Those that copy nothing.
-VIEWS = set(OPERATORS) - {"Cast", "Concat", "Gather", "Reshape"}
+VIEWS = set(OPERATORS) - {"Cast", "CastLike", "Concat", "Gather", "Reshape"}
+
+_ELEMENTWISE = {
+    *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round"),
+    *("Min", "Max", "Sum", "Mean", "Clip", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
+    *("Not", "And", "Or", "Xor", "Where"),
+}
+_AT_MOST_THE_INPUT = {
+    *("ReduceSum", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceMean", "ReduceL2", "ReduceSumSquare", "CumSum"),
+    *("Flatten", "Size", "ScatterND", "ScatterElements", "Trilu"),
+}
+_OTHERS = {"Range", "Tile"}
+
+
+def by_reference(node: Any, inputs: Sequence[np.ndarray | None], opset: int, limit: int) -> list[np.ndarray]:
+    """What an operator gives by the definition in ``onnx.reference``; the limit is that of the result's bytes.
+
+    Raises
+    ------
+    Unknown
+        If it is none of those that are evaluated.
+    ValueError
+        If the result would be too large.
+    """
+    if node.op_type not in _ELEMENTWISE | _AT_MOST_THE_INPUT | _OTHERS:
+        raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
+    from onnx.reference import ReferenceEvaluator
+
+    given = [array for array in inputs if array is not None]
+    size = _elements(node.op_type, given) * max((array.itemsize for array in given), default=8)
+    if size > limit:
+        raise ValueError(f"a result of at most {limit} bytes must come out, got one of {size}")
+    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if array is not None}
+    with np.errstate(all="ignore"):
+        return list(ReferenceEvaluator(node, opsets={"": opset}).run(None, feeds))
+
+
+def _elements(kind: str, inputs: Sequence[np.ndarray]) -> int:
+    """The number of elements that the result has at most."""
+    if kind in _ELEMENTWISE:
+        return math.prod(np.broadcast_shapes(*(array.shape for array in inputs)))
+    if kind == "Tile":
+        if inputs[1].size != inputs[0].ndim:
+            raise ValueError(f"repeats must be {inputs[0].ndim} numbers, got {inputs[1].size}")
+        return inputs[0].size * math.prod(max(0, int(n)) for n in inputs[1].reshape(-1))
+    if kind == "Range":
+        start, end, step = (float(array.reshape(())) for array in inputs)
+        return max(0, math.ceil((end - start) / step))
+    return max(array.size for array in inputs)

@@ -55,8 +55,8 @@ def parameters_of(scope: Scope, node: Any, D: int, hidden_size: int | None) -> d
         raise Unfit(f"does not fit together: {D} directions, hidden_size {hidden_size}, {there}")
     if B is not None and B.dtype != np.float32:
         raise Unfit(f"has B of dtype {B.dtype}")
-    found: dict[str, Any] = dict(to_pytorch(rows["W"], rows["R"], B))
-    in_order = to_pytorch(scales["W"][..., np.newaxis], scales["R"][..., np.newaxis], None)
+    found: dict[str, Any] = dict(to_pytorch(rows["W"], rows["R"], B, None))
+    in_order = to_pytorch(scales["W"][..., np.newaxis], scales["R"][..., np.newaxis], None, None)
     for name, scale in in_order.items():
         found[name] = of_integers(name, found[name], scale[:, 0])
     return found
@@ -106,7 +106,7 @@ def _rows_and_scales(scope: Scope, given: dict[str, np.ndarray], name: str, D: i
             f"does not fit together: {D} directions, {name} {weight.shape}, {name}_scale {scale.shape}, "
             f"{name}_zero_point {zero.shape}"
         )
-    if 4 * weight.nbytes > scope.limit:
+    if 4 * weight.nbytes > scope.budget.limit:
         raise Unfit(f"has {name} of {weight.nbytes} bytes, far more than the file")
     integers = weight.astype(np.int16) - zero.reshape(D, 1, -1)
     return integers.transpose(0, 2, 1), np.broadcast_to(scale.reshape(D, -1), (D, weight.shape[-1]))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays.arguments import as_array
 from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
 from ..nn.frozen import of_parameters
+from ..nn.options import checked_options, to_metadata
+from .apart import Cell, cells
 from .convention import ONNX, import_onnx
-from .graph import scopes
+from .graph import Scope, scopes
 from .node import Found
 from .stacked import lstms
+from .states import Computed
 
 
 def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Found]:
@@ -36,6 +39,23 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
     FileNotFoundError, ImportError, TypeError, ValueError
         As :func:`load` does; ValueError also if there is no LSTM.
     """
+    found = _everything(model, inputs)
+    if not found.lstms:
+        raise TensorFileError(f"{found.what} must hold an LSTM node, got {found.there}")
+    return found.lstms
+
+
+class _Everything(NamedTuple):
+    """What is in a model."""
+
+    what: Path | str  # for messages
+    lstms: dict[str, Found]
+    cells: list[Cell]  # looked for where there is no LSTM node
+    there: str  # for messages: the other nodes
+
+
+def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everything:
+    """The LSTMs of a model, and what else there is."""
     path = Path(model) if isinstance(model, (str, os.PathLike)) else None
     what = path or "the model"
     if path is None and not isinstance(model, import_onnx().ModelProto):
@@ -43,21 +63,26 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
     known = {name: as_array(value, name) for name, value in (inputs or {}).items()}
     taken: set[str] = set()
     proto, size = (model, model.ByteSize()) if path is None else _parsed(path)
+    others, used = dict[str, int](), dict[str, int]()
+    found: dict[str, Found] = {}
+    visited: list[Scope] = []
+    apart: list[Cell] = []
     try:
-        others: dict[str, int] = {}
-        found: dict[str, Found] = {}
         for scope in scopes(proto, None if path is None else path.parent, size):
             scope.values.update({name: value for name, value in known.items() if name in scope.inputs})
             taken.update(scope.inputs)
+            visited.append(scope)
             for one in lstms(scope):
-                name, count = one.name, 1
+                name = one.name
                 while name in found:
-                    count += 1
-                    name = f"{one.name}_{count}"
+                    used[one.name] = used.get(one.name, 1) + 1
+                    name = f"{one.name}_{used[one.name]}"
                 found[name] = one._replace(name=name)
             for node in scope.nodes:
                 kind = node.op_type if node.domain in ONNX else f"{node.domain}.{node.op_type}"
                 others[kind] = others.get(kind, 0) + 1
+        if not found:
+            apart = [cell for scope in visited for cell in cells(scope)]
     except (ImportError, FileNotFoundError):
         raise
     except TensorFileError as error:
@@ -69,33 +94,58 @@ def find(model: Any, *, inputs: Mapping[str, Any] | None = None) -> dict[str, Fo
             f"inputs must be among those of {what} ({', '.join(map(repr, sorted(taken))) or 'none'}), "
             f"got {', '.join(map(repr, sorted(unknown)))}"
         )
-    if not found:
-        there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
-        raise TensorFileError(f"{what} must hold an LSTM node, got {there}")
-    return found
+    there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
+    if apart:
+        there += (
+            f": no LSTM node, but a graph that looks like one, with {len(apart)} cell{'s' * (len(apart) > 1)} made of "
+            "single operators. Export a torch.nn.LSTM in the place of cells and loops over them, or load the weights "
+            "from the model that was exported"
+        )
+    return _Everything(what, found, apart, there)
 
 
 def read(path: Path) -> Contents:
-    """The parameters of all LSTMs of a file under ``name.weight_ih_l0`` and so on, for :func:`cylstm.load`."""
+    """The parameters of all LSTMs of a file under ``name.weight_ih_l0`` and so on, for :func:`cylstm.load`.
+
+    Without an LSTM node, those of the cells that are taken apart, under ``weight_ih`` and so on.
+    """
     proto, _ = _parsed(path)
     tensors: dict[str, Tensor] = {}
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = {key: text for key, text in _properties(proto) if key.endswith(".dropout")}
     refused: dict[str, str] = {}
-    for name, found in find(path).items():
-        reason = found.refused
-        if found.direction == "reverse":
-            reason = reason or "runs in reverse alone"
-        for what, state in found.states.items():
-            if isinstance(state, np.ndarray):
-                reason = reason or f"has a constant {what}"
-        if reason:
-            remedy = "" if found.refused else f": use cylstm.onnx.load, with the name {name!r}"
-            refused[f"{name}."] = reason + remedy
+    everything = _everything(path)
+    for cell in everything.cells:
+        tensors |= as_tensors({f"{cell.name}{field}": array for field, array in cell.parameters.items()})
+    if not everything.lstms and not tensors:
+        raise TensorFileError(f"{path} must hold an LSTM node, got {everything.there}")
+    for name, found in everything.lstms.items():
+        if reason := found.refused or _more_than_a_module(name, found):
+            refused[f"{name}."] = reason
             continue
         arrays = of_parameters(found.parameters) if found.quantized else found.parameters
         tensors |= as_tensors({f"{name}.{field}": array for field, array in arrays.items()})
         metadata[f"{name}.batch_first"] = str(bool(found.layout) or found.transposed).lower()
+        options = checked_options(directions=found.directions, projection=False, **found.options)
+        metadata |= {f"{name}.{option}": text for option, text in to_metadata(options).items()}
     return Contents(tensors, metadata, refused)
+
+
+def _properties(proto: Any) -> list[tuple[str, str]]:
+    """The model's metadata, of which what is not UTF-8 comes as bytes."""
+    pairs = [(entry.key, entry.value) for entry in proto.metadata_props]
+    return [(key, text) for key, text in pairs if isinstance(key, str) and isinstance(text, str)]
+
+
+def _more_than_a_module(name: str, found: Found) -> str:
+    """What the nodes do that `cylstm.LSTM` does not, and the runner does; empty where there is nothing."""
+    reason = "runs in reverse alone" if found.direction == "reverse" else ""
+    for what, state in found.states.items():
+        if isinstance(state, Computed):
+            reason = reason or f"has its {what} computed by {state.by}"
+        elif state is not None and not isinstance(state, str):
+            kind = "a constant" if isinstance(state, np.ndarray) else "its own"
+            reason = reason or f"has {kind} {what}"
+    return f"{reason}: use cylstm.onnx.load, with the name {name!r}" if reason else ""
 
 
 def _parsed(path: Path) -> tuple[Any, int]:

@@ -15,6 +15,7 @@ from ..files.names import not_computed
 from ..nn.lstm import LSTM as Module
 from .node import Found
 from .reader import find
+from .states import Computed, resolved
 
 
 class LSTM:
@@ -27,8 +28,8 @@ class LSTM:
     name, direction, layout
         As in the model.
     states : dict
-        What the model gives as ``sequence_lens``, ``initial_h`` and ``initial_c``: a constant array, the name of a
-        value that it computes or takes as an input, or None.
+        What the model gives as ``sequence_lens``, ``initial_h`` and ``initial_c``: None, a constant array, something
+        that it derives from the sizes of X, the name of an input, or what it computes; of stacked nodes a tuple.
     """
 
     def __init__(self, found: Found, module: Module) -> None:
@@ -49,7 +50,7 @@ class LSTM:
         X : array
             (T, B, I), or (B, T, I) with layout 1.
         sequence_lens : array of int, optional
-            (B,), from 1 to T.
+            (B,), from 0 to T. What comes of a sequence without a step is zero.
         initial_h, initial_c : array, optional
             (L * D, B, H), or (B, L * D, H) with layout 1. L is 1 for one node; states of stacked layers follow one
             another. What is not given is the constant that the model holds, or zeros where it has none.
@@ -72,18 +73,14 @@ class LSTM:
         X = as_array(X, "X")
         if X.ndim != 3:
             raise ValueError(f"X must have three dimensions, got {X.ndim} of shape {X.shape}")
-        lengths = self._given("sequence_lens", sequence_lens)
-        h_0, c_0 = self._given("initial_h", initial_h), self._given("initial_c", initial_c)
+        states = self._states(X.shape, sequence_lens, initial_h, initial_c)
+        lengths, h_0, c_0 = states["sequence_lens"], states["initial_h"], states["initial_c"]
         if self.layout:
             X = X.swapaxes(0, 1)
             h_0, c_0 = (None if state is None else state.swapaxes(0, 1) for state in (h_0, c_0))
         T, B, _ = X.shape
-        if lengths is not None and lengths.shape != (B,):
-            raise ValueError(f"sequence_lens must have shape ({B},), got {lengths.shape}")
-        if lengths is not None and lengths.dtype.kind not in "iu":
-            raise TypeError(f"sequence_lens must be of integers, got {lengths.dtype}: use .astype(numpy.int32)")
-        if lengths is not None and B and not 1 <= lengths.min() <= lengths.max() <= T:
-            raise RuntimeError(f"sequence_lens must be from 1 to T = {T}, the steps of X, got {lengths}")
+        if lengths is not None:
+            _check_lengths(lengths, T, B)
         if self.direction == "reverse":
             X = _reversed(X, lengths)
         hx = None
@@ -94,8 +91,7 @@ class LSTM:
         if lengths is None:
             output, (h_n, c_n) = self.module(X, hx)
         else:
-            packed, (h_n, c_n) = self.module(pack_padded_sequence(X, lengths, enforce_sorted=False), hx)
-            output, _ = pad_packed_sequence(packed, total_length=T)
+            output, h_n, c_n = self._of_lengths(X, lengths, hx)
         if self.direction == "reverse":
             output = _reversed(output, lengths)
         Y = output.reshape(T, B, -1, self.module.hidden_size).swapaxes(1, 2)
@@ -103,12 +99,59 @@ class LSTM:
             return Y, h_n, c_n
         return Y.transpose(2, 0, 1, 3), h_n.swapaxes(0, 1), c_n.swapaxes(0, 1)
 
-    def _given(self, what: str, value: Any) -> np.ndarray | None:
-        stored = self.states[what]
-        if value is None and isinstance(stored, str):
-            raise TypeError(f"{what} must be an array, got None: give what the model computes, or takes, as {stored!r}")
-        value = stored if value is None else value
-        return None if value is None else as_array(value, what)
+    def _of_lengths(self, X: np.ndarray, lengths: np.ndarray, hx: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Output, h_n and c_n. Those of a sequence without a step are zero, as ONNX Runtime gives them."""
+        T, B, _ = X.shape
+        some = lengths > 0
+        D, H, L = 2 if self.module.bidirectional else 1, self.module.hidden_size, self.module.num_layers
+        output = np.zeros((T, B, D * H), self.module.dtype)
+        h_n, c_n = (np.zeros((L * D, B, H), self.module.dtype) for _ in "hc")
+        if not some.any():
+            return output, h_n, c_n
+        rows, its_hx = X[:, some], None if hx is None else (hx[0][:, some], hx[1][:, some])
+        packed, (h_some, c_some) = self.module(pack_padded_sequence(rows, lengths[some], enforce_sorted=False), its_hx)
+        output[:, some], _ = pad_packed_sequence(packed, total_length=T)
+        h_n[:, some], c_n[:, some] = h_some, c_some
+        return output, h_n, c_n
+
+    def _states(self, shape: tuple[int, ...], *given: Any) -> dict[str, np.ndarray | None]:
+        """The states of a call: those given, or the model's own for an X of this shape."""
+        names = ("sequence_lens", "initial_h", "initial_c")
+        D, H, L = 2 if self.module.bidirectional else 1, self.module.hidden_size, self.module.num_layers
+        B = shape[0 if self.layout else 1]
+        axis = 1 if self.layout else 0
+        states: dict[str, np.ndarray | None] = {}
+        for what, value in zip(names, given, strict=True):
+            stored = self.states[what]
+            if value is None and isinstance(stored, (str, Computed)):
+                name = stored if isinstance(stored, str) else stored.name
+                raise TypeError(
+                    f"{what} must be an array, got None: give what the model computes, or takes, as {name!r}"
+                )
+            if value is None and isinstance(stored, tuple):
+                zeros = np.zeros((B, D, H) if self.layout else (D, B, H), self.module.dtype)
+                each = [zeros if one is None else resolved(one, shape) for one in stored]
+                if wrong := next((one.shape for one in each if one.shape != zeros.shape), None):
+                    raise RuntimeError(
+                        f"{what} of each layer must have shape {zeros.shape}, got {wrong} from the model"
+                    )
+                value = np.concatenate(each, axis)
+            elif value is None:
+                value = resolved(stored, shape)
+            states[what] = None if value is None else as_array(value, what)
+            wanted = (B, L * D, H) if self.layout else (L * D, B, H)
+            if what != "sequence_lens" and value is not None and states[what].shape != wanted:  # type: ignore[union-attr]
+                raise RuntimeError(f"{what} must have shape {wanted}, got {states[what].shape}")  # type: ignore[union-attr]
+        return states
+
+
+def _check_lengths(lengths: np.ndarray, T: int, B: int) -> None:
+    if lengths.shape != (B,):
+        raise ValueError(f"sequence_lens must have shape ({B},), got {lengths.shape}")
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"sequence_lens must be of integers, got {lengths.dtype}: use .astype(numpy.int32)")
+    if B and not (lengths.min() >= 0 and lengths.max() <= T):
+        raise ValueError(f"sequence_lens must be from 0 to {T}, the steps of X, got {lengths.min()} to {lengths.max()}")
 
 
 def load(
@@ -159,7 +202,8 @@ def load(
         )
     if chosen[0].refused:
         raise ValueError(not_computed(repr(chosen[0].name), chosen[0].refused))
-    return LSTM(chosen[0], make_lstm(chosen[0].parameters, f"the LSTM {chosen[0].name!r}", backend=backend))
+    [one] = chosen
+    return LSTM(one, make_lstm(one.parameters, f"the LSTM {one.name!r}", backend=backend, **one.options))
 
 
 def _reversed(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

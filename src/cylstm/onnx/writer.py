@@ -10,9 +10,8 @@ import numpy as np
 
 from ..files.container import replacing
 from ..nn.lstm import LSTM as Module
-from ..nn.options import refuse
 from . import quantized
-from .convention import import_onnx, to_onnx
+from .convention import import_onnx, to_activations, to_onnx
 
 
 def export(module: Module, *, name: str = "lstm", states: bool = False, opset_version: int = 17) -> Any:
@@ -42,8 +41,8 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     TypeError
         If it is no LSTM.
     ValueError
-        If ONNX has no node for the module (``proj_size``, complex numbers; bfloat16 below opset 22, or frozen), or no
-        such opset.
+        If ONNX has no node for the module (``proj_size``, ``cell_clip``, activations that it lacks, complex numbers;
+        bfloat16 below opset 22, or frozen), or no such opset.
     """
     onnx = import_onnx()
     from onnx import helper
@@ -73,9 +72,12 @@ def _check(module: object, opset_version: int, newest: int) -> None:
     """Raise where the opset has no node for the module."""
     if not isinstance(module, Module):
         raise TypeError(f"module must be an LSTM, got {type(module).__name__}")
+    _attributes(module)
     if module.proj_size:
         raise ValueError(f"module must have no projection, which ONNX lacks, got proj_size={module.proj_size}")
-    refuse(module._options, "the export")
+    for name, value in {"cell_clip": module.cell_clip, "proj_clip": module.proj_clip}.items():
+        if value is not None:
+            raise ValueError(f"module must have no {name}, which ONNX lacks, got {value}")
     if module.dtype.kind == "c":
         raise ValueError(f"module must be real, as the LSTM of ONNX is, got {module.dtype}")
     if module.frozen and module.precision != "int8":
@@ -87,6 +89,20 @@ def _check(module: object, opset_version: int, newest: int) -> None:
             f"opset_version must be 22 or more for an LSTM of bfloat16, got {opset_version}: give opset_version=22, "
             "or convert the module by module.to('float32')"
         )
+
+
+def _attributes(module: Module) -> dict[str, Any]:
+    """The attributes of the nodes for options beyond PyTorch's."""
+    named = module._options.named()
+    attributes: dict[str, Any] = {}
+    if "activations" in named:
+        each = module._options.activations
+        attributes |= to_activations(tuple(one for direction in each for one in direction))
+    if module.clip is not None:
+        attributes["clip"] = module.clip
+    if module.input_forget:
+        attributes["input_forget"] = 1
+    return attributes
 
 
 class _Graph:
@@ -146,7 +162,7 @@ def _add_layers(graph: _Graph, module: Module, states: bool) -> None:
             first = [node("Slice", [f"{s}_0", *part], [f"{s}_0_l{layer}"]) for s in "hc"]
         weights = quantized.to_onnx(module, layer) if module.frozen else to_onnx(module, layer)
         names = {field: constant(array, f"{graph.name}.{field}_l{layer}") for field, array in weights.items()}
-        inputs = [rows, names["W"], names["R"], names.get("B", ""), "", *first]
+        inputs = [rows, names["W"], names["R"], names.get("B", ""), "", *first, names.get("P", "")]
         while not inputs[-1]:
             inputs.pop()
         outputs = [f"Y_l{layer}", ends["h"][layer], ends["c"][layer]]
@@ -155,7 +171,7 @@ def _add_layers(graph: _Graph, module: Module, states: bool) -> None:
             inputs, kind = quantized.inputs_of(rows, first, names), {"domain": quantized.DOMAIN}
             Y = node(quantized.OPERATOR, inputs, outputs, called, hidden_size=H, direction=direction, **kind)
         else:
-            Y = node("LSTM", inputs, outputs, called, hidden_size=H, direction=direction)
+            Y = node("LSTM", inputs, outputs, called, hidden_size=H, direction=direction, **_attributes(module))
         result = "output" if layer == L - 1 and not module.batch_first else f"output_l{layer}"
         if D == 1:
             rows = node("Squeeze", [Y, constant(np.array([1]), "directions")], [result])

@@ -68,7 +68,6 @@ def _optional(case: Case, **options: Any) -> Case:
     return case._replace(options=LayerOptions(**options))
 
 
-_F, _G = Activation("hard_sigmoid", 0.2, 0.5), Activation("softsign")
 _PARAMETERS = {"affine": (0.9, 0.1), "scaled_tanh": (1.2, 0.8), "thresholded_relu": (0.3,)}
 
 #: What is checked of the options beyond PyTorch's, of each backend that has what the cases need.
@@ -78,15 +77,13 @@ OPTION_CASES: dict[str, list[Case]] = {
     "clip": [_optional(SMALL, clip=0.6), _optional(SMALL, clip=0.6, peephole=True)],
     "cell_clip": [_optional(SMALL, cell_clip=0.4), _optional(SMALL, cell_clip=0.4, peephole=True, clip=0.8)],
     "proj_clip": [_optional(SMALL._replace(P=3), proj_clip=0.1, cell_clip=0.4)],
-    "directions": [_optional(SMALL, activations=((_F, _G, PLAIN[2]), (PLAIN[0], PLAIN[1], _G)))],
-} | {
-    f"activation_{name}": [
-        _optional(SMALL, activations=((one, *PLAIN[1:]),) * 2, **bounds),
-        _optional(SMALL, activations=((PLAIN[0], one, one),) * 2, **bounds),
-    ]
-    for name, function in ACTIVATIONS.items()
-    for one in [Activation(name, *_PARAMETERS.get(name, function.defaults))]
-    for bounds in [{"clip": 1.0, "cell_clip": 1.0} if name == "exponential" else {}]
+    # Each activation in the place of f in one direction, in those of g and h in the other.
+    "activations": [
+        _optional(SMALL, activations=((one, *PLAIN[1:]), (PLAIN[0], one, one)), **bounds)
+        for name, function in ACTIVATIONS.items()
+        for one in [Activation(name, *_PARAMETERS.get(name, function.defaults))]
+        for bounds in [{"clip": 1.0, "cell_clip": 1.0} if name == "exponential" else {}]
+    ],
 }
 
 
@@ -143,8 +140,8 @@ def make_problem(case: Case, dtype: str, seed: int = 0) -> Problem:
     batch_sizes = np.array([np.count_nonzero(lengths > t) for t in range(T)], np.int64)
     N = int(batch_sizes.sum())
     h_0, c_0 = (draw(D, B, R), draw(D, B, H)) if states else (None, None)
-    grads = draw(N, D * R), draw(D, B, R), draw(D, B, H)
-    return Problem(parameters, draw(N, I), batch_sizes, h_0, c_0, *grads, options)
+    input, grad_output, grad_h_n, grad_c_n = draw(N, I), draw(N, D * R), draw(D, B, R), draw(D, B, H)
+    return Problem(parameters, input, batch_sizes, h_0, c_0, grad_output, grad_h_n, grad_c_n, options)
 
 
 def wide_dtype(dtype: str) -> str:
