@@ -19,7 +19,6 @@ with warnings.catch_warnings():
     NODE_TESTS = [case for case in collect_testcases("LSTM") if case.name.startswith("test_lstm")]
 
 
-
 def tensor(name: str, array: np.ndarray) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array), name)
 
