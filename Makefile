@@ -168,8 +168,8 @@ fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call t
 soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
 	@$(CLEAN_ENV) $(PY) tools/soak.py
 
-# --strict: what cannot be audited is a failure. Of the tests' environment it is listed, for PyTorch's CPU build always is.
-audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs to run and to be built, and of the tests' environment
+# --strict: what cannot be audited is a failure. Of the tests' environment it is listed: PyTorch's CPU build always is.
+audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs, and of the tests' environment
 	@$(LINT_PY) $(PIP_INSTALL) pip-audit
 	@mkdir -p build
 	@$(LINT_PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
@@ -214,8 +214,8 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize sanitize-threads fuzz soak audit bench bench-quick \
-    bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize sanitize-threads fuzz soak audit bench \
+    bench-quick bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
