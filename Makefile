@@ -23,6 +23,7 @@ LINT := .venv-lint/.stamp
 BUILD := .venv-build/.stamp
 TEST_BASE := .venv-test/.stamp-torch
 TEST := .venv-test/.stamp
+RECIPES := .venv-recipes/.stamp
 DIST := dist/.stamp
 WHEEL := wheelhouse/.stamp
 
@@ -33,6 +34,7 @@ GENERATED := $(patsubst %.pyx,%.c,$(filter %.pyx,$(SOURCES)))
 SOURCES := $(filter-out $(GENERATED),$(wildcard $(SOURCES)))
 
 PY := .venv-test/bin/python
+RECIPES_PY := .venv-recipes/bin/python
 LINT_PY := .venv-lint/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
 CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
@@ -126,6 +128,9 @@ sanitize-threads:  ## barrier, regions and Ctrl-C of the compiled module with th
 	    -fsanitize=thread -pthread tools/thread_sanitizer.c -o build/thread_sanitizer
 	@$(STEP) "run it" env TSAN_OPTIONS=halt_on_error=1 build/thread_sanitizer
 
+test-recipes: $(RECIPES)  ## docs/other-weights.md with TensorFlow, coremltools and Stable-Baselines3 as well
+	@$(STEP) "examples of docs/other-weights.md" $(CLEAN_ENV) $(RECIPES_PY) -m pytest -q docs/other-weights.md
+
 C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests tools -name '*.[ch]' -o -name '*.cu'))
 
 LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
@@ -178,6 +183,9 @@ audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs, and of th
 	@$(STEP) "pip-audit of .venv-test" $(LINT_PY) -m pip_audit --progress-spinner off \
 	    --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
+fuzz-files: $(TEST)  ## damaged files of models until stopped
+	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
+
 ##@ Measure it
 
 bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plots (long)
@@ -185,6 +193,9 @@ bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plot
 
 bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 	@$(PY) benchmarks/run.py --quick
+
+bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime (10 minutes)
+	@$(PY) benchmarks/precisions.py
 
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
@@ -205,7 +216,8 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .venv .venv-lint .venv-build .venv-test .venv-recipes
+	rm -rf build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
@@ -214,8 +226,8 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize sanitize-threads fuzz soak audit bench \
-    bench-quick bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
+    soak audit bench bench-quick bench-precisions bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
@@ -257,6 +269,15 @@ $(TEST_BASE):
 	@tools/check_python $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv .venv-test
 	@$(STEP) "$(TORCH) into .venv-test" $(PY) $(PIP_INSTALL) $(TORCH)
+	@touch $@
+
+# Of its own, for TensorFlow asks for other versions of what the tests use.
+$(RECIPES): $(DIST)
+	@tools/check_python $(PYTHON)
+	@test -x $(RECIPES_PY) || $(PYTHON) -m venv .venv-recipes
+	@$(STEP) "$(TORCH) into .venv-recipes" $(RECIPES_PY) $(PIP_INSTALL) $(TORCH)
+	@$(STEP) "what writes weights into .venv-recipes" $(RECIPES_PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[keras]" \
+	    keras pytest sybil coremltools sb3-contrib tensorflow-cpu
 	@touch $@
 
 $(TEST): $(DIST) | $(TEST_BASE)

@@ -2,6 +2,7 @@
 
     base.py            the contract of a backend; the shapes of every argument stand there, once
     errors.py          the errors about backends
+    precision.py       float32, bfloat16 or int8: what may be chosen, and what is in force
     plugins.py         what backends there are: built-in ones, entry points, how their classes are loaded
     guard.py           the border to backends of other people: their errors and results, with their name
     registry.py        which backend computes: selection, environment, the one object of each backend

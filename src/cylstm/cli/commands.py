@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             head=arguments.head,
             batch_first=arguments.batch_first,
             dtype=arguments.dtype,
+            precision=arguments.precision,
             chunk=arguments.chunk,
             batch_chunk=arguments.batch_chunk,
             progress=arguments.progress,
@@ -126,6 +127,7 @@ def bench(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         steps=arguments.steps,
         dtype=arguments.dtype,
+        precision=arguments.precision,
         training=arguments.training,
         backends=arguments.backend,
         peer=arguments.peer,
@@ -134,8 +136,9 @@ def bench(arguments: argparse.Namespace) -> int:
     )
     if _json(arguments, report):
         return 0
+    computed = report["dtype"] if report["precision"] == "float32" else f"{report['dtype']} in {report['precision']}"
     rows = {
-        "model": f"{report['lstm']}, {report['dtype']}" + ", forward and backward" * report["training"],
+        "model": f"{report['lstm']}, {computed}" + ", forward and backward" * report["training"],
         "input": f"{report['batch_size']:,} sequences of {report['steps']:,} steps",
         "threads": report["threads"],
     }

@@ -89,6 +89,7 @@ def run_file(
     head: str | None = None,
     batch_first: bool | None = None,
     dtype: str | None = None,
+    precision: str | None = None,
     chunk: int | None = None,
     batch_chunk: int | None = None,
     progress: bool | None = None,
@@ -109,7 +110,7 @@ def run_file(
     """
     if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"output must end in .npy or .npz, got {str(output_path)!r}")
-    lstm, linear = _load_model(model, prefix, head, dtype)
+    lstm, linear = _load_model(model, prefix, head, dtype, precision)
     if batch_first is not None:
         lstm.batch_first = batch_first
     described = str(lstm)
@@ -124,11 +125,12 @@ def run_file(
         start = time.perf_counter()
         _compute(lstm, linear, given, results, layout, chunks, progress)
         seconds = time.perf_counter() - start
-    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0)
+    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0, precision=lstm.precision)
     return {
         "model": str(model),
         "lstm": described,
         "dtype": lstm.dtype.name,
+        "precision": lstm.precision,
         "input": str(input_path),
         "shape": list(given.input.shape),
         "output": None if output_path is None else str(output_path),
@@ -175,7 +177,9 @@ def _features(lstm: LSTM) -> int:
     return (1 + lstm.bidirectional) * (lstm.proj_size or lstm.hidden_size)
 
 
-def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -> tuple[LSTM, Linear | None]:
+def _load_model(
+    model: Path, prefix: str, head: str | None, dtype: str | None, precision: str | None
+) -> tuple[LSTM, Linear | None]:
     lstm = load(model, prefix)
     if not isinstance(lstm, LSTM):
         raise ValueError(f"{model} must hold an LSTM, got a {type(lstm).__name__}")
@@ -191,6 +195,8 @@ def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -
         if not np.can_cast(module.dtype, dtype or lstm.dtype, "same_kind"):
             raise ValueError(f"parameters must be convertible to {dtype or lstm.dtype}, got {module.dtype}")
         module.to(dtype=dtype or lstm.dtype)
+        if precision is not None:
+            module.precision = precision
     return lstm.eval(), linear
 
 

@@ -62,12 +62,15 @@ class ParameterStore(ForkSafe):
         The parameters in PyTorch's order. They are copied.
     adopt : bool
         Whether arrays that nobody can write to are taken as they are instead.
+    frozen : bool
+        Whether they are those of a frozen module (``frozen.py``), which never change again.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False, frozen: bool = False) -> None:
         super().__init__()  # with a lock that is held while parameters are replaced
         take = _adopted if adopt else _locked
         self.snapshot = Snapshot({name: take(array) for name, array in arrays.items()}, version=0)
+        self.frozen = frozen
         self.unlocked_by: int | None = None  # the thread that is inside `unlocked`
 
     @property
@@ -77,7 +80,9 @@ class ParameterStore(ForkSafe):
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of all parameters."""
+        """The dtype of all parameters; of frozen ones that of what they stand for."""
+        if self.frozen:
+            return np.dtype(np.float32)
         return next(iter(self.snapshot.arrays.values())).dtype
 
     def __contains__(self, name: object) -> bool:
@@ -98,16 +103,25 @@ class ParameterStore(ForkSafe):
             If a name is unknown, a value is no array or of another dtype, or a shape differs.
         """
         self._refuse_while_unlocked()
+        self.refuse_if_frozen()
         changed = self.checked(arrays)
         with self.lock:
             self._refuse_while_unlocked()
             self.change(changed)
+
+    def freeze(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put the arrays of a frozen module, or others of the same kind, in the place of the parameters."""
+        with self.lock:
+            self._refuse_while_unlocked()
+            self.frozen = True
+            self._next({name: _locked(array) for name, array in arrays.items()})
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
         with self.lock:
             self._refuse_while_unlocked()
             if dtype != self.dtype:
+                self.refuse_if_frozen()
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
 
     def renew(self) -> None:
@@ -121,6 +135,7 @@ class ParameterStore(ForkSafe):
         """See `Module.unlocked`."""
         with self.lock:
             self._refuse_while_unlocked()
+            self.refuse_if_frozen()
             self.unlocked_by = threading.get_ident()
         copies: list[np.ndarray] = []
         try:
@@ -151,6 +166,14 @@ class ParameterStore(ForkSafe):
             raise RuntimeError(
                 f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
                 f"{self.version} now): run vjp again"
+            )
+
+    def refuse_if_frozen(self) -> None:
+        """Raise where the parameters are those of a frozen module."""
+        if self.frozen:
+            raise RuntimeError(
+                "the module is frozen: it has rounded parameters alone, which cannot be changed or trained; make a new "
+                "module of float32 parameters"
             )
 
     def _refuse_while_unlocked(self) -> None:
@@ -198,6 +221,7 @@ def locked(stores: Sequence[ParameterStore]) -> Iterator[None]:
         for store in sorted(stores, key=id):  # in one order, so that nobody waits for what waits for him
             stack.enter_context(store.lock)
             store._refuse_while_unlocked()
+            store.refuse_if_frozen()
         yield
 
 

@@ -87,6 +87,8 @@ class Optimizer:
                 f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
+        for module in self._modules:
+            module._store.refuse_if_frozen()
         read = list(map(_read, given, self._modules))  # what a caller's mapping does may wait for other locks
         with exclusively(self._modules) as parameters:
             checked = list(map(self._checked, read, parameters, self._buffers))
