@@ -156,7 +156,7 @@ class Stream:
             h, c = (_beside(state, x_t) for state in self.state)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
-            self._take_state(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
+            self._set_state(h, c)  # copies: h may be a part of the rows, which the caller gets
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
