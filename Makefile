@@ -173,12 +173,15 @@ fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call t
 soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
 	@$(CLEAN_ENV) $(PY) tools/soak.py
 
-audit: $(TEST) $(LINT)  ## known weaknesses of what is installed for tests and lint, by pip-audit; asks the network
+# --strict: what cannot be audited is a failure. Of the tests' environment it is listed: PyTorch's CPU build always is.
+audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs, and of the tests' environment
 	@$(LINT_PY) $(PIP_INSTALL) pip-audit
-	@for python in $(PY) $(LINT_PY); do \
-	    $(STEP) "pip-audit of $$python" $(LINT_PY) -m pip_audit --progress-spinner off \
-	        --path "$$($$python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || exit; \
-	done
+	@mkdir -p build
+	@$(LINT_PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
+	    print(*p["project"]["dependencies"], *p["build-system"]["requires"], sep="\n")' >build/requirements.txt
+	@$(STEP) "pip-audit of what it needs" $(LINT_PY) -m pip_audit --progress-spinner off --strict -r build/requirements.txt
+	@$(STEP) "pip-audit of .venv-test" $(LINT_PY) -m pip_audit --progress-spinner off \
+	    --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 fuzz-files: $(TEST)  ## damaged files of models until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
@@ -228,8 +231,8 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files soak \
-    audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
+    soak audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

@@ -20,6 +20,8 @@ def threads_of(seed: int) -> int:
 def gradients(backend: str, seed: int) -> None:
     """All gradients against those of PyTorch in a wider dtype, with and without recomputation: the same bits."""
     case = draw(seed, dtypes_of(backend))
+    if case.form in ("packed", "unsorted") and case.dtype.startswith("complex"):  # PyTorch has no gradients of these
+        case = draw(seed, [dtype for dtype in dtypes_of(backend) if not dtype.startswith("complex")])
     if not case.lengths:
         return
     theirs, ours = modules(case, backend)

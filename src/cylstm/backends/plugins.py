@@ -194,6 +194,8 @@ _EXPECTED = {
     "training": "True or False",
     "projection": "True or False",
     "devices": "a tuple of names",
+    "precisions": "a tuple of names",
+    "options": "a set of names",
 }
 
 

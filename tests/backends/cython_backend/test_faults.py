@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -213,3 +214,20 @@ assert np.array_equal(pullback(output).input, expected) and np.array_equal(lstm(
 print(len(os.listdir("/proc/self/task")) < 600)
 """
     assert run(BEGIN + code) == "True"
+
+
+def test_nothing_is_said_at_exit_about_what_lives_in_modules() -> None:
+    """Pullbacks and streams of a module, in a cycle and beside it, are finalised when much is gone already."""
+    code = """
+import cylstm, sys
+lstm, x = cylstm.LSTM(64, 128), cylstm.randn(200, 16, 64)
+output, _, pullback = lstm.vjp(x)
+class Keeper:
+    def __init__(self):
+        self.pullback, self.me = pullback, self
+sys.modules["a module of one object"] = Keeper()
+stream = lstm.stream()
+stream(x[0, 0])
+"""
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

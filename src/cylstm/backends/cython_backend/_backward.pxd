@@ -12,7 +12,7 @@ from ._kernels cimport GatesBackwardTile
 from ._parallel cimport barrier_wait, halt_look, halt_seen
 from ._pass cimport (
     Kept, Partition, Pass, Shape, Share, Step, behind_last, ceil_div, chunk_steps, previous_step, real, rows_of_step,
-    segment_steps,
+    segment_steps, steps_of_look,
 )
 from ._product cimport Products, init_products, run_products, tiles_of
 
@@ -101,20 +101,28 @@ cdef inline void backward_direction(
     cdef const Shape* s = p.shape
     cdef Step step = behind_last(p)
     cdef Chunk* chunk = &b.chunk
-    cdef Py_ssize_t steps = chunk_steps(s.B), n
-    cdef bint recomputes = b.stored.h_segment != NULL
+    cdef Py_ssize_t steps = chunk_steps(s.B), each = steps_of_look(p), left = each, n
+    cdef bint recomputes = b.stored.h_segment != NULL, ends = False
+    cdef int turn = 0
     for n in range(ceil_div(s.T, steps) - 1, -1, -1):
         chunk.first_step, chunk.last_step = n * steps, min((n + 1) * steps, s.T)
         chunk.rows = rows_of_steps(p, chunk.first_step, chunk.last_step)
         chunk.first = step.first + step.rows if p.reverse else step.first - chunk.rows
         if recomputes and (chunk.last_step == s.T or chunk.last_step % segment_steps(s.B) == 0):
             recompute_segment(p, own, b, scratch, input, &step)
-        while step.index > chunk.first_step:
+        while step.index > chunk.first_step and not ends:
             previous_step(p, &step)
             if own.steps:
+                left -= 1
+                if left == 0:
+                    halt_look(p.halt, &own.group, turn, p.asks)  # before a barrier of the step
                 gates_backward_of_step(p, own, b, scratch, grad_output, &step)
+                if left == 0:
+                    ends = halt_seen(&own.group, turn)
+                    turn, left = 1 - turn, each
         barrier_wait(&own.everyone)
-        chunk_gradients(p, own, b, scratch, input, grad_input)
+        if not ends:
+            chunk_gradients(p, own, b, scratch, input, grad_input)
         halt_look(p.halt, &own.everyone, 0, p.asks)
         barrier_wait(&own.everyone)
         if halt_seen(&own.everyone, 0):

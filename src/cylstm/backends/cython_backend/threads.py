@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 VARIABLE = "CYLSTM_NUM_THREADS"
-MOST = 4096  # far above what helps; OpenMP ends the process where the system refuses it a thread
+MOST = 4096  # far above what helps
 
 
 def set_num_threads(n: int) -> None:
@@ -54,7 +54,8 @@ def get_num_threads() -> int:
     """The number of threads that the next call of a CPU kernel may use.
 
     It is 1 where there is no compiled backend, and in a forked process. A call runs on one thread all the same where
-    another call has the threads at that moment, or where it comes from the third Python thread or a later one.
+    another call has the threads at that moment, where it comes from the third Python thread or a later one, or where
+    the system refuses to make threads.
     """
     global _count
     if _forked or (_lstm is None and not _load()):
