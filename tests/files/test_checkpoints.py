@@ -220,6 +220,32 @@ def test_a_weight_that_is_no_plain_tensor(tmp_path: Path, tensor: Callable, way:
         cylstm.load(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("value", [0.5, "zero", [[0.0, 1.0]], (1, 2), b"bytes", True, np.float64(1)], ids=repr)
+def test_a_parameter_that_is_no_tensor(tmp_path: Path, value: object) -> None:
+    state = torch.nn.LSTM(3, 2, 2, bias=False).state_dict()
+    torch.save({"lstm": {**state, "weight_ih_l1": value, "weight_hh_l1": value}}, tmp_path / "m.pt")
+    with pytest.raises(
+        ValueError, match=r"lstm\.weight_ih_l1 must be a plain tensor, got an? [\w ._]+: save it as a plain tensor"
+    ):
+        cylstm.load(tmp_path / "m.pt")
+
+
+def test_what_is_said_of_parameters_is_no_lstm(tmp_path: Path) -> None:
+    """Statistics by name beside the weights: of several kinds, none of them weights."""
+    module = torch.nn.LSTM(3, 2)
+    names = [f"lstm.{name}" for name in module.state_dict()]
+    beside = {
+        "norms": dict.fromkeys(names, 0.5),
+        "norms of numpy": dict.fromkeys(names, np.float32(0.5)),
+        "shapes": dict.fromkeys(names, (8, 3)),
+        "rules": dict.fromkeys(names, "orthogonal"),
+        "optimizer": {name: {"step": torch.zeros(()), "exp_avg": torch.zeros(8, 3)} for name in names},
+        "missing": dict.fromkeys(names),
+    }
+    torch.save({"state_dict": {f"lstm.{n}": t for n, t in module.state_dict().items()}, **beside}, tmp_path / "m.pt")
+    assert_read(tmp_path / "m.pt", module)
+
+
 def test_dtypes_that_numpy_lacks(tmp_path: Path) -> None:
     state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in torch.nn.LSTM(3, 2).state_dict().items()}
     torch.save(state, tmp_path / "m.pt")
