@@ -121,10 +121,17 @@ sanitize: $(TEST)  ## the compiled module with the address and undefined behavio
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 
+# OpenMP's own threads synchronise in ways that ThreadSanitizer does not see: here they are pthreads.
+sanitize-threads:  ## barrier, regions and Ctrl-C of the compiled module with the thread sanitizer, on pthreads
+	@mkdir -p build
+	@$(STEP) "build tools/thread_sanitizer.c" $${CC:-gcc} -std=gnu11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror \
+	    -fsanitize=thread -pthread tools/thread_sanitizer.c -o build/thread_sanitizer
+	@$(STEP) "run it" env TSAN_OPTIONS=halt_on_error=1 build/thread_sanitizer
+
 test-recipes: $(RECIPES)  ## docs/other-weights.md with TensorFlow, coremltools and Stable-Baselines3 as well
 	@$(STEP) "examples of docs/other-weights.md" $(CLEAN_ENV) $(RECIPES_PY) -m pytest -q docs/other-weights.md
 
-C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests -name '*.[ch]' -o -name '*.cu'))
+C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests tools -name '*.[ch]' -o -name '*.cu'))
 
 LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
 
@@ -156,8 +163,22 @@ stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is c
 	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._layer cylstm.backends.cython_backend._lstm
 
-fuzz: $(TEST)  ## random configurations against PyTorch until stopped
-	@$(CLEAN_ENV) $(PY) tools/fuzz.py
+# make fuzz COUNT=100000 KINDS="forward gradients"
+COUNT := 1000
+KINDS :=
+
+fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call them, COUNT of each of KINDS
+	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT)
+
+soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
+	@$(CLEAN_ENV) $(PY) tools/soak.py
+
+audit: $(TEST) $(LINT)  ## known weaknesses of what is installed for tests and lint, by pip-audit; asks the network
+	@$(LINT_PY) $(PIP_INSTALL) pip-audit
+	@for python in $(PY) $(LINT_PY); do \
+	    $(STEP) "pip-audit of $$python" $(LINT_PY) -m pip_audit --progress-spinner off \
+	        --path "$$($$python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || exit; \
+	done
 
 fuzz-files: $(TEST)  ## damaged files of models until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
@@ -202,8 +223,8 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize fuzz fuzz-files bench bench-quick \
-    bench-precisions bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files soak \
+    audit bench bench-quick bench-precisions bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

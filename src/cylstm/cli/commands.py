@@ -33,17 +33,17 @@ def backends(arguments: argparse.Namespace) -> int:
 
 def check_backend(arguments: argparse.Namespace) -> int:
     """``cylstm check-backend``."""
+    from ..backends.plugins import error_text
     from ..progress import Progress
     from ..testing import checks
+    from ..testing.kit import failure
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}
     with Progress(len(todo), "checks") as bar:
         for check in todo:
-            try:
-                check()
-            except Exception as error:
-                failures[check.id] = f"{check.description} {type(error).__name__}: {error}"
+            if (error := failure(check)) is not None:
+                failures[check.id] = f"{check.description} {error_text(error)}"
             bar.advance(1)
     for name, reason in failures.items():
         print(f"FAILED {name}: {reason}")
