@@ -204,6 +204,11 @@ bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch
 docs: $(TEST)  ## the documentation, into docs/_build/html; warnings are errors
 	@$(STEP) "sphinx" $(CLEAN_ENV) $(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 
+look: docs  ## the pages in headless Chromium, on a phone, a laptop and a wide screen; pictures in docs/_build/look
+	@test -x .venv-look/bin/python || $(PYTHON) -m venv .venv-look
+	@$(STEP) "playwright into .venv-look" .venv-look/bin/python $(PIP_INSTALL) playwright
+	@$(STEP) "pages in Chromium" .venv-look/bin/python tools/look_at_docs.py docs/_build/html -o docs/_build/look
+
 wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and tried in a clean environment
 	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
 
@@ -213,7 +218,7 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-test .venv-recipes
+	rm -rf .venv .venv-lint .venv-build .venv-look .venv-test .venv-recipes
 	rm -rf build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
@@ -224,7 +229,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz \
-    fuzz-files soak audit bench bench-quick bench-precisions bench-cuda gpu format clean help
+    fuzz-files soak audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
@@ -235,7 +240,8 @@ $(DEMO): $(SOURCES)
 	@tools/check_python $(PYTHON)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@rm -rf build
-	@$(STEP) "build and install cylstm into .venv" .venv/bin/python $(PIP_INSTALL) '.[examples]'
+	@$(STEP) "compile cylstm (a minute or two), and into .venv: NumPy, matplotlib, scikit-learn, statsmodels" \
+	    .venv/bin/python $(PIP_INSTALL) '.[examples]'
 	@touch $@
 
 # The extra `dev` alone: nothing of it needs the package, nor PyTorch.

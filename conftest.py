@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sybil import Example, Sybil
-from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
-from sybil.parsers.rest import DocTestParser
+
+try:
+    from sybil import Example, Sybil
+    from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
+    from sybil.parsers.rest import DocTestParser
+except ImportError:  # `pytest benchmarks` needs none of it
+    Sybil = None
 
 FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
 #: Warnings that Keras and PyTorch's ONNX exporter give about themselves, where a page runs them.
@@ -56,23 +60,24 @@ def leave_folder(namespace: dict[str, Any]) -> None:
     namespace["_leave"].close()
 
 
-pages = Sybil(
-    parsers=[
-        PythonCodeBlockParser(doctest_optionflags=FLAGS),
-        CodeBlockParser(language="console", evaluator=run_console),
-        SkipParser(),
-    ],
-    patterns=["README.md", "docs/*.md", "docs/design/*.md"],
-    setup=enter_folder,
-    teardown=leave_folder,
-)
-docstrings = Sybil(
-    parsers=[DocTestParser(FLAGS)],
-    patterns=["src/cylstm/*.py", "src/cylstm/*/*.py", "src/cylstm/*/*/*.py"],
-    setup=enter_folder,
-    teardown=leave_folder,
-)
-pytest_collect_file = (pages + docstrings).pytest()
+if Sybil is not None:
+    pages = Sybil(
+        parsers=[
+            PythonCodeBlockParser(doctest_optionflags=FLAGS),
+            CodeBlockParser(language="console", evaluator=run_console),
+            SkipParser(),
+        ],
+        patterns=["README.md", "docs/*.md", "docs/design/*.md"],
+        setup=enter_folder,
+        teardown=leave_folder,
+    )
+    docstrings = Sybil(
+        parsers=[DocTestParser(FLAGS)],
+        patterns=["src/cylstm/*.py", "src/cylstm/*/*.py", "src/cylstm/*/*/*.py"],
+        setup=enter_folder,
+        teardown=leave_folder,
+    )
+    pytest_collect_file = (pages + docstrings).pytest()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,9 @@ CYLSTM_CFLAGS are added to the compiler's flags.
 import os
 import platform
 import re
+import shutil
 import subprocess
+import sysconfig
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 PACKAGE = "cylstm.backends.cython_backend"
 HERE = Path("src", *PACKAGE.split("."))
@@ -54,6 +57,18 @@ def kernel_lines():
 
 class BuildKernels(build_ext):
     """Compile the C tiles once per line of kernels.def, then the Cython modules."""
+
+    def build_extensions(self):
+        """Say first what is missing: compilers and pip say it in their own way, or not at all."""
+        compiler = self.compiler.compiler_so[0]
+        if shutil.which(compiler) is None:
+            raise CompileError(
+                f"there must be a C compiler, and {compiler!r} is not there: install one (Debian: apt install gcc), or "
+                "name it by the variable CC"
+            )
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            raise CompileError("Python's headers must be there: install them (Debian: apt install python3-dev)")
+        super().build_extensions()
 
     def build_extension(self, ext):
         flags = [*FLAGS, *os.environ.get("CYLSTM_CFLAGS", "").split()]

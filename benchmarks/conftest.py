@@ -10,7 +10,7 @@ from typing import Any
 import machine
 import pytest
 from cases import CASES, Case, make_problem
-from contenders import CONTENDERS, FASTEST, Values, reference
+from contenders import CONTENDERS, FASTEST, Values, judge, reference
 from pytest_benchmark.logger import PytestBenchmarkWarning
 from values import check
 
@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Of --benchmark-compare where versions differ: a warning, no error.
     warnings.filterwarnings("default", category=PytestBenchmarkWarning)
+
+
+def pytest_report_header() -> str:
+    here = [name for name, contender in CONTENDERS.items() if contender.installed]
+    return f"benchmarks: {', '.join(here)}; values against {judge().name} in float64"
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -44,8 +49,8 @@ def run(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[str, str], 
     def run(case_name: str, name: str) -> None:
         case, contender = BY_NAME[case_name], CONTENDERS[name]
         threads: int = request.config.getoption("bench_threads")
-        if not contender.installed:
-            pytest.skip(f"{contender.needs} is not installed")
+        if contender.missing:
+            pytest.skip(f"{contender.missing} is not installed")
         if request.config.getoption("benchmark_disable"):
             if not case.quick and name not in FASTEST:
                 pytest.skip("slow, and no other code than in the quick cases")

@@ -1,5 +1,8 @@
 """Every contender in every case: ``pytest benchmarks --benchmark-only -k "step and cython"``.
 
+cylstm, pytest and pytest-benchmark are enough: then its backends are compared, those of plugins too. PyTorch, ONNX
+Runtime, JAX and Keras take part where they are installed.
+
 The name of a test says what runs, in which case and by whom: ``test_training[train-b1-t100-h64-torch-onednn]``.
 """
 

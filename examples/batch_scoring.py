@@ -22,12 +22,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
-import numpy as np
-from distributed import Client, LocalCluster, as_completed, futures_of
-from tqdm import tqdm
+from settings import missing
 
-import cylstm
+try:
+    import dask.array as da
+    import numpy as np
+    from distributed import Client, LocalCluster, as_completed, futures_of
+    from tqdm import tqdm
+
+    import cylstm
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 STEPS, FEATURES, CLASSES = 64, 32, 10
 

@@ -14,17 +14,24 @@ from __future__ import annotations
 import argparse
 import sys
 
-import numpy as np
-import torch
-from digits import split
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch import NeuralNetClassifier
-from torch import nn
+from settings import missing
 
-import cylstm
-import cylstm.torch
+try:
+    import numpy as np
+    import torch
+    from digits import split
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import Callback
+    from torch import nn
+    from tqdm import tqdm
+
+    import cylstm
+    import cylstm.torch
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 SIZES = [16, 64]  # of the hidden state
@@ -44,6 +51,16 @@ class DigitReader(nn.Module):
         return self.head(h_n[-1])
 
 
+class Advance(Callback):
+    """One step of the bar on the terminal after each epoch; scikit-learn copies its estimators, and this with them."""
+
+    bar: tqdm | None = None
+
+    def on_epoch_end(self, net: NeuralNetClassifier, **kwargs: object) -> None:
+        if Advance.bar is not None:
+            Advance.bar.update()
+
+
 def rows(pixels: np.ndarray) -> np.ndarray:
     """(B, 64) to (B, 8, 8), float32."""
     return pixels.reshape(-1, 8, 8).astype(np.float32)
@@ -61,6 +78,7 @@ def make_pipeline(*, epochs: int, **module: object) -> Pipeline:
         batch_size=32,
         iterator_train__shuffle=True,
         train_split=None,  # the folds are the validation
+        callbacks=[Advance],
         verbose=0,
     )
     return Pipeline([("scale", StandardScaler()), ("rows", FunctionTransformer(rows)), ("net", net)])
@@ -74,20 +92,27 @@ def cross_validate(pixels: np.ndarray, digits: np.ndarray, *, epochs: int, **mod
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=12, help="of each training (12)")
     epochs = parser.parse_args().epochs
     torch.set_num_threads(1)
     training, held_out = split()
     pixels = training.images.reshape(-1, 64)
 
+    trainings = 2 * FOLDS.n_splits + len(SIZES) * FOLDS.n_splits + 1  # two LSTMs, the search, the winner once more
+    Advance.bar = tqdm(total=trainings * epochs, unit="epoch", desc=f"{trainings} trainings")
     for lstm in (nn.LSTM, cylstm.torch.LSTM):
         scores = cross_validate(pixels, training.digits, epochs=epochs, lstm=lstm)
-        print(f"{lstm.__module__:24} accuracy in {len(scores)} folds: {' '.join(f'{s:.4f}' for s in scores)}")
+        text = f"{lstm.__module__:24} accuracy in {len(scores)} folds: {' '.join(f'{s:.4f}' for s in scores)}"
+        Advance.bar.write(text)
 
     torch.manual_seed(0)
     grid = {"net__module__hidden_size": SIZES}
-    search = GridSearchCV(make_pipeline(epochs=epochs), grid, cv=FOLDS, error_score="raise", verbose=3)
+    search = GridSearchCV(make_pipeline(epochs=epochs), grid, cv=FOLDS, error_score="raise")
     search.fit(pixels, training.digits)
+    Advance.bar.close()
+    Advance.bar = None
+    for size, score in zip(SIZES, search.cv_results_["mean_test_score"], strict=True):
+        print(f"{f'hidden size {size}':24} mean accuracy {score:.4f}")
     accuracy = search.score(held_out.images.reshape(-1, 64), held_out.digits)
     print(f"{'best size':24} {search.best_params_['net__module__hidden_size']} of {SIZES}, {search.best_score_:.4f}")
     print(f"{'held-out accuracy':24} {accuracy:.4f}")

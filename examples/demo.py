@@ -17,11 +17,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-from digits import Digits, split
+from settings import add_output, missing
 
-import cylstm
+try:
+    import matplotlib as mpl
+    import numpy as np
+    from digits import Digits, split
+
+    import cylstm
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 MODEL = Path(__file__).with_name("digits.safetensors")
 REQUIRED_ACCURACY = 0.97
@@ -30,7 +35,7 @@ BATCH = 50  # images at a time, so that there is progress to see
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, default=Path("demo-output"))
+    add_output(parser)
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -61,7 +66,7 @@ def run_cylstm(images: np.ndarray, folder: Path) -> tuple[dict[str, Any], dict[s
     """Call ``cylstm run`` on the images. Returns its report and the arrays that it wrote."""
     images_path, scores_path = folder / "images.npy", folder / "scores.npz"
     np.save(images_path, images)
-    options = ["--prefix", "lstm.", "--head", "head.", "--batch-chunk", str(BATCH)]
+    options = ["--prefix", "lstm.", "--head", "head.", "--batch-chunk", str(BATCH), "--force"]
     command = ["run", str(MODEL), str(images_path), "--output", str(scores_path), *options]
     print("$ cylstm", *command, flush=True)
     command = [sys.executable, "-m", "cylstm", *command, "--progress", "--json"]

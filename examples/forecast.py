@@ -22,13 +22,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-from statsmodels.datasets import co2
-from tqdm import trange
+from settings import add_output, missing
 
-import cylstm
-from cylstm.optim import Adam, clip_grad_norm
+try:
+    import matplotlib as mpl
+    import numpy as np
+    from statsmodels.datasets import co2
+    from tqdm import trange
+
+    import cylstm
+    from cylstm.optim import Adam, clip_grad_norm, mse_loss
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 HORIZON = 12  # months
 VALIDATION, TEST = np.datetime64("1986-01"), np.datetime64("1993-01")  # the first months of these periods
@@ -133,8 +138,8 @@ def train(series: Series, origins: Origins, *, epochs: int, seed: int = 0) -> tu
         optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * epoch / epochs)) / 2
         output, _, lstm_pullback = lstm.vjp(inputs + NOISE * cylstm.randn(*inputs.shape))
         forecasts, head_pullback = head.vjp(output[origins.training])
-        error = forecasts - targets  # the loss is the mean of its square
-        head_grads = head_pullback(2 * error / error.size)
+        loss, grad_forecasts = mse_loss(forecasts, targets)
+        head_grads = head_pullback(grad_forecasts)
         grad_output = np.zeros_like(output)
         grad_output[origins.training] = head_grads.input
         grads = [lstm_pullback(grad_output).parameters, head_grads.parameters]
@@ -144,7 +149,7 @@ def train(series: Series, origins: Origins, *, epochs: int, seed: int = 0) -> tu
         reached = mae(model.forecast(series, origins.validation), ahead(series.values, origins.validation))
         if reached < best:  # a state_dict stays as it is when the module goes on
             best, best_epoch, best_state = reached, epoch + 1, (lstm.state_dict(), head.state_dict())
-        progress.set_postfix(loss=f"{np.mean(error**2):.4f}", validation=f"{best:.3f}", refresh=False)
+        progress.set_postfix(loss=f"{loss:.4f}", validation=f"{best:.3f}", refresh=False)
     lstm.load_state_dict(best_state[0])
     head.load_state_dict(best_state[1])
     return model, best_epoch
@@ -194,16 +199,17 @@ def draw(series: Series, origins: np.ndarray, forecasts: dict[str, np.ndarray], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=400)
-    parser.add_argument("--picture", type=Path, default=Path("demo-output", "forecast.png"))
+    parser.add_argument("--epochs", type=int, default=400, help="steps of the training (400)")
+    add_output(parser)
     arguments = parser.parse_args()
+    picture = arguments.output / "forecast.png"
 
     series = load()
     origins = split(series.months)
     model, epoch = train(series, origins, epochs=arguments.epochs)
     truth = ahead(series.values, origins.test)
     forecasts = {"LSTM": model.forecast(series, origins.test), **without_model(series.values, origins.test)}
-    draw(series, origins.test, forecasts, arguments.picture)
+    draw(series, origins.test, forecasts, picture)
 
     print(f"\n{len(origins.test)} forecasts, {HORIZON} months each, {series.months[origins.test[0]] + 1} and later;")
     print(f"the LSTM after epoch {epoch}, chosen in the validation years. Errors in parts per million:\n")
@@ -214,7 +220,7 @@ def main() -> None:
     ratio = mae(forecasts["LSTM"], truth) / best_of_them
     verdict = "ahead of" if ratio < 1 else "behind"
     print(f"\nThe LSTM is {verdict} the best of the others: {ratio:.2f} of its mean absolute error.")
-    print(f"picture: {arguments.picture.resolve()}")
+    print(f"picture: {picture.resolve()}")
 
 
 if __name__ == "__main__":

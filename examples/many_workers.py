@@ -21,10 +21,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import NamedTuple
 
-import joblib
-import numpy as np
+from settings import missing
 
-import cylstm
+try:
+    import joblib
+    import numpy as np
+    from tqdm import tqdm
+
+    import cylstm
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 SECONDS = 120  # after which a worker that does not answer is given up
 
@@ -81,9 +87,9 @@ def engines() -> Iterator[tuple[str, Callable[[cylstm.LSTM, list[np.ndarray], in
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sequences", type=int, default=2048)
-    parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=2, help="threads or processes (2)")
+    parser.add_argument("--sequences", type=int, default=2048, help="in the batch, of 50 steps each (2048)")
+    parser.add_argument("--hidden-size", type=int, default=128, help="of the two layers (128)")
     arguments = parser.parse_args()
 
     cylstm.manual_seed(0)
@@ -94,14 +100,15 @@ def main() -> int:
 
     print(f"{'engine':22} {'seconds':>8} {'workers':>8} {'threads at most':>16}  same bits")
     same = True
-    for name, run in engines():
+    for name, run in (progress := tqdm(list(engines()), unit="engine", leave=False)):
+        progress.set_description(name)
         begin = time.perf_counter()
         scored = run(lstm, batches, arguments.workers)
         seconds = time.perf_counter() - begin
         equal = np.array_equal(np.concatenate([one.last for one in scored]), expected)
         same &= equal
         threads = "/".join(map(str, sorted({one.threads for one in scored})))
-        print(f"{name:22} {seconds:8.2f} {len({one.worker for one in scored}):8} {threads:>16}  {equal}", flush=True)
+        progress.write(f"{name:22} {seconds:8.2f} {len({one.worker for one in scored}):8} {threads:>16}  {equal}")
     return 0 if same else 1
 
 

@@ -29,9 +29,14 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import numpy as np
+from settings import missing
 
-import cylstm
+try:
+    import numpy as np
+
+    import cylstm
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 HOST = "127.0.0.1"
 FEATURES = 16
@@ -256,8 +261,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, help="serve there (0: any free one) until stopped, instead of measuring")
     parser.add_argument("--threads", type=int, default=4, help="of the server's pool")
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--clients", type=int, default=4, help="that send requests at the same time (4)")
+    parser.add_argument("--requests", type=int, default=2000, help="of all clients together (2000)")
     arguments = parser.parse_args()
     if arguments.port is not None:
         serve(arguments.port, arguments.threads)

@@ -26,13 +26,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-from tqdm import tqdm, trange
-from train_digits import cross_entropy
+from settings import add_output, missing
 
-import cylstm
-from cylstm.optim import Adam, clip_grad_norm
+try:
+    import matplotlib as mpl
+    import numpy as np
+    from tqdm import tqdm, trange
+
+    import cylstm
+    from cylstm.optim import Adam, clip_grad_norm, cross_entropy
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 RATE = 8000  # samples a second, as on the telephone
 FRAME = 80  # samples: 10 ms
@@ -303,7 +307,7 @@ def draw(heard: Heard, classes: np.ndarray, read: list[tuple[str, int]], path: P
     misses = int((heard.response > PERIOD).sum())
     latency.axvline(1e6 * PERIOD, color="#c2410c", linewidth=2, label=f"deadline, 10 ms: missed by {misses} of {T}")
     latency.set(xscale="log", xlabel="µs", ylabel="frames", title="how long it takes")
-    latency.set_ylim(top=1.4 * latency.get_ylim()[1])
+    latency.set_ylim(top=1.9 * latency.get_ylim()[1])  # the legend lies above the bars
     latency.legend(frameon=False, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
@@ -312,15 +316,14 @@ def draw(heard: Heard, classes: np.ndarray, read: list[tuple[str, int]], path: P
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, default=Path("demo-output"))
-    parser.add_argument("--picture", type=Path, help="default: FOLDER/keypad.png")
-    parser.add_argument("--steps", type=int, default=200, help="of the training")
+    add_output(parser)
+    parser.add_argument("--steps", type=int, default=200, help="of the training (200)")
     parser.add_argument("--fast", action="store_true", help="do not wait for the time at which a frame would be full")
     arguments = parser.parse_args()
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     recording, model, state = (folder / name for name in ("keypad.wav", "keypad.safetensors", "keypad-state.npz"))
-    picture = arguments.picture or folder / "keypad.png"
+    picture = folder / "keypad.png"
 
     rng = np.random.default_rng(0)
     lstm, head = train(recordings(250, rng), steps=arguments.steps)

@@ -25,12 +25,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import distributed, multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from settings import missing
 
-import cylstm
-import cylstm.torch
+try:
+    import torch
+    from torch import distributed, multiprocessing, nn
+    from torch.nn.parallel import DistributedDataParallel
+    from tqdm import tqdm
+
+    import cylstm
+    import cylstm.torch
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 if TYPE_CHECKING:  # the processes import this file, and need no scikit-learn
     from digits import Digits
@@ -70,7 +76,8 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     images, digits = torch.from_numpy(data.images).double(), torch.from_numpy(data.digits)
     order, first = torch.Generator().manual_seed(0), None  # the order of the images is the same in all of them
-    for _ in range(epochs):
+    name = f"process 1 of {world_size}" if world_size > 1 else "one process"
+    for _ in tqdm(range(epochs), unit="epoch", desc=f"{name:18}", disable=rank > 0):
         for batch in torch.randperm(len(images), generator=order).split(BATCH):
             if len(batch) < BATCH:
                 continue  # the last: the mean of means is the mean where the parts are equal
@@ -130,13 +137,16 @@ def accuracy(weights: dict[str, torch.Tensor], data: Digits) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10, help="how often each image is seen (10)")
+    parser.add_argument("--processes", type=int, default=2, help=f"that divide each batch of {BATCH} (2)")
     arguments = parser.parse_args()
     if arguments.epochs < 1 or arguments.processes < 1 or BATCH % arguments.processes:
         parser.error(f"expected one epoch or more, and a number of processes that divides the batch of {BATCH}")
     torch.set_num_threads(1)
-    from digits import split
+    try:
+        from digits import split
+    except ModuleNotFoundError as error:
+        raise SystemExit(missing(error)) from None
 
     training, held_out = split()
     begin = time.perf_counter()

@@ -1,12 +1,12 @@
-"""Train an LSTM to read handwritten digits, with cylstm alone, and write ``examples/digits.safetensors``.
+"""Train an LSTM to read handwritten digits, with cylstm alone, and write ``demo-output/digits.safetensors``.
 
 Run it from anywhere, with the ``examples`` extra installed::
 
     python examples/train_digits.py
 
 The split is in ``digits.py``. The file holds the LSTM under the prefix ``lstm.`` and the linear layer that turns the
-last hidden state into ten scores under ``head.``. A picture of the training goes to
-``demo-output/digits-training.png``.
+last hidden state into ten scores under ``head.``; a picture of the training lies beside it, ``digits-training.png``.
+``examples/digits.safetensors``, which the demo reads, is such a file: to replace it, copy the new one there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-from digits import Digits, split
-from tqdm import trange
+from settings import add_output, missing
 
-import cylstm
-from cylstm.optim import Adam
+try:
+    import matplotlib as mpl
+    import numpy as np
+    from digits import Digits, split
+    from tqdm import trange
+
+    import cylstm
+    from cylstm.optim import Adam, cross_entropy
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 HELD_OUT_ACCURACY = 0.97  # what the demo asks for
 LEARNING_RATE = 4e-3
@@ -71,16 +76,6 @@ def train(data: Digits, *, epochs: int, batch_size: int = 32, seed: int = 0) -> 
     return DigitReader(lstm, head), losses
 
 
-def cross_entropy(scores: np.ndarray, digits: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean of −log(probability of the right digit), and its gradient with respect to the scores."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    right = np.arange(len(digits)), digits
-    grad = np.exp(log_probabilities)
-    grad[right] -= 1
-    return float(-log_probabilities[right].mean()), grad / len(digits)
-
-
 def draw(losses: list[float], reader: DigitReader, held_out: Digits, path: Path) -> None:
     """Draw the loss, epoch by epoch, and which held-out digits are read as which."""
     mpl.use("Agg")
@@ -106,22 +101,22 @@ def draw(losses: list[float], reader: DigitReader, held_out: Digits, path: Path)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_name("digits.safetensors"))
-    parser.add_argument("--picture", type=Path, default=Path("demo-output", "digits-training.png"))
+    parser.add_argument("--epochs", type=int, default=60, help="how often each image is seen (60)")
+    add_output(parser)
     arguments = parser.parse_args()
+    model, picture = arguments.output / "digits.safetensors", arguments.output / "digits-training.png"
 
     training, held_out = split()
     reader, losses = train(training, epochs=arguments.epochs)
-    draw(losses, reader, held_out, arguments.picture)
+    draw(losses, reader, held_out, picture)
     reached = np.mean(reader.read(held_out.images) == held_out.digits)
     print(f"accuracy: {np.mean(reader.read(training.images) == training.digits):.4f} of the training images,")
     print(f"          {reached:.4f} of {len(held_out.digits)} held-out images")
-    print(f"picture:  {arguments.picture.resolve()}")
+    print(f"picture:  {picture.resolve()}")
     if reached < HELD_OUT_ACCURACY:
-        raise SystemExit(f"less than {HELD_OUT_ACCURACY}: {arguments.output} is not written")
-    cylstm.save(reader._asdict(), arguments.output)
-    print(f"model:    {arguments.output}, {arguments.output.stat().st_size:,} bytes")
+        raise SystemExit(f"less than {HELD_OUT_ACCURACY}: {model} is not written")
+    cylstm.save(reader._asdict(), model)
+    print(f"model:    {model.resolve()}, {model.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,20 @@ import argparse
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
-import torch
-from digits import Digits, split
-from torch import nn
-from tqdm import tqdm
+from settings import add_output, missing
 
-import cylstm
-import cylstm.torch
+try:
+    import matplotlib as mpl
+    import numpy as np
+    import torch
+    from digits import Digits, split
+    from torch import nn
+    from tqdm import tqdm
+
+    import cylstm
+    import cylstm.torch
+except ModuleNotFoundError as error:
+    raise SystemExit(missing(error)) from None
 
 THEIRS, OURS = "torch.nn.LSTM", "cylstm.torch.LSTM"
 TOLERANCE = 1e-3
@@ -93,15 +98,19 @@ def draw(curves: dict[str, np.ndarray], differences: dict[str, np.ndarray], path
     for name, difference in differences.items():
         apart.plot(np.maximum(difference, 1e-9), ".", markersize=3, color=styles[name][0])
     apart.axhline(TOLERANCE, color="#c2410c", linewidth=1)
-    apart.set(xlabel="step", ylabel="relative difference", yscale="log", ylim=(5e-10, 1e-2))
+    style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+    last = len(next(iter(curves.values())))
+    apart.annotate(f"allowed: {TOLERANCE:g}", (last, TOLERANCE), color="#c2410c", **style)
+    apart.annotate("equal, drawn at 1e-9", (last, 1e-9), color="#374151", **style)
+    apart.set(xlabel="step", ylabel=f"difference from\n{THEIRS}", yscale="log", ylim=(5e-10, 1e-2))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, default=Path("demo-output"))
+    parser.add_argument("--epochs", type=int, default=25, help="how often each image is seen (25)")
+    add_output(parser)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

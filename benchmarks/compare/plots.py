@@ -26,6 +26,15 @@ LABELS = {
     "torch-onednn": "PyTorch, oneDNN",
     "torch-native": "PyTorch, native",
 }
+#: The tasks of the front page, by case.
+FRONT = {
+    "step-h64": "one step,\nH = 64",
+    "long-h256": "one sequence,\nT = 100,\nH = 256",
+    "b8-t100-h256": "batch of 8,\nT = 100,\nH = 256",
+    "b64-t100-i128-h256": "batch of 64,\nT = 100,\nH = 256",
+    "ragged-b64-bidirectional-h128": "ragged batch,\nboth directions,\nH = 128",
+    "train-b64-t50-h512": "training,\nbatch of 64,\nH = 512",
+}
 STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "cylstm",  # the same results draw the same file
@@ -45,7 +54,7 @@ def draw(data: Mapping[str, Any], docs: Path = DOCS) -> None:
     folder.mkdir(exist_ok=True)
     costs = data["costs"]
     with plt.rc_context(STYLE):
-        figures = {"ratios": _ratios(data), "roofline": _roofline(data)}
+        figures = {"front": _front(data), "ratios": _ratios(data), "roofline": _roofline(data)}
         if costs.get("scaling"):
             figures["scaling"] = _scaling(costs["scaling"])
         if costs.get("memory"):
@@ -53,6 +62,31 @@ def draw(data: Mapping[str, Any], docs: Path = DOCS) -> None:
         for name, figure in figures.items():
             figure.savefig(folder / f"benchmarks-{name}.svg", bbox_inches="tight", metadata={"Date": None})
             plt.close(figure)
+
+
+def _front(data: Mapping[str, Any]) -> plt.Figure:
+    """Six tasks for the front page: bars of the times over that of cylstm."""
+    rows = {row.case: row for row in rows_of(data)}
+    figure, axes = plt.subplots(figsize=(7, 2.9))
+    peers = {"PyTorch": ("torch-onednn", "torch-native"), "ONNX Runtime": ("onnxruntime",)}
+    bars = {"cylstm": "#c2410c", "PyTorch": "#9ca3af", "ONNX Runtime": "#2563eb"}
+    for place, (label, colour) in enumerate(bars.items()):
+        for n, case in enumerate(FRONT):
+            row = rows[case]
+            times = [row.seconds[name] for name in peers.get(label, ()) if name in row.seconds]
+            ratio = 1.0 if label == "cylstm" else min(times, default=0.0) / row.ours
+            if ratio:
+                axes.bar(n + 0.27 * (place - 1), ratio, 0.25, color=colour, label=label if n == 0 else None)
+                axes.annotate(f"{ratio:.1f}", (n + 0.27 * (place - 1), ratio), ha="center", va="bottom", fontsize=7)
+    axes.set_xticks(range(len(FRONT)), FRONT.values(), fontsize=7.5)
+    axes.grid(axis="x", visible=False)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_ylim(0.8, 25)
+    axes.set_ylabel("time over that of cylstm")
+    axes.legend(loc="upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
 
 
 def _ratios(data: Mapping[str, Any]) -> plt.Figure:

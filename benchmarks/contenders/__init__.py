@@ -5,10 +5,11 @@ contender's own kind of array. What is measured is the call alone.
 """
 
 from .base import Contender, Runner, Values
+from .expected import judge, reference
 from .jax_keras import Jax, Keras
 from .onnx_runtime import OnnxRuntime
 from .ours import ours
-from .pytorch import Torch, reference
+from .pytorch import Torch
 
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
@@ -17,4 +18,4 @@ CONTENDERS: dict[str, Contender] = {
 #: Those that come close to the fastest: in quick runs, and where sweeps would take too long with all.
 FASTEST = ("cylstm-cython", "cylstm-cython-stream", "torch-onednn", "torch-native", "onnxruntime")
 
-__all__ = ["CONTENDERS", "FASTEST", "Contender", "Runner", "Values", "reference"]
+__all__ = ["CONTENDERS", "FASTEST", "Contender", "Runner", "Values", "judge", "reference"]

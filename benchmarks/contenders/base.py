@@ -27,13 +27,18 @@ class Contender:
     """Base class. A contender is made without side effects; `prepare` may load what it needs."""
 
     name = ""
-    needs = ""  # the package that has to be installed
+    needs: tuple[str, ...] = ()  # the packages that have to be installed
     peer = True
     skips_zeros = False  # a single step without a given state leaves out the state's share
 
     @property
+    def missing(self) -> str:
+        """The first of the packages that is not installed; "" if all are."""
+        return next((name for name in self.needs if find_spec(name) is None), "")
+
+    @property
     def installed(self) -> bool:
-        return not self.needs or find_spec(self.needs) is not None
+        return not self.missing
 
     def supports(self, case: Case) -> bool:
         return True

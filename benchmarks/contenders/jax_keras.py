@@ -16,7 +16,7 @@ class Jax(Contender):
     """JAX: ``lax.scan`` over time with the input's product before it, compiled."""
 
     name = "jax"
-    needs = "jax"
+    needs = ("jax",)
 
     def supports(self, case: Case) -> bool:
         return case.dtype == "float32" and not case.shortest and not case.proj_size
@@ -78,7 +78,12 @@ class Keras(Contender):
     """``keras.layers.LSTM`` on whichever of its backends is installed, by ``predict_on_batch``."""
 
     name = "keras"
-    needs = "keras"
+    needs = ("keras",)
+
+    @property
+    def missing(self) -> str:
+        backends = "tensorflow", "jax", "torch"
+        return super().missing or ("" if any(map(find_spec, backends)) else " or ".join(backends))
 
     def supports(self, case: Case) -> bool:
         # 50,000 steps on its PyTorch backend, a Python loop, take minutes.

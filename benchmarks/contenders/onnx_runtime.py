@@ -12,7 +12,7 @@ class OnnxRuntime(Contender):
     """ONNX Runtime with all its optimisations, on a model of LSTM nodes that answers in PyTorch's shapes."""
 
     name = "onnxruntime"
-    needs = "onnxruntime"
+    needs = ("onnxruntime", "onnx")
 
     def supports(self, case: Case) -> bool:
         # The operator has no projection; float64 is refused by the CPU provider; there is no gradient.

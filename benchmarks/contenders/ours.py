@@ -28,7 +28,7 @@ class CyLSTM(Contender):
             registry.choose(
                 self.backend, dtype=case.dtype, projection=case.proj_size > 0, training=case.training, device="cpu"
             )
-        except cylstm.UnsupportedError:
+        except cylstm.BackendError:  # it lacks what the case needs, or does not work
             return False
         return True
 

@@ -1,31 +1,38 @@
-"""PyTorch with and without oneDNN. Without it and in float64 it gives the expected values."""
+"""PyTorch with and without oneDNN. Without it and in float64 it gives the expected values. Imported when it is used."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from cases import Case, Problem
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .base import Contender, Runner, Values
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Torch(Contender):
     """``torch.nn.LSTM``: in inference mode; in training by forward and ``torch.autograd.grad``."""
+
+    needs = ("torch",)
 
     def __init__(self, onednn: bool) -> None:
         self.onednn = onednn
         self.name = "torch-onednn" if onednn else "torch-native"
 
     def instruction_set(self) -> str:
+        import torch
+
         return torch.backends.cpu.get_cpu_capability().lower()
 
     def prepare(self, case: Case, problem: Problem, threads: int) -> Runner:
+        import torch
+        from torch.nn.utils.rnn import pack_padded_sequence
+
         torch.set_num_threads(threads)
         lstm = torch.nn.LSTM(
             case.input_size, case.H, case.layers, bidirectional=case.bidirectional, proj_size=case.proj_size,
@@ -71,26 +78,12 @@ class Torch(Contender):
         return {"output": _padded(output), "h_n": _numpy(h_n), "c_n": _numpy(c_n)}
 
 
-def reference(case: Case, problem: Problem, threads: int) -> Values:
-    """The values in float64, by PyTorch without oneDNN."""
-
-    def double(array: np.ndarray | None) -> np.ndarray | None:
-        return None if array is None else array.astype(np.float64)
-
-    wide = Problem(
-        {name: double(array) for name, array in problem.parameters.items()},
-        double(problem.input),
-        double(problem.grad_output),
-    )
-    runner = Torch(onednn=False).prepare(replace(case, dtype="float64"), wide, threads)
-    with runner.context():
-        return runner.values(runner.call())
-
-
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
 def _padded(output: Any) -> np.ndarray:
     """The output as (T, B, features), whatever it is."""
+    from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
     return _numpy(pad_packed_sequence(output)[0] if isinstance(output, PackedSequence) else output)

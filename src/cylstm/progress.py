@@ -17,7 +17,7 @@ class Progress:
     total : int
         How many units there are to do.
     unit : str
-        What is counted, in the plural.
+        What is counted, in the plural; empty where the numbers tell nobody anything.
     shown : bool, optional
         By default on a terminal only.
     file : text file
@@ -69,8 +69,9 @@ class Progress:
         counted = f"{self.done:{len(f'{self.total:,}')},}/{self.total:,} {self.unit}"
         rate = f"{self.done / seconds:,.0f}/s" if self.done and seconds else "–/s" if self._full == "█" else "-/s"
         left = seconds / share - seconds if share else 0.0
+        counts = f"  {counted}  {rate}" if self.unit else ""
         clock = f"{_clock(left)} left" if 0 < share < 1 else _clock(seconds)
-        return f"{self._full * full}{self._empty * (_WIDTH - full)} {share:4.0%}  {counted}  {rate}  {clock}"
+        return f"{self._full * full}{self._empty * (_WIDTH - full)} {share:4.0%}{counts}  {clock}"
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
+import torch
 
 import cylstm
 import cylstm.onnx
@@ -101,17 +103,66 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
         "  head.  Linear(in_features=2, out_features=1, bias=True), 3 parameters, float32",
     ]
     assert shown("m.weights.h5") == [
-        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 288 parameters, float32",
+        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 256 parameters, float32",
         "  dense.  another layer, 9 parameters",
     ]
     assert shown("m.onnx") == ["  lstm.  LSTM(3, 4), 144 parameters, float64"]
     refused, others = shown("m.npz")
     assert refused.startswith("  rnn.  refused: ")
     assert "RNN or GRU" in refused
-    assert others == "  and 1 other array"
+    assert others == "  (no prefix)  noise (3,) float32: 3 parameters"
     assert main(["inspect", "m.safetensors", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [one["prefix"] for one in report["modules"]] == ["encoder.", "head."]
+    assert [one["prefix"] for one in report["contents"]] == ["encoder.", "head."]
+
+
+def test_inspect_names_everything_in_the_order_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zembedding = torch.nn.Embedding(50, 8)
+            self.norm = torch.nn.LayerNorm(8)
+            self.lstm = torch.nn.LSTM(8, 4)
+            self.gru = torch.nn.GRU(4, 4)
+            self.batch_norm = torch.nn.BatchNorm1d(4)
+            self.head = torch.nn.Linear(4, 1)
+
+    model = Model()
+    np.savez("m.npz", **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    assert main(["inspect", "m.npz"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == [
+        "  zembedding.  Linear(in_features=8, out_features=50, bias=False) or an Embedding: a matrix alone, "
+        "400 parameters, float32",
+        "  norm.  weight (8,) float32, bias (8,) float32: 16 parameters",
+        "  lstm.  LSTM(8, 4), 224 parameters, float32",
+        "  gru.  refused: is an RNN or GRU, not an LSTM",
+        "  batch_norm.  weight (4,) float32, bias (4,) float32, running_mean (4,) float32, running_var (4,) float32, "
+        "num_batches_tracked () int64: 17 parameters",
+        "  head.  Linear(in_features=4, out_features=1, bias=True), 5 parameters, float32",
+    ]
+
+
+def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[31mred\x1b[0m\r\u202e\x9b2J"
+    cylstm.save({evil: cylstm.LSTM(3, 4), "b": cylstm.LSTM(3, 4)}, "m.safetensors")
+    for command in (["inspect", "m.safetensors"], ["convert", "m.safetensors", "m.npz"]):
+        main(command)
+        captured = capsys.readouterr()
+        text = captured.out + captured.err
+        assert "red" in text
+        assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_a_head_is_not_taken_for_what_stands_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A GRU with a linear layer behind it: without a prefix nothing is meant that cylstm could compute."""
+    gru, head = torch.nn.GRU(3, 4), torch.nn.Linear(4, 2)
+    arrays = {f"gru.{name}": tensor for name, tensor in gru.state_dict().items()}
+    arrays |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    safetensors.torch.save_file(arrays, "m.safetensors")
+    with pytest.raises(ValueError, match="an RNN or GRU, not an LSTM, under the prefix 'gru"):
+        cylstm.load("m.safetensors")
+    assert isinstance(cylstm.load("m.safetensors", "head"), cylstm.Linear)
 
 
 def test_inspect_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,8 +191,8 @@ for path in ("m.onnx", "m.weights.h5"):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     shape, for_onnx, for_keras = done.stdout.splitlines()
     assert shape == "(2, 4)"
-    assert "cylstm[onnx]" in for_onnx
-    assert "cylstm[keras]" in for_keras
+    assert "pip install 'onnx>=" in for_onnx
+    assert "pip install 'h5py>=" in for_keras
 
 
 def test_a_file_of_tensors_needs_no_bridge() -> None:

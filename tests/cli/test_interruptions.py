@@ -18,7 +18,7 @@ from cylstm.cli import main
     ("arguments", "message"),
     [
         (["none.safetensors", "input.npy"], "no such file: 'none.safetensors'"),
-        (["model.safetensors", "none.npy"], "none.npy: No such file"),
+        (["model.safetensors", "none.npy"], "no such file: 'none.npy'"),
         (["model.safetensors", "model.safetensors"], "must end in .npy or .npz"),
         (["input.npy", "input.npy"], "must end in .safetensors"),
         (["model.safetensors", "input.npy", "-o", "output.txt"], "must end in .npy or .npz, got 'output.txt'"),
@@ -81,7 +81,7 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_file_that_is_replaced_keeps_its_permissions(folder: Path, name: str) -> None:
     prepare()
     Path(name).touch(mode=0o600)
-    assert main(["run", "model.safetensors", "input.npy", "-o", name]) == 0
+    assert main(["run", "model.safetensors", "input.npy", "-o", name, "--force"]) == 0
     assert Path(name).stat().st_size
     assert Path(name).stat().st_mode & 0o777 == 0o600
 
@@ -102,6 +102,7 @@ def test_an_interrupted_run_leaves_no_half_file(folder: Path, output: str, numbe
     Path(output).write_bytes(b"old")
     before = sorted(folder.iterdir())
     run = ["run", "model.safetensors", "input.npy", "-o", output, "--chunk", "1", "--backend", "numpy", "--progress"]
+    run.append("--force")
     # a test run in the background ignores some of them, and its children would too
     with popen(*run, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)) as process:
         assert "0/1,000,000 steps" in process.stderr.readline()

@@ -109,7 +109,7 @@ def test_head_turns_the_last_state_into_logits(folder: Path, layout: str, bidire
 
 def test_dtype_converts_model_and_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lstm = prepare(dtype="float64")
-    run = ("run", "model.safetensors", "input.npy", "-o", "output.npy")
+    run = ("run", "model.safetensors", "input.npy", "-o", "output.npy", "--force")
     assert "input must be float32, as the model, got float64: --dtype float32 converts it" in fails(capsys, *run)
     assert main([*run, "--dtype", "float64"]) == 0
     expected = lstm.double()(np.load("input.npy"))[0]
@@ -219,3 +219,76 @@ def test_progress_on_a_terminal(folder: Path) -> None:
     assert "100%  5/5 sequences" in shown
     assert shown.endswith("\r\n")
     assert b"5 sequences of 7 steps" in process.stdout
+
+
+@pytest.mark.parametrize("layout", ["time-major", "batch-first"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("cut", [[], ["--batch-chunk", "2"]], ids=str)
+def test_lengths(folder: Path, layout: str, model: str, cut: list[str]) -> None:
+    """As `pack_padded_sequence` in PyTorch: zero behind the ends, and the states are those at the ends."""
+    lstm = prepare(LAYOUTS[layout], **MODELS[model])
+    lengths = np.array([3, 7, 1, 7, 2])
+    np.save("lengths.npy", lengths)
+    first = ["--batch-first"] if layout == "batch-first" else []
+    command = ["run", "model.safetensors", "input.npy", *first, *cut]
+    assert main([*command, "-o", "output.npz", "--lengths", "lengths.npy"]) == 0
+    x = np.load("input.npy")
+    np.savez("input.npz", input=x, lengths=lengths)
+    assert main(["run", "model.safetensors", "input.npz", *first, *cut, "-o", "same.npz"]) == 0
+    lstm.batch_first = bool(first)
+    packed = cylstm.pack_padded_sequence(x, lengths, batch_first=bool(first), enforce_sorted=False)
+    output, states = lstm(packed)
+    output, _ = cylstm.pad_packed_sequence(output, batch_first=bool(first))
+    for name in ("output.npz", "same.npz"):
+        with np.load(name) as results:
+            for key, expected in zip(("output", "h_n", "c_n"), (output, *states), strict=True):
+                np.testing.assert_allclose(results[key], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "more", "message"),
+    [
+        ([7, 7], [], "lengths must be 5 whole numbers"),
+        ([7.0] * 5, [], "lengths must be 5 whole numbers, got float64"),
+        ([7, 7, 7, 7, 8], [], "lengths must be from 1 to the 7 steps of input, got 7 to 8"),
+        ([7, 7, 0, 7, 7], [], "got 0 to 7"),
+        ([7] * 5, ["--chunk", "2"], "--chunk must be left out for sequences of several lengths"),
+    ],
+)
+def test_wrong_lengths(
+    folder: Path, capsys: pytest.CaptureFixture[str], lengths: list, more: list[str], message: str
+) -> None:
+    prepare()
+    np.save("lengths.npy", lengths)
+    command = ["run", "model.safetensors", "input.npy", "--lengths", "lengths.npy", "-o", "output.npy", *more]
+    assert message in fails(capsys, *command)
+    assert not Path("output.npy").exists()
+
+
+def test_lengths_of_one_sequence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare((7, 3))
+    np.save("lengths.npy", [7])
+    error = fails(capsys, "run", "model.safetensors", "input.npy", "--lengths", "lengths.npy")
+    assert "lengths must be left out for one sequence" in error
+    assert "no such file: 'none.npy'" in fails(capsys, "run", "model.safetensors", "input.npy", "--lengths", "none.npy")
+
+
+def test_bfloat16(folder: Path) -> None:
+    pytest.importorskip("ml_dtypes")
+    lstm = prepare()
+    assert main(["run", "model.safetensors", "input.npy", "-o", "output.npy", "--dtype", "bfloat16"]) == 0
+    output = np.load("output.npy")
+    assert output.dtype == np.float32
+    x = np.load("input.npy")
+    np.testing.assert_array_equal(output, lstm.bfloat16()(x.astype(lstm.dtype))[0].astype(np.float32))
+
+
+def test_threads(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from cylstm.backends.cython_backend import threads
+
+    monkeypatch.setattr(threads, "_count", threads._count)
+    lstm = prepare()
+    with cylstm.use_backend("numpy"):
+        assert main(["run", "model.safetensors", "input.npy", "-o", "o.npy", "--threads", "1", "--json"]) == 0
+    assert cylstm.get_num_threads() == 1
+    np.testing.assert_allclose(np.load("o.npy"), lstm(np.load("input.npy"))[0], atol=1e-6)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import cylstm
+from cylstm import words
 from cylstm.backends import registry
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,28 @@ def test_every_public_name_is_in_the_reference():
     reference = read("docs/api.md")
     missing = [name for name in cylstm.__all__ if not re.search(rf"\b{name}\b", reference)]
     assert not missing
+
+
+def test_install_lines_work_as_they_are_written():
+    """No index has the package: nothing says otherwise. Extras exist, and are those that the page of them names."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    texts = {page: page.read_text("utf-8") for page in [*PAGES, *(ROOT / "examples").glob("*.py")]}
+    texts |= {path: path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py")}
+    for path, text in texts.items():
+        assert not re.search(r"install [^\n`]*\bcylstm(\[|`|$)", text, re.MULTILINE), path
+        for named in re.findall(r"pip install (?:-e )?'\.\[([\w,-]+)\]'", text):
+            assert set(named.split(",")) <= extras.keys(), path
+    table = re.findall(r"^\| (`[^|]*) \|", read("docs/install.md"), re.MULTILINE)
+    assert {name for row in table for name in re.findall(r"`([\w-]+)`", row)} == extras.keys() - {"test-cuda"}
+
+
+def test_messages_ask_for_what_the_extras_have():
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    known = {requirement.partition(";")[0].strip() for extra in extras.values() for requirement in extra}
+    assert set(words.REQUIREMENTS.values()) - known == {"torch"}  # the tests need a version of it, users do not
+    for requirement in re.findall(r"'(cupy[^']*)'", words.CUPY):
+        assert requirement in known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -59,10 +59,12 @@ def test_the_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         assert example.main() == 0
     finally:
         torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert "13 trainings" in captured.err
     theirs, ours = re.findall(r"accuracy in 3 folds: (.*)", printed)
     np.testing.assert_allclose(*([float(s) for s in text.split()] for text in (ours, theirs)), atol=0.02)
-    assert "totalling 6 fits" in printed
+    assert re.findall(r"hidden size (\d+) +mean accuracy", printed) == ["16", "64"]
     assert re.search(r"best size +64 of", printed)
     assert float(re.search(r"held-out accuracy +(\S+)", printed)[1]) >= example.REQUIRED_ACCURACY
 

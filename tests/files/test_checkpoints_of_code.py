@@ -17,7 +17,7 @@ from checkpoints import WAYS, Tagger, assert_read
 from model_files import assert_same_module
 
 import cylstm
-from cylstm.cli.convert import inspect_file
+from cylstm.cli.inspect import inspect_file
 
 
 def run_hint(error: pytest.ExceptionInfo) -> None:
@@ -139,7 +139,7 @@ def test_an_archive_around_a_checkpoint(tmp_path: Path) -> None:
 def test_what_inspect_says(tmp_path: Path) -> None:
     model, other = Tagger(), torch.nn.LSTM(3, 2)
     torch.save({"state_dict": model.state_dict(), "teacher": other, "lr": argparse.Namespace()}, tmp_path / "m.ckpt")
-    modules = {one["prefix"]: one for one in inspect_file(tmp_path / "m.ckpt")["modules"]}
+    modules = {one["prefix"]: one for one in inspect_file(tmp_path / "m.ckpt")["contents"]}
     assert modules["state_dict.encoder."]["module"] == repr(cylstm.load(tmp_path / "m.ckpt", "state_dict"))
     assert "teacher.weight_ih_l0 must be a plain tensor" in str(modules["teacher."])
     assert "weights_only=False" in str(modules["teacher."])

@@ -55,8 +55,9 @@ def test_other_layers_are_named(extension: str, tmp_path: Path) -> None:
     kinds = ["GRU", "Dense"] if extension == ".keras" else ["another layer"] * 2
     with pytest.raises(ValueError, match="must hold an LSTM") as error:
         cylstm.load(path)
-    for name, kind, number in zip(["reader", "head"], kinds, [108, 10], strict=True):
-        assert f"{kind}, {number} parameters, under the prefix '{name}.'" in str(error.value)
+    assert f"{kinds[0]}, 108 parameters, under the prefix 'reader.'" in str(error.value)
+    head = "Linear" if extension == ".keras" else "another layer, 10 parameters,"
+    assert f"{head} under the prefix 'head.'" in str(error.value)
 
 
 @pytest.mark.parametrize("extension", [".keras", ".weights.h5"])
@@ -147,7 +148,7 @@ def test_stacked_layers_of_a_sequential_are_one(tmp_path: Path) -> None:
         (lambda: kl.LSTM(4, go_backwards=True), r"go_backwards=True.*load_model"),
         (lambda: kl.Bidirectional(kl.LSTM(4), merge_mode="sum"), r"merge_mode='sum'.*load_model"),
         (lambda: kl.Bidirectional(kl.LSTM(4, activation="elu")), "activation='elu'"),
-        (lambda: kl.RNN(kl.LSTMCell(4)), "is a RNN"),
+        (lambda: kl.RNN(kl.LSTMCell(4)), "is an RNN"),
     ],
 )
 def test_what_a_plain_lstm_does_not_compute_is_refused_by_name(make: Callable, word: str, tmp_path: Path) -> None:

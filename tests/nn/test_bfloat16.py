@@ -113,7 +113,7 @@ def test_without_ml_dtypes_the_package_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     lstm = cylstm.LSTM(3, 4)
     for use in (lambda: cylstm.LSTM(3, 4, dtype="bfloat16"), lambda: lstm.to("bfloat16")):
-        with pytest.raises((RuntimeError, TypeError), match="pip install ml_dtypes"):
+        with pytest.raises((RuntimeError, TypeError), match="pip install 'ml_dtypes"):
             use()
     assert lstm.dtype == np.float32
     of_dtypes = {check.id.replace("float32-bfloat16", "") for check in cylstm.testing.checks("numpy")}

@@ -176,7 +176,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
         ["bias_ih_l0", "array", "float"],
     ),
     "to an integer dtype": (lambda lib: plain(lib).to(lib.dtype("int32")), ["floating point", "int32"]),
-    "to a GPU": (lambda lib: plain(lib).to("cuda"), ["cpu", "cuda", "cylstm[cuda13]"]),
+    "to a GPU": (lambda lib: plain(lib).to("cuda"), ["cpu", "cuda", "cupy-cuda13x[ctk]"]),
     "to nowhere": (lambda lib: plain(lib).to("foo"), ["cpu", "foo"]),
     "parameter of another layer": (lambda lib: plain(lib).weight_ih_l1, ["weight_ih_l1"]),
 }
@@ -215,9 +215,7 @@ def test_batch_sizes_that_are_no_sizes(sizes: Any) -> None:
         packed(OURS, plain(OURS, backend="numpy"), sizes=np.array(sizes, np.int64))
 
 
-@pytest.mark.parametrize(
-    "name", ["input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "backend"]
-)
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size"])
 def test_sizes_cannot_be_changed_later(name: str) -> None:
     lstm = cylstm.LSTM(3, 4, backend="numpy")
     with pytest.raises(AttributeError, match=f"{name} is fixed.*make a new LSTM"):
@@ -276,7 +274,7 @@ def test_tensors_of_other_devices_are_refused() -> None:
         def __dlpack_device__(self) -> tuple[int, int]:
             return 2, 0
 
-    with pytest.raises(TypeError, match=r"input must lie on the CPU, got an array on cuda:0.*cylstm\[cuda13\]"):
+    with pytest.raises(TypeError, match=r"input must lie on the CPU, got an array on cuda:0.*cupy-cuda13x\[ctk\]"):
         cylstm.LSTM(3, 4, backend="numpy")(OnGpu())
     with pytest.raises((TypeError, ValueError, RuntimeError), match="meta"):
         cylstm.LSTM(3, 4, backend="numpy")(torch.zeros(5, 2, 3, device="meta"))

@@ -237,12 +237,29 @@ def test_what_cannot_stream() -> None:
 
 def test_state_is_checked() -> None:
     stream = cylstm.LSTM(4, 5, backend="numpy").stream(2)
-    with pytest.raises(RuntimeError, match=r"h_0 of shape \(1, 2, 5\).*\(1, 3, 5\)"):
+    with pytest.raises(RuntimeError, match=r"state must be h of shape \(1, 2, 5\).*\(1, 3, 5\)"):
         stream.state = zeros(1, 3, 5), zeros(1, 2, 5)
     with pytest.raises(RuntimeError, match=r"float32.*float64"):
         stream.state = zeros(1, 2, 5, dtype="float64"), zeros(1, 2, 5)
-    with pytest.raises(TypeError, match="tuple of two"):
+    with pytest.raises(TypeError, match="state must be a tuple of two"):
         stream.state = zeros(2, 2, 5)
+    with pytest.raises(TypeError, match=r"hx must be a tuple of two arrays \(h, c\), got 3 of them"):
+        cylstm.LSTM(4, 5).stream(2, hx=(zeros(1, 2, 5),) * 3)
+    with pytest.raises(RuntimeError, match=r"hx must be h of shape \(1, 2, 5\)"):
+        cylstm.LSTM(4, 5).stream(2, hx=(zeros(1, 5), zeros(1, 5)))
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (7, 1, 4), (7, 3, 4)])
+@EVERY_BACKEND
+def test_a_stream_goes_on_from_a_state(backend: str, shape: tuple[int, ...]) -> None:
+    lstm = cylstm.LSTM(4, 5, num_layers=2, backend=backend)
+    x = cylstm.randn(*shape)
+    _, hx = lstm(x[:4])
+    expected, _ = lstm(x[4:], hx)
+    B = 1 if x.ndim == 2 else shape[1]
+    stream = lstm.stream(B, hx=hx)
+    for x_t, wanted in zip(x[4:], expected, strict=True):
+        np.testing.assert_allclose(stream(x_t), wanted, atol=0 if backend == "cython" else 1e-6)
 
 
 def test_a_change_of_dtype_asks_for_a_reset() -> None:

@@ -88,6 +88,13 @@ def test_openmp_can_be_required(sources: Path) -> None:
     assert f"RuntimeError: {WARNING} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)" in done.stderr
 
 
+def test_a_compiler_that_is_missing_is_named(sources: Path) -> None:
+    done = build(sources, CC="/nowhere/gcc")
+    assert done.returncode != 0
+    assert "there must be a C compiler, and '/nowhere/gcc' is not there: install one" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> None:
     command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(sources / "dist")]
     made = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=300)

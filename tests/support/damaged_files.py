@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import cylstm
-from cylstm.cli.convert import inspect_file
+from cylstm.cli.inspect import inspect_file
 
 Module = cylstm.LSTM | cylstm.LSTMCell | cylstm.Linear
 

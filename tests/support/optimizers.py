@@ -33,8 +33,14 @@ OPTIONS = [
     ("Adam", {"lr": 0.02, "maximize": True, "weight_decay": 0.1}),
     ("Adam", {"lr": 0.02, "amsgrad": True}),
     ("AdamW", {"lr": 0.02, "amsgrad": True, "maximize": True}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 0.02, "alpha": 0.5, "eps": 1e-3}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.01, "centered": True, "eps": 1e-3}),
+    ("RMSprop", {"lr": 0.01, "maximize": True, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.01, "centered": True, "momentum": 0.5, "eps": 1e-3}),
 ]
-KINDS = pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+KINDS = pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop"])
 
 
 def modules(dtype="float32", seed=0):

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..words import CUPY, needs
+
 #: The names of the dtypes that parameters may have.
 DTYPES = ("float16", "float32", "float64", "complex64", "complex128", "bfloat16")
 
-GPU_REMEDY = "for an NVIDIA GPU install the extra cylstm[cuda13] (or cylstm[cuda12]) and choose the backend 'cupy'"
+GPU_REMEDY = f"for an NVIDIA GPU install CuPy, {CUPY}, and choose the backend 'cupy'"
 
 _DLPACK_CPU = (1, 3)  # kDLCPU, kDLCUDAHost: the two device types that the CPU can read
 _DLPACK_CUDA = 2
@@ -90,7 +92,7 @@ def _bfloat16() -> np.dtype:
     try:
         import ml_dtypes
     except ImportError as error:
-        raise RuntimeError("the package ml_dtypes must be installed for bfloat16: pip install ml_dtypes") from error
+        raise RuntimeError(needs("arrays of bfloat16", "ml_dtypes")) from error
     return np.dtype(ml_dtypes.bfloat16)
 
 

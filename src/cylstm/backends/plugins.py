@@ -153,8 +153,8 @@ def _import_error(path: str, error: BaseException) -> BackendError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         if path in BUILT_IN.values():
             return BackendNotAvailableError(
-                f"is not available: this installation lacks {error.name}. Install a wheel (pip install "
-                "--force-reinstall cylstm), or build it where there is a C compiler."
+                f"is not available: this installation lacks {error.name}. Install it anew: from a wheel file, "
+                "or by `pip install --force-reinstall .` in the folder of its sources, where there is a C compiler."
             )
         if error.name.partition(".")[0] != path.partition(":")[0].partition(".")[0]:
             return BackendNotAvailableError(

@@ -20,7 +20,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..arrays.activations import ACTIVATIONS
 from ..locks import ForkSafe
@@ -52,6 +52,7 @@ class _Selection(NamedTuple):
 
     name: str
     source: str  # who named it, for messages
+    backend: Backend | None = None  # where an object was handed over
 
 
 _UNREAD = "the environment, not read yet"
@@ -85,46 +86,53 @@ _in_context: contextvars.ContextVar[_Selection | None] = contextvars.ContextVar(
 # Selection ----------------------------------------------------------------------------------------------------------
 
 
-def set_backend(name: str | None) -> None:
+def set_backend(backend: str | Backend | None) -> None:
     """Select a backend for the whole process.
 
     Parameters
     ----------
-    name : str or None
-        A backend's name or ``"package.module:Class"``. None gives the selection back to ``CYLSTM_BACKEND``, which is
-        read again, or to the automatic choice.
+    backend : str, Backend or None
+        A backend's name, ``"package.module:Class"``, or a backend object. None gives the selection back to
+        ``CYLSTM_BACKEND``, which is read again, or to the automatic choice.
 
     Raises
     ------
-    UnknownBackendError, BackendNotAvailableError, BackendLoadError
+    UnknownBackendError, BackendNotAvailableError, BackendLoadError, TypeError
         The backend cannot be used; the selection stays as it was.
     """
-    if name is None:
+    if backend is None:
         selection = _Selection("", _UNREAD)  # a new one: what was chosen before is requested again
     else:
-        selection = _Selection(name, "set_backend")
+        selection = _selection_of(backend, "set_backend")
         _instance(selection)
     with _state.lock:
         _state.selected = selection
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(backend: str | Backend) -> Iterator[None]:
     """Select a backend inside a ``with`` block.
 
     Blocks nest. The selection belongs to the current context: other threads and other asyncio tasks do not see it.
 
     Parameters
     ----------
-    name : str
-        A backend's name or ``"package.module:Class"``.
+    backend : str or Backend
+        A backend's name, ``"package.module:Class"``, or a backend object.
 
     Raises
     ------
-    UnknownBackendError, BackendNotAvailableError, BackendLoadError
+    UnknownBackendError, BackendNotAvailableError, BackendLoadError, TypeError
         The backend cannot be used.
     """
-    selection = _Selection(name, "use_backend")
+    with selecting(backend, "use_backend"):
+        yield
+
+
+@contextlib.contextmanager
+def selecting(backend: str | Backend, source: str) -> Iterator[None]:
+    """`use_backend` on behalf of a source, which messages name."""
+    selection = _selection_of(backend, source)
     _instance(selection)
     reset = _in_context.set(selection)
     try:
@@ -146,6 +154,12 @@ def get_backend() -> str:
         return choose(dtype="float32").name
     _instance(selection)
     return selection.name
+
+
+def named_by() -> tuple[str, str]:
+    """The name of the selection in force, "" for the automatic choice, and who has named it; nothing is loaded."""
+    selection = _in_force()
+    return selection.name, selection.source
 
 
 def selection() -> object:
@@ -202,12 +216,9 @@ def choose(
             return _automatic(needs)
         if selection.source == _AUTOMATIC:
             selection = _Selection("cupy", f"the device {device!r}")
-    elif isinstance(backend, str):
-        selection = _Selection(backend, "the argument backend=")
     else:
-        _check_object(backend)
-        selection = _Selection(backend.name, "the argument backend=")
-    chosen = _instance(selection) if backend is None or isinstance(backend, str) else backend
+        selection = _selection_of(backend, "the argument backend=")
+    chosen = _instance(selection)
     unmet = needs.unmet(chosen.capabilities)
     if unmet:
         raise UnsupportedError(
@@ -217,13 +228,17 @@ def choose(
     return chosen if device == "cpu" else chosen.on(device)
 
 
-def _check_object(backend: object) -> None:
+def _selection_of(backend: object, source: str) -> _Selection:
+    """The selection of a backend by its name or as an object."""
+    if isinstance(backend, str):
+        return _Selection(backend, source)
     try:
         problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
     except Exception as error:
         problem = f"cannot be asked what it is: {error_text(error)}"
     if not problem:
-        return
+        found: Any = backend
+        return _Selection(found.name, source, found)
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
         f"got {description(backend)}, which {problem}"
@@ -266,15 +281,15 @@ class _Needs(NamedTuple):
         return unmet
 
 
-def load(name: str) -> Backend:
-    """The one object of the backend of this name in this process, whatever it can do.
+def load(name: str, source: str = "the argument name") -> Backend:
+    """The one object of the backend of this name in this process, whatever it can do; messages name the source.
 
     Raises
     ------
     UnknownBackendError, BackendNotAvailableError, BackendLoadError
         The backend cannot be used.
     """
-    return _instance(_Selection(name, "the argument name"))
+    return _instance(_Selection(name, source))
 
 
 def _in_force() -> _Selection:
@@ -328,6 +343,8 @@ def _those_that_can(needs: _Needs) -> str:
 def _instance(selection: _Selection) -> Backend:
     """The one backend object of this name in this process. All errors about loading are raised here."""
     name = selection.name
+    if selection.backend is not None:
+        return selection.backend
     if not isinstance(name, str):
         raise TypeError(f"backend must be named by a str, got {description(name)}")
     if name in _state.by_name:

@@ -5,9 +5,12 @@
     commands.py    the subcommands: what they call, and what they print
     run.py         what cylstm run does
     sequences.py   its arrays in files: input read part by part, output on space that is there
-    convert.py     what cylstm convert and cylstm inspect do
+    convert.py     what cylstm convert does
+    inspect.py     what cylstm inspect tells
+    outputs.py     the rule about files that are there already
     bench.py       what cylstm bench does
-    info.py        what cylstm info tells
+    peers.py       the others that it measures
+    info.py        what cylstm info and cylstm backends tell
     tune_cupy.py   python -m cylstm.cli.tune_cupy: measures the cupy backend on a GPU
 
 A command imports what it needs when it runs.

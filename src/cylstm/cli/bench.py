@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from timeit import timeit
 from typing import Any
@@ -12,12 +14,15 @@ import numpy as np
 
 from .. import random
 from ..backends import registry
-from ..backends.cython_backend.threads import get_num_threads, set_num_threads
+from ..backends.cython_backend.threads import get_num_threads
+from ..backends.errors import BackendError
 from ..backends.plugins import available_backends
 from ..backends.precision import check_precision, in_force, refuse_training
+from ..files.formats import load
 from ..nn.lstm import LSTM
-
-Pass = Callable[[], list[Any]]  # returns output and states, or in training all gradients; NumPy's or PyTorch's arrays
+from ..progress import Progress
+from ..words import with_article
+from .peers import Pass, Problem, peer_passes
 
 REST = 0.02  # seconds before each block of calls: threads of the one before may still spin, waiting for work
 BLOCK = 0.02  # seconds that a block takes, where one call takes less
@@ -25,46 +30,46 @@ FEWEST_ROUNDS = 3
 
 
 def benchmark(
-    sizes: dict[str, Any],
+    lstm: LSTM,
     *,
     batch_size: int,
     steps: int,
-    dtype: str,
     training: bool,
     precision: str | None = None,
     backends: Sequence[str] | None = None,
-    peer: str | None = None,
-    threads: int | None = None,
+    peers: Sequence[str] | None = None,
     seconds: float = 1.0,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
     """Measure each backend (None: all available ones that can) for about so many seconds, in interleaved rounds.
 
-    `sizes` are arguments of `LSTM`. The rows of the report, fastest first, have the median time of a call, its ratio to
-    the fastest, the rate, and the largest error against the numpy backend in double precision (of gradients: as a
-    share of the largest value in each array). A named backend or peer works or raises.
+    The rows of the report, fastest first, have the median time of a call, its ratio to the fastest, the rate, and the
+    largest error against the numpy backend in double precision (of gradients: as a share of the largest value in each
+    array). A named backend or peer works or raises; of no name at all (an empty sequence), peers are those that are
+    installed and can.
     """
-    if threads is not None:
-        set_num_threads(threads)
-    random.manual_seed(0)
+    sizes, parameters, dtype = _sizes(lstm), lstm.state_dict(), lstm.dtype.name
     exact = LSTM(**sizes, dtype="complex128" if dtype.startswith("complex") else "float64", backend="numpy")
-    parameters = {name: array.astype(dtype) for name, array in exact.named_parameters()}
     exact.load_state_dict(parameters)
+    random.manual_seed(0)
     x = random.randn(steps, batch_size, exact.input_size, dtype=dtype)
-    grad = random.randn(steps, batch_size, exact.hidden_size * (1 + exact.bidirectional), dtype=dtype)
+    features = (exact.proj_size or exact.hidden_size) * (1 + exact.bidirectional)
+    grad = random.randn(steps, batch_size, features, dtype=dtype)
+    problem = Problem(sizes, parameters, x, grad, training)
     passes = {}
-    in_use = in_force(check_precision(precision, dtype), np.dtype(dtype))
+    in_use = in_force(check_precision(precision, lstm.dtype), lstm.dtype)
     if training:
         refuse_training(in_use, "leave out --training, or the precision")
-    for name in _able(dtype, training, in_use) if backends is None else backends:
-        registry.choose(name, dtype=dtype, training=training, precision=in_use)
-        lstm = LSTM(**sizes, dtype=dtype, backend=name, precision=precision)
-        lstm.load_state_dict(parameters)
-        passes[name] = _pass(lstm, x, grad, training)
-    if peer is not None:
-        passes[peer] = _torch_pass(sizes, parameters, x, grad, training)
+    for name in _able(lstm, training, in_use) if backends is None else backends:
+        with registry.selecting(name, "--backend"):
+            registry.choose(dtype=dtype, projection=lstm.proj_size > 0, training=training, precision=in_use)
+            one = LSTM(**sizes, dtype=dtype, backend=name, precision=precision)
+            one.load_state_dict(parameters)
+            passes[name] = _pass(one, x, grad, training)
+    passes |= peer_passes(problem, peers)
     expected = _pass(exact, x.astype(exact.dtype), grad.astype(exact.dtype), training)()
     errors = {name: _error(one(), expected, relative=training) for name, one in passes.items()}
-    medians = sorted((median(blocks), name) for name, blocks in _measure(passes, seconds).items())
+    medians = sorted((median(blocks), name) for name, blocks in _measure(passes, seconds, progress).items())
     weights = sum(array.size for name, array in parameters.items() if name.startswith("weight"))
     flops = weights * steps * batch_size * (8 if dtype.startswith("complex") else 2) * (3 if training else 1)
     rows = [
@@ -76,10 +81,46 @@ def benchmark(
     return {**report, "threads": get_num_threads(), "rows": rows}
 
 
-def _able(dtype: str, training: bool, precision: str) -> list[str]:
-    here = {row.name: registry.load(row.name).capabilities for row in available_backends() if row.status == "available"}
-    able = {name: can for name, can in here.items() if dtype in can.dtypes and precision in can.precisions}
-    return [name for name, can in able.items() if not training or can.training]
+def random_lstm(sizes: dict[str, Any], dtype: str) -> LSTM:
+    """An LSTM of these sizes with the same random weights each time, whatever the dtype."""
+    random.manual_seed(0)
+    exact = LSTM(**sizes, dtype="complex128" if dtype.startswith("complex") else "float64", backend="numpy")
+    return exact.to(dtype=dtype)
+
+
+def model_lstm(path: Path, prefix: str, dtype: str | None) -> LSTM:
+    """The LSTM of a model file, converted if a dtype is given.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As :func:`cylstm.load` does; ValueError also if it is no LSTM.
+    """
+    lstm = load(path, prefix, backend=None)
+    if not isinstance(lstm, LSTM):
+        raise ValueError(f"{path} must hold an LSTM, got {with_article(type(lstm).__name__)}")
+    return lstm if dtype is None else lstm.to(dtype=dtype)
+
+
+def _sizes(lstm: LSTM) -> dict[str, Any]:
+    names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
+    return {name: getattr(lstm, name) for name in names}
+
+
+def _able(lstm: LSTM, training: bool, precision: str) -> list[str]:
+    able = []
+    for row in available_backends():
+        if row.status == "available":
+            with contextlib.suppress(BackendError):
+                registry.choose(
+                    row.name,
+                    dtype=lstm.dtype.name,
+                    projection=lstm.proj_size > 0,
+                    training=training,
+                    precision=precision,
+                )
+                able.append(row.name)
+    return able
 
 
 def _pass(lstm: LSTM, x: np.ndarray, grad: np.ndarray, training: bool) -> Pass:
@@ -88,39 +129,22 @@ def _pass(lstm: LSTM, x: np.ndarray, grad: np.ndarray, training: bool) -> Pass:
     return lambda: [(result := lstm(x))[0], *result[1]]
 
 
-def _torch_pass(sizes: Any, parameters: Any, x: np.ndarray, grad: np.ndarray, training: bool) -> Pass:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError("--peer torch needs PyTorch: pip install torch") from error
-    torch.set_num_threads(get_num_threads())
-    input, grad_output = torch.from_numpy(x).requires_grad_(training), torch.from_numpy(grad)
-    lstm = torch.nn.LSTM(**sizes, dtype=input.dtype)
-    lstm.load_state_dict({name: torch.from_numpy(array) for name, array in parameters.items()})
-    if training:
-        return lambda: list(torch.autograd.grad(lstm(input)[0], [input, *lstm.parameters()], grad_output))
-
-    def call() -> list[Any]:
-        with torch.inference_mode():
-            output, state = lstm(input)
-            return [output, *state]
-
-    return call
-
-
 def _error(found: list[Any], expected: list[Any], *, relative: bool) -> float:
     pairs = zip(map(np.asarray, found), expected, strict=True)
     return float(np.max([np.abs(a - b).max() / (np.abs(b).max() if relative else 1) for a, b in pairs]))  # nan stays
 
 
-def _measure(passes: dict[str, Pass], seconds: float) -> dict[str, list[float]]:
+def _measure(passes: dict[str, Pass], seconds: float, progress: bool | None) -> dict[str, list[float]]:
     """Seconds per call, block by block: one block of each in every round."""
     times: dict[str, list[float]] = {name: [] for name in passes}
     calls = {name: max(1, round(BLOCK / timeit(one, number=1))) for name, one in passes.items()}
-    end = time.perf_counter() + seconds * len(passes)
-    while time.perf_counter() < end or min(map(len, times.values())) < FEWEST_ROUNDS:
-        for name, one in passes.items():
-            time.sleep(REST)
-            one()  # caches, and threads awake
-            times[name].append(timeit(one, number=calls[name]) / calls[name])
+    begin, total = time.perf_counter(), seconds * len(passes)
+    with Progress(100, "", shown=progress) as bar:
+        while (spent := time.perf_counter() - begin) < total or min(map(len, times.values())) < FEWEST_ROUNDS:
+            bar.advance(max(0, min(99, round(100 * spent / (total or 1))) - bar.done))
+            for name, one in passes.items():
+                time.sleep(REST)
+                one()  # caches, and threads awake
+                times[name].append(timeit(one, number=calls[name]) / calls[name])
+        bar.advance(100 - bar.done)
     return times

@@ -1,60 +1,40 @@
-"""``cylstm convert`` and ``cylstm inspect``: model files of all kinds that cylstm reads."""
+"""``cylstm convert``: one module from a model file to another, of any kind that cylstm reads and writes."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
-from ..files.formats import load, read, save
+from ..files.formats import read, save
 from ..files.modules import make
-from ..files.names import find_modules
+from ..files.names import choose, find_modules, listed
+from ..words import counted
+from .outputs import check_output
 
 
-def convert_file(source: Path, target: Path, *, prefix: str = "") -> str:
+def convert_file(
+    source: Path, target: Path, *, prefix: str = "", batch_first: bool | None = None, force: bool = False
+) -> tuple[str, str]:
     """Read one module from a file and write it to another, each in the format of its extension.
 
     Returns
     -------
-    str
-        What was converted.
+    tuple of two str
+        What was converted, and what else the file holds, which was not; empty if nothing.
 
     Raises
     ------
     FileNotFoundError, ValueError, TypeError, ImportError
-        As :func:`cylstm.load` and :func:`cylstm.save` do. Nothing is written then.
+        As :func:`cylstm.load` and :func:`cylstm.save` do; ValueError also if the target is the source, or is there
+        already and `force` is not given. Nothing is written then.
     """
-    module = load(source, prefix)
+    contents = read(source)
+    check_output(target, [source], force=force)
+    module = make(contents, source, prefix, batch_first=batch_first)
     save(module, target)
-    return f"{module}, {module.dtype}"
-
-
-def inspect_file(path: Path) -> dict[str, Any]:
-    """What is in a model file, as plain data for JSON.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError, ImportError
-        As :func:`cylstm.load` does, of what concerns the file as a whole.
-    """
-    contents = read(path)
-    modules: list[dict[str, Any]] = []
-    used = 0
-    for kind, prefixes in find_modules(contents.tensors).items():
-        for prefix, names in prefixes.items():
-            used += len(names)
-            parameters = sum(math.prod(contents.tensors[prefix + name].shape) for name in names)
-            one: dict[str, Any] = {"prefix": prefix, "parameters": parameters}
-            modules.append(one)
-            if kind == "other":
-                one |= {"refused": "is an RNN or GRU, not an LSTM"}
-                continue
-            try:
-                module = make(contents, path, prefix)
-                one |= {"module": str(module), "dtype": module.dtype.name}
-            except ValueError as error:
-                one |= {"refused": str(error)}
-    modules += [{"prefix": prefix, "refused": reason} for prefix, reason in contents.refused.items()]
-    modules += [{"prefix": prefix, "other": what} for prefix, what in contents.others.items()]
-    others = len(contents.tensors) - used
-    return {"file": str(path), "bytes": path.stat().st_size, "modules": modules, "other_arrays": others}
+    _, chosen, names = choose(contents, prefix, source)
+    modules = {p: found for kind in find_modules(contents.tensors).values() for p, found in kind.items() if p != chosen}
+    others = len(contents.tensors) - len(names) - sum(map(len, modules.values()))
+    left = [repr(p) for p in dict.fromkeys([*modules, *contents.refused, *contents.others])]
+    if others:
+        left.append(counted(others, "other array" if left else "array"))
+    return f"{module}, {module.dtype}", listed(left)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from ..words import printable
 from .parser import make_parser
 
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Errors are one line on stderr."""
     parsed = make_parser().parse_args(arguments)
     try:
-        with _signals(), _warnings():
+        with _signals(), _warnings(), _current_folder(parsed):
             status: int = parsed.command(parsed)
             sys.stdout.flush()
             return status
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("terminated", 128 + error.number)
     except MemoryError:
         return _fail("not enough memory: try a smaller --chunk or --batch-chunk", 2)
+    except FileNotFoundError as error:
+        return _fail(f"no such file: {str(error.filename)!r}" if error.filename else str(error), 2)
     except OSError as error:
         reason = error.strerror or str(error)
         return _fail(f"{error.filename}: {reason}" if error.filename and error.strerror else reason, 2)
@@ -47,8 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"cylstm: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"cylstm: {' '.join(message.split())}"), file=sys.stderr)
     return status
+
+
+@contextmanager
+def _current_folder(parsed: argparse.Namespace) -> Iterator[None]:
+    """Where a backend is named as ``module:Class``, the current folder is searched too, after all others."""
+    given = (getattr(parsed, "backend", None), getattr(parsed, "name", None), os.environ.get("CYLSTM_BACKEND"))
+    named = [name for one in given if one for name in ([one] if isinstance(one, str) else one)]
+    if not any(":" in name for name in named):
+        yield
+        return
+    folder = os.getcwd()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(folder)
 
 
 @contextmanager

@@ -17,15 +17,15 @@ MODEL   a .safetensors or .npz file with parameters under PyTorch's names, such 
         options are inferred from names and shapes. Other layers in the file are left alone. Or an .onnx, .keras
         or .weights.h5 file.
 INPUT   an .npy file of shape (T, B, I), or (B, T, I) with --batch-first, or (T, I) for one sequence; or an .npz
-        file with the array input, and h_0 and c_0 if the states do not begin at zero.
+        file with the array input, h_0 and c_0 if the states do not begin at zero, and lengths if there is padding.
 
 An .npy file is memory-mapped and read in chunks, so it may be larger than memory; an .npz file is read as a whole.
 However it is cut, the result is that of one call, bit for bit on the cython backend: the states are carried from
 chunk to chunk. A bidirectional LSTM reads each sequence from both ends, so it is cut by sequences alone.
 """
 _RUN_MORE = """\
-OUTPUT appears under its name when it is complete; a run that fails or is interrupted leaves nothing behind and an
-older file of this name untouched.
+OUTPUT appears under its name when it is complete. A run that fails or is interrupted leaves nothing behind. A file that
+is there is replaced with --force alone, and an input never.
 
 exit status:
   0 done; 2 a wrong argument or file; 130 or 143 interrupted
@@ -35,34 +35,38 @@ examples:
   cylstm run model.safetensors input.npy -o result.npz --prefix encoder.lstm. --batch-first
   cylstm run digits.safetensors images.npy -o scores.npy --prefix lstm. --head head.
   cylstm run model.safetensors day.npy -o day.out.npy --chunk 10000 --backend cython --dtype float32
+  cylstm run model.safetensors padded.npy -o output.npy --lengths lengths.npy --threads 4
 """
 _READS = "a .safetensors, .npz, .onnx, .keras or .weights.h5 file"
 _CONVERT = """\
 Read one LSTM from a model file and write it to another, each in the format of its extension.
 
 Nothing in a file is executed. What cylstm does not compute is refused by name, and what OUT has no place for, too.
+What else IN holds is named and not converted. A file that is there is replaced with --force alone, and IN never.
 """
 _CONVERT_MORE = """\
 examples:
   cylstm convert model.keras model.safetensors
   cylstm convert model.onnx model.npz --prefix /lstm/LSTM
-  cylstm convert model.safetensors model.onnx --prefix encoder.lstm.
+  cylstm convert model.safetensors model.onnx --prefix encoder.lstm. --batch-first
 """
 _BENCH = """\
 Run one LSTM on several backends in turn, and show the median time of a call beside the error.
 
-The rounds are interleaved, so that what else happens on the machine meets all backends alike. Weights and input are
-random, the same each time. The error is the largest against the numpy backend in double precision; with --training,
-that of a gradient as a share of the largest value in its array. GFLOP/s counts the matrix products.
+The rounds are interleaved, so that what else happens on the machine meets all backends alike. The input is random, the
+same each time; so are the weights, unless MODEL gives them and the sizes. The error is the largest against the numpy
+backend in double precision; with --training, that of a gradient as a share of the largest value in its array. GFLOP/s
+counts the matrix products.
 """
 _BENCH_MORE = """\
 examples:
   cylstm bench --steps 1 --hidden 64
   cylstm bench --batch 16 --hidden 256 --layers 2 --bidirectional --training --threads 2
+  cylstm bench model.safetensors --prefix encoder.lstm. --steps 1 --peer
   cylstm bench --backend cython numpy --peer torch --json
 """
-#: What .npy files can hold: bfloat16 would come back from them as bytes.
-_DTYPES = ["float16", "float32", "float64", "complex64", "complex128"]
+_DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
+_FORCE = "replace OUTPUT if it is there; without it that is an error. An input is never replaced"
 _MAIN_MORE = """\
 environment:
   CYLSTM_BACKEND      the backend: a name, or package.module:Class
@@ -111,7 +115,8 @@ def _add_info(group: Any) -> None:
 
 
 def _add_backends(group: Any) -> None:
-    _command(group, commands.backends, "List the backends, whether they work here, and if not, why.")
+    summary = "List the backends: which is selected, whether they work here and if not, why, and what they compute."
+    _command(group, commands.backends, summary).add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_check_backend(group: Any) -> None:
@@ -125,6 +130,7 @@ def _add_check_backend(group: Any) -> None:
     check.add_argument(
         "--bitwise", action="store_true", help="also check, bit for bit, that steps, chunks and batches change nothing"
     )
+    check.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_run(group: Any) -> None:
@@ -153,19 +159,23 @@ def _add_run(group: Any) -> None:
     run.add_argument(
         "--dtype",
         choices=_DTYPES,
-        help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
+        help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL. The output of bfloat16 is "
+        "written as float32",
     )
     run.add_argument("--precision", choices=PRECISIONS, help="how a float32 MODEL is computed; by default as it says")
+    run.add_argument(
+        "--lengths",
+        metavar="FILE",
+        type=Path,
+        help="an .npy file of the steps of each sequence: what is behind them is padding, and the output there is zero",
+    )
+    run.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels")
     run.add_argument(
         "--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default about 16 MiB of them"
     )
     run.add_argument("--batch-chunk", metavar="SEQUENCES", type=_positive, help="sequences at a time; likewise")
-    run.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="show progress; by default on a terminal only",
-    )
+    _add_progress(run)
+    run.add_argument("--force", action="store_true", help=_FORCE)
     run.add_argument("--json", action="store_true", help="report as JSON")
 
 
@@ -176,6 +186,13 @@ def _add_convert(group: Any) -> None:
     convert.add_argument("source", metavar="IN", type=Path, help=_READS)
     convert.add_argument("target", metavar="OUT", type=Path, help="a .safetensors, .npz, .onnx or .weights.h5 file")
     convert.add_argument("--prefix", default="", metavar="P", help="where in IN the module is, such as encoder.lstm.")
+    convert.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the module takes and gives (B, T, features); by default what IN says, else not",
+    )
+    convert.add_argument("--force", action="store_true", help=_FORCE.replace("OUTPUT", "OUT"))
 
 
 def _add_inspect(group: Any) -> None:
@@ -186,22 +203,35 @@ def _add_inspect(group: Any) -> None:
 
 def _add_bench(group: Any) -> None:
     bench = _command(group, commands.bench, "Measure the backends.", description=_BENCH, epilog=_BENCH_MORE)
+    bench.add_argument("model", metavar="MODEL", type=Path, nargs="?", help=f"{_READS}, whose LSTM is measured")
+    bench.add_argument("--prefix", default="", metavar="P", help="where in MODEL the LSTM is, such as encoder.lstm.")
     bench.add_argument("--batch", metavar="B", type=_positive, default=1, help="sequences side by side (1)")
     bench.add_argument("--steps", metavar="T", type=_positive, default=100, help="time steps (100)")
     bench.add_argument("--input", metavar="I", type=_positive, help="input size; by default the hidden size")
-    bench.add_argument("--hidden", metavar="H", type=_positive, default=128, help="hidden size (128)")
-    bench.add_argument("--layers", metavar="L", type=_positive, default=1, help="layers (1)")
+    bench.add_argument("--hidden", metavar="H", type=_positive, help="hidden size (128)")
+    bench.add_argument("--layers", metavar="L", type=_positive, help="layers (1)")
     bench.add_argument("--bidirectional", action="store_true", help="both directions")
-    bench.add_argument("--dtype", choices=_DTYPES, default="float32", help="of weights and input (float32)")
+    bench.add_argument("--dtype", choices=_DTYPES, help="of weights and input; by default that of MODEL, or float32")
     bench.add_argument("--precision", choices=PRECISIONS, help="how float32 is computed (float32)")
     bench.add_argument("--training", action="store_true", help="forward and backward pass")
     bench.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels, and of PyTorch")
     bench.add_argument(
         "--backend", metavar="NAME", nargs="+", help="the backends; by default all that are here and can"
     )
-    bench.add_argument("--peer", choices=["torch"], help="measure torch.nn.LSTM too")
+    bench.add_argument(
+        "--peer",
+        choices=["torch", "onnxruntime"],
+        nargs="*",
+        help="measure torch.nn.LSTM and ONNX Runtime too; without a name those that are installed and can",
+    )
     bench.add_argument("--seconds", metavar="S", type=_seconds, default=1.0, help="time for each of them (1)")
+    _add_progress(bench)
     bench.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_progress(parser: Any) -> None:
+    action = argparse.BooleanOptionalAction
+    parser.add_argument("--progress", action=action, default=None, help="show progress; by default on a terminal only")
 
 
 def _positive(text: str) -> int:

@@ -19,14 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.arguments import as_dtype
+from ..arrays.packing import pack_padded_sequence, pad_packed_sequence
 from ..backends import registry
 from ..files import npz
-from ..files.container import replaceable, replacing, unreadable
+from ..files.container import existing, replaceable, replacing, unreadable
 from ..files.formats import load
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..progress import Progress
+from ..words import with_article
 from .info import backend_info
+from .outputs import check_output
 from .sequences import FileArray, mapped_output
 
 #: Size of a chunk of input and output where the caller does not choose.
@@ -39,6 +43,7 @@ class Input(NamedTuple):
     input: np.ndarray | FileArray
     h_0: np.ndarray | None = None
     c_0: np.ndarray | None = None
+    lengths: np.ndarray | None = None  # (B,): steps of each sequence, behind which there is padding
 
 
 class Chunks(NamedTuple):
@@ -90,9 +95,11 @@ def run_file(
     batch_first: bool | None = None,
     dtype: str | None = None,
     precision: str | None = None,
+    lengths: Path | None = None,
     chunk: int | None = None,
     batch_chunk: int | None = None,
     progress: bool | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Run the LSTM of a model file over the sequences of an input file, on the backend in force.
 
@@ -110,21 +117,25 @@ def run_file(
     """
     if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"output must end in .npy or .npz, got {str(output_path)!r}")
+    if output_path is not None:
+        check_output(output_path, filter(None, (model, input_path, lengths)), force=force)
     lstm, linear = _load_model(model, prefix, head, dtype, precision)
     if batch_first is not None:
         lstm.batch_first = batch_first
     described = str(lstm)
-    given = _read_input(input_path)
+    given = _read_input(input_path, lengths)
     _check_input(given, lstm, convert=dtype is not None)
     layout = FileLayout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
     T, B = layout.sizes(given.input.shape)
-    chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk)
+    chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk, ragged=given.lengths is not None)
     lstm.batch_first = False  # what it is called with from here on is time-major
-    with _written(output_path, _result_shapes(lstm, linear, layout, T, B), lstm.dtype) as results:
+    written = np.dtype(np.float32) if lstm.dtype.name == "bfloat16" else lstm.dtype  # which .npy files lack
+    with _written(output_path, _result_shapes(lstm, linear, layout, T, B), written) as results:
         shapes = {name: list(array.shape) for name, array in results.items()}
         start = time.perf_counter()
         _compute(lstm, linear, given, results, layout, chunks, progress)
         seconds = time.perf_counter() - start
+    steps = T * B if given.lengths is None else int(given.lengths.sum())
     chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0, precision=lstm.precision)
     return {
         "model": str(model),
@@ -140,19 +151,27 @@ def run_file(
         "chunk": chunks._asdict(),
         "seconds": seconds,
         "sequences_per_second": B / seconds,
-        "steps_per_second": T * B / seconds,
+        "steps_per_second": steps / seconds,
         "backend": backend_info(chosen),
     }
 
 
-def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_chunk: int | None = None) -> Chunks:
+def plan_chunks(
+    lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_chunk: int | None = None, ragged: bool = False
+) -> Chunks:
     """How to cut T steps of B sequences: as given, else into pieces of about :data:`CHUNK_BYTES`.
 
     Raises
     ------
     ValueError
-        If a bidirectional LSTM should be cut in time: its second direction begins at the end of the sequence.
+        If a bidirectional LSTM should be cut in time: its second direction begins at the end of the sequence. Ragged
+        sequences are not cut in time either.
     """
+    if chunk is not None and ragged:
+        raise ValueError(
+            f"--chunk must be left out for sequences of several lengths, got {chunk}: use --batch-chunk to take fewer "
+            "sequences at a time"
+        )
     if chunk is not None and lstm.bidirectional:
         raise ValueError(
             f"--chunk must be left out for a bidirectional LSTM, which reads sequences from both ends, got {chunk}: "
@@ -162,7 +181,7 @@ def plan_chunks(lstm: LSTM, T: int, B: int, *, chunk: int | None = None, batch_c
     rows = max(1, CHUNK_BYTES // (width * lstm.dtype.itemsize))
     # What follows one another in the file is taken together: whole sequences if batch_first, else whole steps.
     steps, sequences = chunk, batch_chunk
-    if steps is None and lstm.bidirectional:
+    if steps is None and (lstm.bidirectional or ragged):
         steps = T
     if steps is None:
         steps = rows // (sequences or (1 if lstm.batch_first else max(B, 1)))
@@ -182,39 +201,54 @@ def _load_model(
 ) -> tuple[LSTM, Linear | None]:
     lstm = load(model, prefix)
     if not isinstance(lstm, LSTM):
-        raise ValueError(f"{model} must hold an LSTM, got a {type(lstm).__name__}")
+        raise ValueError(f"{model} must hold an LSTM, got {with_article(type(lstm).__name__)}")
     linear = None if head is None else load(model, head)
     if linear is not None:
         if not isinstance(linear, Linear):
-            raise ValueError(f"the head {head!r} must be a Linear, got an {type(linear).__name__}")
+            raise ValueError(f"the head {head!r} must be a Linear, got {with_article(type(linear).__name__)}")
         if linear.in_features != _features(lstm):
             raise ValueError(
                 f"the head {head!r} must take the {_features(lstm)} features of the LSTM, got {linear.in_features}"
             )
+    wanted = lstm.dtype if dtype is None else as_dtype(dtype)
     for module in (lstm,) if linear is None else (lstm, linear):
-        if not np.can_cast(module.dtype, dtype or lstm.dtype, "same_kind"):
-            raise ValueError(f"parameters must be convertible to {dtype or lstm.dtype}, got {module.dtype}")
-        module.to(dtype=dtype or lstm.dtype)
+        if not _convertible(module.dtype, wanted):
+            raise ValueError(f"parameters must be convertible to {wanted}, got {module.dtype}")
+        module.to(dtype=wanted)
         if precision is not None:
             module.precision = precision
     return lstm.eval(), linear
 
 
-def _read_input(path: Path) -> Input:
+def _read_input(path: Path, lengths: Path | None) -> Input:
     extension = path.suffix.lower()
     if extension == ".npy":
-        try:
-            return Input(FileArray(path))
-        except OSError:
-            raise
-        except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
-            raise unreadable(path, ".npy file", error) from error
-    if extension == ".npz":
-        tensors = npz.read(path).tensors
+        given = Input(_file_array(path))
+    elif extension == ".npz":
+        tensors = npz.read(existing(path)).tensors
         if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
             raise ValueError(f"{path} must hold the array input, and h_0 with c_0 or neither, got {', '.join(tensors)}")
-        return Input(**{name: tensors[name].read() for name in Input._fields if name in tensors})
-    raise ValueError(f"input must end in .npy or .npz, got {str(path)!r}")
+        given = Input(**{name: tensors[name].read() for name in Input._fields if name in tensors})
+    else:
+        raise ValueError(f"input must end in .npy or .npz, got {str(path)!r}")
+    if lengths is None:
+        return given
+    if given.lengths is not None:
+        raise ValueError(f"--lengths must be left out where {path} holds the array lengths, got {str(lengths)!r}")
+    if lengths.suffix.lower() != ".npy":
+        raise ValueError(f"lengths must end in .npy, got {str(lengths)!r}")
+    return given._replace(lengths=_file_array(lengths).read(slice(None)))
+
+
+def _file_array(path: Path) -> FileArray:
+    try:
+        return FileArray(path)
+    except OSError:
+        raise
+    except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
+        if not path.is_file():
+            raise
+        raise unreadable(path, ".npy file", error) from error
 
 
 def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
@@ -225,14 +259,16 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
         raise ValueError(f"input must have shape {axes} or (T, I) with I = {lstm.input_size}, got {x.shape}")
     if not x.shape[1 if x.ndim == 3 and lstm.batch_first else 0]:
         raise ValueError(f"input must have sequences of one step or more, got {x.shape}")
+    if given.lengths is not None:
+        _check_lengths(given.lengths, x, lstm)
     for name, array in given._asdict().items():
-        if array is None:
+        if array is None or name == "lengths":
             continue
         if array.dtype.newbyteorder("=") != lstm.dtype and not convert:
             raise ValueError(
                 f"{name} must be {lstm.dtype}, as the model, got {array.dtype}: --dtype {lstm.dtype} converts it"
             )
-        if not np.can_cast(array.dtype, lstm.dtype, "same_kind"):
+        if not _convertible(array.dtype, lstm.dtype):
             raise ValueError(f"{name} must be convertible to {lstm.dtype}, got {array.dtype}")
     if given.h_0 is not None and given.c_0 is not None:
         batch = () if x.ndim == 2 else (x.shape[0 if lstm.batch_first else 1],)
@@ -240,6 +276,21 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
         h_0, c_0 = (layers, *batch, lstm.proj_size or lstm.hidden_size), (layers, *batch, lstm.hidden_size)
         if (given.h_0.shape, given.c_0.shape) != (h_0, c_0):
             raise ValueError(f"h_0 must have shape {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
+
+
+def _check_lengths(lengths: np.ndarray, x: np.ndarray | FileArray, lstm: LSTM) -> None:
+    if x.ndim == 2:
+        raise ValueError(f"lengths must be left out for one sequence, input of shape (T, I), got {x.shape}")
+    T, B = x.shape[:2][:: -1 if lstm.batch_first else 1]
+    if lengths.shape != (B,) or lengths.dtype.kind not in "iu":
+        raise ValueError(f"lengths must be {B} whole numbers, got {lengths.dtype} of shape {lengths.shape}")
+    if B and not 1 <= lengths.min() <= lengths.max() <= T:
+        raise ValueError(f"lengths must be from 1 to the {T} steps of input, got {lengths.min()} to {lengths.max()}")
+
+
+def _convertible(given: np.dtype, wanted: np.dtype) -> bool:
+    """Whether numbers of one dtype make sense as another: not complex ones as real ones."""
+    return (given.kind in "biufc" and (given.kind != "c" or wanted.kind == "c")) or given == wanted
 
 
 def _result_shapes(lstm: LSTM, head: Linear | None, layout: FileLayout, T: int, B: int) -> dict[str, tuple[int, ...]]:
@@ -301,7 +352,7 @@ def _compute(
             states: Any = _initial_states(given, lstm, layout, b)
             for t in _slices(T, chunks.steps):
                 part = layout.part(given.input, t, b).astype(lstm.dtype, copy=False)
-                part_of_output, states = lstm(part, states)
+                part_of_output, states = _call(lstm, part, states, given.lengths, b)
                 if output is not None:
                     output[t, b] = part_of_output
                 bar.advance(part.shape[1] * (part.shape[0] if in_time else 1))
@@ -311,6 +362,14 @@ def _compute(
             if head is not None and logits is not None:
                 last = states[0][-(1 + lstm.bidirectional) :]  # of the last layer, each direction
                 logits[b] = head(np.concatenate(last, axis=1))
+
+
+def _call(lstm: LSTM, part: np.ndarray, states: Any, lengths: np.ndarray | None, b: slice) -> Any:
+    """Output and states of a chunk; with lengths, of whole sequences, whose output is zero behind their ends."""
+    if lengths is None:
+        return lstm(part, states)
+    packed, states = lstm(pack_padded_sequence(part, lengths[b], enforce_sorted=False), states)
+    return pad_packed_sequence(packed, total_length=len(part))[0], states
 
 
 def _initial_states(given: Input, lstm: LSTM, layout: FileLayout, b: slice) -> tuple[np.ndarray, np.ndarray] | None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16, from_bfloat16_bits
+from ..words import with_article
 
 #: Content may grow to MAX_EXPANDED bytes, or to MAX_EXPANSION times the bytes that it has in the file.
 MAX_EXPANSION = 100
@@ -50,6 +51,9 @@ class Contents(NamedTuple):
     metadata: dict[str, str]
     refused: Mapping[str, str] = MappingProxyType({})  # prefix of an LSTM that cylstm does not compute → why
     others: Mapping[str, str] = MappingProxyType({})  # prefix of another layer → what it is, where the file says it
+    #: Prefix of a layer → how many parameters the file's own convention counts there; in the order of the model, where
+    #: that of the tensors is another.
+    parameters: Mapping[str, int] = MappingProxyType({})
 
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -169,7 +173,7 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise damaged(path, f"the header must be JSON, got {type(error).__name__}: {error}") from error
     if not isinstance(header, dict):
-        raise damaged(path, f"the header must be a table, got a {type(header).__name__}")
+        raise damaged(path, f"the header must be a table, got {with_article(type(header).__name__)}")
     return header
 
 

@@ -140,7 +140,7 @@ def load(
     Returns
     -------
     LSTM, LSTMCell or Linear
-        In training mode, as each new module.
+        In evaluation mode, without dropout: what is loaded is run. ``.train()`` to train it further.
 
     Raises
     ------

@@ -19,6 +19,7 @@ from ..nn.lstm import LSTM
 from ..nn.options import from_metadata, to_metadata
 from ..nn.reparametrised import Recipe, recipes
 from ..nn.stack import Stack
+from ..words import with_article
 from . import frozen
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
@@ -94,7 +95,8 @@ def make(
         options["dropout"] = stored.get("dropout", 0.0) if dropout is None else dropout
     elif batch_first is not None or dropout is not None:
         raise TypeError(
-            f"batch_first and dropout must be None for a {kind}, which {path} holds {at(prefix)}: leave them out"
+            f"batch_first and dropout must be None for {with_article(kind)}, which {path} holds {at(prefix)}: "
+            "leave them out"
         )
     if kind != "Linear":
         options |= _more_options(contents.metadata, prefix, names, path)
@@ -102,7 +104,7 @@ def make(
         if kind == "Linear":
             raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
         options["backend"] = backend
-    return _make(kind, tensors, options, what, is_frozen)
+    return _make(kind, tensors, options, what, is_frozen).eval()
 
 
 def make_lstm(parameters: Mapping[str, Any], what: str, **options: object) -> LSTM:

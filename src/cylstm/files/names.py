@@ -67,7 +67,10 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     found = find_modules(contents.tensors)
     exact, inside = {prefix, f"{prefix}."}, prefix if prefix.endswith(".") or not prefix else f"{prefix}."
     found["LSTM"] |= {refused: [] for refused in contents.refused}
+    recurrent = bool(found["other"] or contents.others)
     for kind in _NAMES:
+        if kind == "Linear" and recurrent and not prefix:
+            continue  # it stands behind what cylstm does not compute: it is not what is meant, unless it is named
         candidates = {p: names for p, names in found[kind].items() if p in exact}
         candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
         candidates = candidates or {p: names for p, names in found[kind].items() if _holds(p, inside)}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16
+from ..words import with_article
 from .container import (
     MAX_DIMENSIONS,
     Contents,
@@ -122,7 +123,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 def _checked_entry(entry: Any, name: str, path: Path) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, begin and end of one entry of the header of a safetensors file."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        fields = f"{', '.join(entry):.100}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        fields = f"{', '.join(entry):.100}" if isinstance(entry, dict) else with_article(type(entry).__name__)
         raise damaged(path, f"{name!r} must have exactly dtype, shape and data_offsets, got {fields}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:

@@ -10,7 +10,8 @@ import numpy as np
 from ..files.container import Contents, Tensor, as_tensors
 from ..nn.lstm import LSTM as Module
 from ..nn.options import refuse
-from .files.contents import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
+from ..words import counted, with_article
+from .files.contents import BACKWARD, CELL, FORWARD, OWN, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
 from .sequential import Sequential
 
@@ -99,8 +100,36 @@ def read(path: Path) -> Contents:
                     found |= {f"bias_ih{suffix}": arrays[2], f"bias_hh{suffix}": np.zeros_like(arrays[2])}
                 tensors |= as_tensors({f"{name}.{field}": array for field, array in found.items()})
         metadata.setdefault(f"{name}.batch_first", "true")
-    others = {f"{one.name}.": _summary(file, one) for one in file.stored.values() if not _is_lstm(one)}
-    return Contents(tensors, metadata, refused, others)
+    others: dict[str, str] = {}
+    for one in file.stored.values():
+        if _is_lstm(one):
+            continue
+        if (linear := _linear(file, one)) is not None:
+            tensors |= as_tensors({f"{one.name}.{field}": array for field, array in linear.items()})
+        else:
+            others[f"{one.name}."] = _summary(file, one)
+    counts = {one.name: _count(one) for one in file.stored.values()}
+    for name, layers in joined.items():  # stacked ones are one
+        counts |= {one.name: 0 for one in layers} | {name: sum(counts[one.name] for one in layers)}
+    in_file = sorted(file.stored.values(), key=lambda one: one.path)  # without a configuration: as HDF5 sorts them
+    order = [name for name in (*file.described, *(one.name for one in in_file)) if name in counts]
+    counts = {name: counts[name] for name in dict.fromkeys(order)}
+    return Contents(tensors, metadata, refused, others, {f"{name}.": count for name, count in counts.items()})
+
+
+def _linear(file: KerasFile, layer: Stored) -> dict[str, np.ndarray] | None:
+    """The parameters of a Dense without an activation, as those of a Linear."""
+    described = file.described.get(layer.name)
+    if described is None or described.kind != "Dense" or described.config.get("activation") != "linear":
+        return None
+    arrays = layer.parts.get(OWN, [])
+    if not arrays or arrays[0].ndim != 2:
+        return None
+    return dict(zip(("weight", "bias"), (arrays[0].T, *arrays[1:]), strict=False))
+
+
+def _count(layer: Stored) -> int:
+    return sum(array.size for arrays in layer.parts.values() for array in arrays)
 
 
 def _runs(file: KerasFile) -> list[list[Stored]]:
@@ -158,8 +187,11 @@ def _is_lstm(layer: Stored) -> bool:
 def _summary(file: KerasFile, layer: Stored) -> str:
     """What a layer that is no LSTM is: its class if the file says it, and its size."""
     described = file.described.get(layer.name)
-    number = sum(array.size for arrays in layer.parts.values() for array in arrays)
-    return f"{described.kind if described else 'another layer'}, {number:,} parameters"
+    kind = described.kind if described else "another layer"
+    activation = described.config.get("activation") if described else None
+    if kind == "Dense" and activation != "linear":
+        kind = f"a Dense with activation={activation!r}, which cylstm.keras.load_model computes"
+    return f"{kind}, {counted(_count(layer), 'parameter')}"
 
 
 def _refused(file: KerasFile, layer: Stored) -> str:
@@ -169,7 +201,7 @@ def _refused(file: KerasFile, layer: Stored) -> str:
         return ""
     kind, config = described.kind, described.config
     if kind not in ("LSTM", "Bidirectional"):
-        return f"is a {kind}"
+        return f"is {with_article(kind)}"
     remedy = ": use cylstm.keras.load_model"
     one, other = config, config
     if kind == "Bidirectional":

@@ -13,6 +13,7 @@ from ..arrays.arguments import DTYPES, as_array, as_dtype
 from ..files.container import damaged
 from ..files.names import either
 from ..progress import Progress
+from ..words import with_article
 from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
 from .layers.arguments import checked_weights, positive
@@ -267,7 +268,7 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
     path = Path(path)
     file = read_file(path)
     if file.kind != "Sequential":
-        kind = f"a {file.kind} model" if file.kind else "weights without a configuration"
+        kind = f"{with_article(file.kind)} model" if file.kind else "weights without a configuration"
         raise ValueError(
             f"{path} must hold a Sequential model, got {kind}: cylstm.load(path) gives an LSTM of it; or build a "
             "cylstm.keras.Sequential and use its load_weights"
@@ -299,16 +300,16 @@ def _from_config(kind: str, config: dict[str, Any]) -> Layer:
     classes: dict[str, type[Layer]] = {one.__name__: one for one in (LSTM, Bidirectional, Dense, Masking, Dropout)}
     if kind not in classes:
         raise ValueError(
-            f"the layer {config.get('name')!r} must be one that cylstm computes ({either(classes)}), got a {kind}"
+            f"the layer {config.get('name')!r} must be one that cylstm computes ({either(classes)}), "
+            f"got {with_article(kind)}"
         )
     cls = classes[kind]
     arguments = {name: config[name] for name in cls._arguments if name in config}
     dtype = config.get("dtype")
     if isinstance(dtype, dict):
         if dtype["class_name"] != "DTypePolicy":
-            raise ValueError(
-                f"the dtype of the layer {config.get('name')!r} must be a DTypePolicy, got a {dtype['class_name']}"
-            )
+            policy = with_article(dtype["class_name"])
+            raise ValueError(f"the dtype of the layer {config.get('name')!r} must be a DTypePolicy, got {policy}")
         dtype = dtype["config"]["name"]
     if kind == "Bidirectional":
         arguments["layer"] = _from_config(config["layer"]["class_name"], config["layer"]["config"])

@@ -101,6 +101,22 @@ class ComputedModule(Module):
         """What they add to the ``repr``."""
         return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backend" and "_store" in self.__dict__:
+            self._set_backend(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_backend(self, backend: str | Backend | None) -> None:
+        """Compute on another backend from the next call on. An explicit choice works or raises."""
+        if backend is not None:
+            registry.choose(
+                backend, dtype=self.dtype.name, device=self._device, precision=self.precision, **self._needs
+            )
+        with exclusively([self]):
+            self.__dict__["backend"] = backend
+            self._store.renew()
+
     def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)

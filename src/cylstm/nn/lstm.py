@@ -80,7 +80,7 @@ class LSTM(ComputedModule):
     """
 
     _fixed: ClassVar[frozenset[str]] = frozenset(
-        {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", "backend", *NAMES}
+        {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", *NAMES}
     )
 
     def __init__(
@@ -312,9 +312,9 @@ class LSTM(ComputedModule):
 
         return layout.from_rows(output), (layout.from_state(h_n), layout.from_state(c_n)), pullback
 
-    def stream(self, batch_size: int = 1) -> Stream:
-        """One time step at a time, with all buffers made beforehand; see `Stream`."""
-        return Stream(self, batch_size)
+    def stream(self, batch_size: int = 1, *, hx: tuple[Any, Any] | None = None) -> Stream:
+        """One time step at a time, with all buffers made beforehand, from the state `hx` on; see `Stream`."""
+        return Stream(self, batch_size, hx=hx)
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
         return self._stack.layers(as_parameters(arrays))

@@ -28,6 +28,15 @@ class IncompatibleKeys(NamedTuple):
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
+#: What modules of PyTorch have and these do not, and what to do instead.
+_NOT_HERE = {
+    "requires_grad_": ": a gradient is computed where it is requested, by vjp. To freeze a module, leave it out of the "
+    "optimiser",
+    "backward": ": call vjp, and the pullback that it returns",
+    "register_forward_hook": ": there are no hooks",
+}
+
+
 class Module:
     """What LSTM, LSTMCell and Linear have in common: parameters by PyTorch's names, and a training mode.
 
@@ -139,7 +148,8 @@ class Module:
             return store[name]
         if store is not None and name + VALUES in store:
             raise AttributeError(f"the module is frozen: it has {name + VALUES} and {name + SCALE} instead of {name}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        hint = _NOT_HERE.get(name, "")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__.get("_store")
@@ -337,6 +347,25 @@ class Module:
         with exclusively([self]):
             self._device = device
             self._store.renew()
+
+    def cpu(self) -> Self:
+        """Compute on the CPU, where the parameters are in any case."""
+        return self.to(device="cpu")
+
+    def cuda(self, device: int | None = None) -> Self:
+        """Compute on an NVIDIA GPU, as ``to("cuda")`` does, or on the one of this number."""
+        return self.to(device="cuda" if device is None else f"cuda:{device}")
+
+    def children(self) -> Iterator[Module]:
+        """The modules inside this one: none."""
+        return iter(())
+
+    def modules(self) -> Iterator[Module]:
+        """This module and those inside it."""
+        return iter((self,))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: a pullback returns gradients, and nothing keeps or adds them up."""
 
     def half(self) -> Self:
         """Convert the parameters to float16."""

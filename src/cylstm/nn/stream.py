@@ -47,11 +47,14 @@ class Stream:
         Not bidirectional.
     batch_size : int
         Number B of sequences that run side by side.
+    hx : tuple of two arrays, optional
+        The state (h, c) from which to go on, as `state` takes it. Zeros by default.
 
     Raises
     ------
-    TypeError, ValueError
-        If batch_size is no positive int, or the module is bidirectional: its second direction begins at the end.
+    TypeError, ValueError, RuntimeError
+        If batch_size is no positive int, hx is no state of this module, or the module is bidirectional: its second
+        direction begins at the end.
 
     Examples
     --------
@@ -66,7 +69,7 @@ class Stream:
     _h: np.ndarray  # (L, B, R)
     _c: np.ndarray  # (L, B, H)
 
-    def __init__(self, lstm: Streamable, batch_size: int = 1) -> None:
+    def __init__(self, lstm: Streamable, batch_size: int = 1, *, hx: tuple[Any, Any] | None = None) -> None:
         if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool):
             raise TypeError(f"batch_size must be an int, got {batch_size!r} of type {type(batch_size).__name__}")
         if batch_size < 1:
@@ -88,6 +91,8 @@ class Stream:
         self._selection: object = None
         self._stepper: Stepper | None = None  # holds the state, where the backend has one
         self.reset()
+        if hx is not None:
+            self._assign(hx, "hx")
 
     def __repr__(self) -> str:
         return f"Stream({self._lstm!r}, batch_size={self.batch_size})"
@@ -156,7 +161,7 @@ class Stream:
             h, c = (_beside(state, x_t) for state in self.state)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
-            self._take_state(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
+            self._set_state(h, c)  # copies: h may be a part of the rows, which the caller gets
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
@@ -190,7 +195,10 @@ class Stream:
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """(h, c) after the last step, (L, B, R) and (L, B, H), as copies. Assign a pair to go on from there."""
+        """(h, c) after the last step, (L, B, R) and (L, B, H), as copies. Assign a pair to go on from there.
+
+        Where B is 1, the axis B may be left out, as in the states of an unbatched call.
+        """
         if self._stepper is None:
             return self._h.copy(), self._c.copy()
         h, c = np.empty_like(self._h), np.empty_like(self._c)
@@ -199,9 +207,24 @@ class Stream:
 
     @state.setter
     def state(self, hx: Any) -> None:
+        self._assign(hx, "state")
+
+    def _assign(self, hx: Any, name: str) -> None:
+        """Go on from a pair of arrays, which messages call by this name."""
         lstm = self._lstm
         cuda = lstm._choice(lstm._store.snapshot, training=False).cuda
-        h, c = lstm._stack.check_states(hx, self._layout, lstm.dtype, cuda)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            got = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else type(hx).__name__
+            raise TypeError(f"{name} must be a tuple of two arrays (h, c), got {got}")
+        h, c = as_array(hx[0], f"{name}[0]", cuda), as_array(hx[1], f"{name}[1]", cuda)
+        if self.batch_size == 1 and h.ndim == c.ndim == 2:
+            h, c = h[:, np.newaxis], c[:, np.newaxis]
+        h_shape, c_shape = lstm._stack.state_shapes(self._layout)
+        if (h.shape, c.shape) != (h_shape, c_shape) or h.dtype != lstm.dtype or c.dtype != lstm.dtype:
+            raise RuntimeError(
+                f"{name} must be h of shape {h_shape} and c of shape {c_shape}, of dtype {lstm.dtype}, for a stream of "
+                f"batch_size={self.batch_size}, got shapes {h.shape} and {c.shape}, dtypes {h.dtype} and {c.dtype}"
+            )
         if cuda:
             check_place(c, "c", not isinstance(h, np.ndarray))
         self._begin_with(h.copy(), c.copy())

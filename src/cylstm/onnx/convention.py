@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..nn.lstm import LSTM as Module
+from ..words import needs
 
 #: The names of the domain of ONNX's own operators.
 ONNX = ("", "ai.onnx")
@@ -28,7 +29,7 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError("ONNX files need the package onnx: pip install 'cylstm[onnx]'") from error
+        raise ImportError(needs("ONNX files", "onnx")) from error
     return onnx
 
 

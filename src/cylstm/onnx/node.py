@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.quantization import QuantizedWeight
+from ..words import with_article
 from . import quantized
 from .convention import ACTIVATIONS, INPUTS, RELATIVES, to_pytorch
 from .graph import Scope
@@ -43,7 +44,7 @@ def of_node(scope: Scope, node: Any) -> Found:
     name = node.name or next(filter(None, node.output), node.op_type)
     found = Found(name, (node.name,), "forward", 0, 0, {}, {}, False)
     if node.op_type in RELATIVES and not quantized.is_quantized(node):
-        return found._replace(refused=f"is a {node.op_type}")
+        return found._replace(refused=f"is {with_article(node.op_type)}")
     try:
         return _checked(scope, node, found)
     except Unknown as error:

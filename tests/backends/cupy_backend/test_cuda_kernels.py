@@ -54,7 +54,7 @@ def architectures() -> list[str]:
 ARCHITECTURES = architectures()
 
 
-@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cupy-cuda13x[ctk]>=14')")
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.rows}x{tile.slices}")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES or ["none"])
@@ -78,7 +78,7 @@ def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> N
     assert "warning" not in log
 
 
-@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cylstm[cuda13]')")
+@pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cupy-cuda13x[ctk]>=14')")
 @pytest.mark.parametrize("dtype", TYPES)
 def test_no_atomics_and_no_tensor_cores(dtype: str) -> None:
     """Sums are added in a fixed order, and float32 is float32: nothing is rounded to TF32."""

@@ -311,7 +311,7 @@ def test_refusal_says_what_is_missing(new_registry: None) -> None:
     with pytest.raises(cylstm.BackendNotAvailableError, match="is not available: ") as caught:
         cylstm.LSTM(3, 4, backend=PATH)
     assert WHY_NOT.rstrip(".") in str(caught.value)
-    assert "cylstm[cuda13]" in WHY_NOT or "needs an NVIDIA GPU and a driver" in WHY_NOT
+    assert "cupy-cuda13x[ctk]" in WHY_NOT or "needs an NVIDIA GPU and a driver" in WHY_NOT
 
 
 def test_the_entry_point_leads_to_it(
@@ -354,7 +354,8 @@ def test_without_cupy_the_extra_is_named(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "is not available: it needs CuPy (No module named cupy): install the extra cylstm[cuda13]" in done.stdout
+    needed = "it needs CuPy (No module named cupy): install it, pip install 'cupy-cuda13x"
+    assert f"is not available: {needed}" in done.stdout
 
 
 def test_importing_the_module_imports_no_cupy() -> None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ...words import CUPY
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from ..numpy_backend import NumpyBackend
 from .device import Device, System
@@ -24,7 +25,7 @@ from .planner import VARIABLE, choose_variant, possible_variants, read_choice
 from .steps import Steps
 from .timings import TimingTable, Workload
 
-INSTALL = "install the extra cylstm[cuda13] or, for a driver of CUDA 12, cylstm[cuda12]"
+INSTALL = f"install it, {CUPY}"
 
 
 class PreparedForm(NamedTuple):

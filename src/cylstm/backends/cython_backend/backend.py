@@ -183,16 +183,17 @@ def _on_a_line(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 def _pack(layer: _layer.Layer, d: int, p: DirectionParameters) -> None:
     """Pack the weights of direction d."""
-    weight_ih, scale_ih, weight_hh = p.weight_ih, None, p.weight_hh
+    weight_ih: Any = p.weight_ih
+    scale_ih = None
     if isinstance(weight_ih, QuantizedWeight):
         weight_ih, scale_ih = weight_ih.values.astype(np.float32), weight_ih.scale
-    whole = layer.whole
-    if whole and not isinstance(weight_hh, QuantizedWeight):
-        weight_hh = quantized(weight_hh)
-    arrays = (weight_ih, scale_ih, None if whole else weight_hh, p.bias_ih, p.bias_hh, p.weight_hr)
-    _layer.pack(layer, d, *(None if a is None else np.ascontiguousarray(a) for a in arrays))
-    if whole:
-        _layer.pack_whole(layer, d, *map(np.ascontiguousarray, weight_hh))
+    weight_hh = None if layer.whole else p.weight_hh
+    rest = (scale_ih, weight_hh, p.bias_ih, p.bias_hh, p.weight_hr)
+    contiguous = (None if a is None else np.ascontiguousarray(a) for a in rest)
+    _layer.pack(layer, d, np.ascontiguousarray(weight_ih), *contiguous)
+    if layer.whole:
+        whole = p.weight_hh if isinstance(p.weight_hh, QuantizedWeight) else quantized(p.weight_hh)
+        _layer.pack_whole(layer, d, *map(np.ascontiguousarray, whole))
 
 
 def _known(cap: str) -> str:

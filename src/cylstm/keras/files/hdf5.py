@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import MAX_EXPANDED, TensorFileError, widened
+from ...words import needs, with_article
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -68,7 +69,8 @@ def attribute(item: Any, name: str) -> str | None:
         raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got something else")
     value = item.attrs[name]
     if not isinstance(value, bytes | str):
-        raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got a {type(value).__name__}")
+        kind = with_article(type(value).__name__)
+        raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got {kind}")
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -77,7 +79,7 @@ def import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("Keras's files need the package h5py: pip install 'cylstm[keras]'") from error
+        raise ImportError(needs("Keras's files", "h5py")) from error
     return h5py
 
 
