@@ -14,6 +14,7 @@ import torch
 from model_files import assert_same_module, lstm_tensors
 
 import cylstm
+from cylstm.cli import main
 from cylstm.files.container import replacing
 from cylstm.files.formats import FORMATS
 
@@ -76,6 +77,15 @@ def test_any_name_that_the_system_takes(tmp_path: Path, extension: str) -> None:
     cylstm.save(lstm, path)
     assert cylstm.load(path).hidden_size == 2
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("extension", [".npy", ".npz"])
+def test_any_name_for_a_result(tmp_path: Path, extension: str) -> None:
+    target = tmp_path / f"{'n' * (255 - len(extension))}{extension}"
+    cylstm.save(cylstm.LSTM(3, 2), tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.zeros((4, 1, 3), np.float32))
+    assert main(["run", str(tmp_path / "m.npz"), str(tmp_path / "x.npy"), "-o", str(target)]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.npz", target.name, "x.npy"]
 
 
 def wrong(**changes: tuple[int, ...] | None) -> dict[str, np.ndarray]:

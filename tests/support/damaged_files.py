@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,9 @@ def seeds(folder: Path) -> list[Path]:
         torch.save(state, folder / name, **options)
     torch.save(model, folder / "whole.pt")
     torch.save(torch.nn.LSTM(2, 1, dtype=torch.bfloat16).state_dict(), folder / "bfloat16.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(model["lstm"]).save(folder / "script.pt")
     lstm = cylstm.LSTM(2, 1)
     cylstm.save(lstm, folder / "m.safetensors")
     cylstm.save(lstm, folder / "m.npz")

@@ -317,7 +317,7 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
         yield {}
         return
     target, single = replaceable(path), path.suffix.lower() == ".npy"
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=target.parent) as folder:
         files = {name: Path(folder, f"{name}.npy") for name in list(shapes)[: 1 if single else None]}
         arrays: dict[str, np.ndarray] = {name: mapped_output(file, dtype, shapes[name]) for name, file in files.items()}
         yield arrays

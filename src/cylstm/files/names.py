@@ -27,6 +27,12 @@ def is_parameter(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in _NAMES.values())
 
 
+def recurrent_prefix(name: str) -> str | None:
+    """What stands before the name of a parameter of an LSTM or LSTMCell; None for other names."""
+    match = _NAMES["LSTM"].fullmatch(name) or _NAMES["LSTMCell"].fullmatch(name)
+    return match[1] if match else None
+
+
 def find_modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
     """What could be made from the tensors: kind → prefix → names after the prefix.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .container import Contents, Tensor, TensorFileError, expansion_limit
-from .names import is_parameter
+from .names import is_parameter, recurrent_prefix
 from .pickles import Table, Thing
 from .stored import Extents, Stored
 
@@ -20,6 +20,7 @@ MAX_ENTRIES, MAX_LETTERS = 4_000_000, 64 << 20
 #: The dicts in which a module keeps what it has; no part of a name in a state_dict.
 _OF_MODULE = ("_parameters", "_buffers", "_modules")
 _SCRIPT = "__torch__."
+_NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 
 class _Object(NamedTuple):
@@ -58,6 +59,7 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: di
     tensors: dict[str, Tensor] = {}
     others: dict[str, str] = {}
     shown: set[str] = set()  # objects that show as modules
+    numbers: dict[str, str] = {}  # under the name of a parameter
     total = 0
     for name, found, inside in _walk(value, classes):
         if inside is not None:
@@ -68,6 +70,9 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: di
                 continue
         elif name in tensors and not tensors[name].refused:
             raise ValueError(f"each name must be there once, got {name!r:.200} twice")
+        if not isinstance(found, (Stored, Thing)) or (isinstance(found, Thing) and found.name in _NUMBERS):
+            numbers[name] = f"a {type(found).__name__ if not isinstance(found, Thing) else 'number'}"
+            continue
         if isinstance(found, Thing):
             reason = f"an object of {found.name:.200}: save it as a plain tensor"
             tensors[name] = Tensor("an object", (), partial(_unread, reason), refused=reason)
@@ -76,6 +81,11 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: di
         if total > expansion_limit(size):
             raise ValueError(f"the tensors must have at most {expansion_limit(size)} bytes together, got more")
         tensors[name] = found.tensor(extents, name, "" if inside is None else _conversion(inside, path))
+    there = {recurrent_prefix(name) for name in tensors}
+    for name, what in numbers.items():  # beside tensors it is one of them; alone it is a setting, a statistic …
+        if recurrent_prefix(name) in there:
+            reason = f"{what}: save it as a plain tensor"
+            tensors[name] = Tensor(what, (), partial(_unread, reason), refused=reason)
     others = {prefix: what for prefix, what in others.items() if prefix not in shown}
     if classes is not None and not any("weight_hh" in name for name in tensors):
         others[""] = (
@@ -96,7 +106,7 @@ def _conversion(inside: _Object, path: Path) -> str:
     target = str(path.with_name(f"{path.stem}.state_dict.pt"))
     load = f'torch.load({str(path)!r}, map_location="cpu", weights_only=False)'
     what = f"one inside an object of {inside.name:.200}, which is code and never run"
-    if not inside.module:
+    if not inside.module or "[...]" in inside.where:  # a key that cannot be written down
         return f"{what}: save the state_dict of the model, where its code and PyTorch are"
     return (
         f"{what}: convert it once, where its code and PyTorch are: import torch; "
@@ -104,8 +114,8 @@ def _conversion(inside: _Object, path: Path) -> str:
     )
 
 
-def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Stored | Thing, _Object | None]]:
-    """Name, tensor and the object around it, of all tensors; also objects under the name of a parameter.
+def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Any, _Object | None]]:
+    """Name, tensor and the object around it, of all tensors; also whatever else has the name of a parameter.
 
     Nothing recurses. What lies inside objects is visited once, for objects refer to each other in circles.
     """
@@ -123,7 +133,7 @@ def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Stor
             seen.add(id(value))
         elif depth > MAX_DEPTH:
             raise ValueError(f"dicts and lists must be nested at most {MAX_DEPTH} deep, got more")
-        if isinstance(value, Thing) and inside is None and path and is_parameter(path):
+        if inside is None and type(value) is not Table and is_parameter(path):
             yield path, value, None
         if classes is not None and isinstance(value, Thing) and value.name.startswith(_SCRIPT):
             classes[path and f"{path}."] = value.name
@@ -138,10 +148,12 @@ def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Stor
 def _children(
     value: Any, path: str, where: str, inside: _Object | None
 ) -> Iterator[tuple[Any, str, str, _Object | None]]:
-    """What can hold tensors: value, name, expression, and the object around it."""
+    """What can hold tensors, or has the name of a parameter: value, name, expression, and the object around it."""
     holds = (Stored, Table, list, tuple)
     for key, child in _pairs(value):
-        if isinstance(child, holds):
+        if isinstance(child, holds) or (
+            child is not None and isinstance(key, str) and recurrent_prefix(key) is not None
+        ):
             name = key if isinstance(key, str) else str(key) if type(key) in (int, bool, float) else "?"
             joined = path if inside and name in _OF_MODULE else f"{path}.{name}" if path else name
             yield child, joined, f"{where}[{key!r}]" if type(key) in (str, int) else f"{where}[...]", inside
