@@ -162,6 +162,9 @@ bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plot
 bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 	@$(PY) benchmarks/run.py --quick
 
+bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime (10 minutes)
+	@$(PY) benchmarks/precisions.py
+
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(CLEAN_ENV) $(PY) benchmarks/gpu.py
@@ -197,6 +200,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick \
+    bench-precisions \
     bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed

@@ -2,6 +2,7 @@
 
     base.py            the contract of a backend; the shapes of every argument stand there, once
     errors.py          the errors about backends
+    precision.py       float32, bfloat16 or int8: what may be chosen, and what is in force
     plugins.py         what backends there are: built-in ones, entry points, how their classes are loaded
     registry.py        which backend computes: selection, environment, the one object of each backend
     numpy_backend.py   the executable definition of the LSTM: plain, short, every dtype, forward and backward

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from ..arrays.activations import ACTIVATIONS, PLAIN, Activations
+
 API_VERSION = 1
 
 #: What forward keeps for backward. ``"states"`` keeps h and c alone, and backward computes the gates again.
@@ -36,15 +38,51 @@ class DirectionParameters(NamedTuple):
     The rows of the four gates follow one another in PyTorch's order i, f, g, o.
     """
 
-    weight_ih: Any  # (4H, I)
-    weight_hh: Any  # (4H, R)
+    weight_ih: Any  # (4H, I); in precision "int8" it may be an `arrays.quantization.QuantizedWeight`
+    weight_hh: Any  # (4H, R); so may it
     bias_ih: Any = None  # (4H,), or None without bias
     bias_hh: Any = None  # (4H,), or None without bias
     weight_hr: Any = None  # (P, H), or None without projection
+    weight_ch: Any = None  # (3H,), of the gates i, f, o; None without peepholes
 
 
 #: The parameters of one layer: one entry per direction, forward first. Length D.
 LayerParameters = tuple[DirectionParameters, ...]
+
+
+class LayerOptions(NamedTuple):
+    """What a layer computes beyond PyTorch's LSTM. The defaults are PyTorch's.
+
+    The limits are positive: a limit l bounds each element to [-l, l].
+    """
+
+    activations: tuple[Activations, ...] = (PLAIN,)  # of each direction: f of the gates, g of the candidate, h of c
+    peephole: bool = False  # the gates see the cell state, through weight_ch
+    input_forget: bool = False  # coupled gates: f = 1 - i, and the rows of f in the parameters are not read
+    clip: float | None = None  # of the sums that go into the activations of the gates
+    cell_clip: float | None = None  # of c after each step
+    proj_clip: float | None = None  # of h after the projection
+
+    def named(self) -> dict[str, Any]:
+        """The options that are not the defaults, by name."""
+        named = {name: value for name, value in self._asdict().items() if value not in (None, False)}
+        if all(one == PLAIN for one in self.activations):
+            del named["activations"]
+        return named
+
+    def needs(self) -> frozenset[str]:
+        """What a backend's ``capabilities.options`` must have: names of options.
+
+        Of the activations, the names of those that are not at PyTorch's place; ``"activations"`` has them all.
+        """
+        named = self.named()
+        others = {
+            one.name
+            for direction in named.pop("activations", ())
+            for one, plain in zip(direction, PLAIN, strict=True)
+            if one != plain
+        }
+        return frozenset(others | set(named))
 
 
 class LayerOutput(NamedTuple):
@@ -72,6 +110,16 @@ class Capabilities(NamedTuple):
     training: bool = False  # backward is there
     projection: bool = True  # proj_size > 0 is computed
     devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[str, ...] = ("float32",)  # of float32 parameters, see `Backend.prepare`
+    #: Those of `LayerOptions` that are computed, by name. ``"activations"`` means all of them in all places; the name
+    #: of an activation, such as ``"relu"``, means this one in all places.
+    options: frozenset[str] = frozenset()
+
+
+def lacking(options: frozenset[str], needs: frozenset[str]) -> list[str]:
+    """Which of `LayerOptions.needs` are not among the ``options`` of a backend's capabilities."""
+    all_activations = "activations" in options
+    return sorted(need for need in needs - options if not (all_activations and need in ACTIVATIONS))
 
 
 class Stepper(Protocol):
@@ -119,11 +167,17 @@ class Backend:
         """
         return self
 
-    def prepare(self, layer_parameters: LayerParameters) -> Any:
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> Any:
         """Turn the parameters of one layer into the form that the kernels read.
 
         It is called once per version of the parameters. The result must not depend on later changes of the arrays:
         copy or pack them.
+
+        `precision` is passed only where it is another than ``"float32"``, and is one of ``capabilities.precisions``
+        then: how the parameters, which are float32, are rounded and multiplied. The numpy backend is the definition.
+        Arrays stay float32, and ``keep`` is ``"nothing"``: there are no gradients.
+        Where the layer computes more than PyTorch's LSTM, the argument ``options``, `LayerOptions`, is passed by name.
+        A backend without ``capabilities.options`` is never given it, and need not have it.
         """
         raise NotImplementedError(f"backend {self.name!r} does not implement prepare")
 

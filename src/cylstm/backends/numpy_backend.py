@@ -8,7 +8,9 @@ Equation numbers are those of ``docs/equations.md``. For one direction, one step
     (4) h = o * tanh(c)
     (5) h = W_hr h                                 only with proj_size > 0
 
-In the backward pass, ``dz`` is the gradient of z. The page has the formulas of (6) to (12).
+The options beyond PyTorch's LSTM change them: other activations in (2) and (4), peepholes and a clip in (1), coupled
+gates in (2), limits of c in (3) and of h in (5). In the backward pass, ``dz`` is the gradient of z. The page has the
+formulas of (6) to (12), and those of the options.
 
 The code runs where its arrays lie: new arrays are made ``like=`` the arguments, and NumPy's functions pass on to the
 library of their arguments. So the array loop of the cupy backend is this code.
@@ -20,8 +22,26 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..arrays.arithmetic import sigmoid, widened
-from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..arrays.activations import Activation
+from ..arrays.arithmetic import widened
+from ..arrays.quantization import prepared_for_bfloat16, prepared_for_int8, product
+from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOptions, LayerOutput
+from .base import LayerParameters as LayerParameters  # of the signature, for subclasses
+
+
+class Direction(NamedTuple):
+    """One direction as it is prepared: copies of its parameters, and what is computed with them."""
+
+    weight_ih: np.ndarray  # the fields of DirectionParameters
+    weight_hh: np.ndarray
+    bias_ih: np.ndarray | None
+    bias_hh: np.ndarray | None
+    weight_hr: np.ndarray | None
+    weight_ch: np.ndarray | None
+    f: Activation
+    g: Activation
+    h: Activation
+    options: LayerOptions
 
 
 class Workspace(NamedTuple):
@@ -31,7 +51,7 @@ class Workspace(NamedTuple):
     batch_sizes: np.ndarray  # (T,)
     h_prev: list[np.ndarray]  # D times (N, R)
     c_prev: list[np.ndarray]  # D times (N, H)
-    gates: list[np.ndarray] | None  # D times (N, 4H), activated; None: computed again
+    gates: list[np.ndarray] | None  # D times (N, 4H), activated; None: computed again, as always with options
 
 
 class NumpyBackend(Backend):
@@ -39,18 +59,25 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}), training=True
+        dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}),
+        training=True,
+        precisions=("float32", "bfloat16", "int8"),
+        options=frozenset(LayerOptions._fields),
     )
 
-    def prepare(self, layer_parameters: LayerParameters) -> LayerParameters:
+    def prepare(
+        self, layer_parameters: LayerParameters, *, precision: str = "float32", options: LayerOptions | None = None
+    ) -> tuple[Direction, ...]:
+        options = options or LayerOptions()
+        each = options.activations * len(layer_parameters)  # the one of a plain layer is that of both directions
         return tuple(
-            DirectionParameters(*(None if p is None else widened(p, copy=True) for p in parameters))
-            for parameters in layer_parameters
+            Direction._make([*_in_precision(parameters, precision), *activations, options])
+            for parameters, activations in zip(layer_parameters, each, strict=False)
         )
 
     def forward(
         self,
-        prepared: LayerParameters,
+        prepared: tuple[Direction, ...],
         *,
         input: np.ndarray,
         batch_sizes: np.ndarray,
@@ -67,19 +94,21 @@ class NumpyBackend(Backend):
         h_prev = [np.empty((N, R), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
         c_prev = [np.empty((N, H), x.dtype, like=x) for _ in prepared] if keep != "nothing" else []
         all_gates = [np.empty((N, 4 * H), x.dtype, like=x) for _ in prepared] if keep == "gates" else None
+        if prepared[0].options.named():
+            all_gates = None
 
         for d, p in enumerate(prepared):
             for rows, b in steps(batch_sizes, reverse=d == 1):
                 h, c = h_n[d, :b], c_n[d, :b]  # the rows beyond b have ended, or (reverse) not begun
-                gates = _gates(p, x[rows], h)
+                _, gates, c_new = _gates_and_cell(p, x[rows], h, c, dtype)  # (1) to (3)
                 if keep != "nothing":
                     h_prev[d][rows], c_prev[d][rows] = h, c
                 if all_gates is not None:
                     all_gates[d][rows] = gates
-                i, f, g, o = np.split(gates, 4, axis=1)
-                c[...] = _rounded(f * c + i * g, dtype)  # (3)
-                h_full = o * np.tanh(c)  # (4)
-                h[...] = _rounded(h_full if p.weight_hr is None else h_full @ p.weight_hr.T, dtype)  # (5)
+                c[...] = c_new
+                h_full = _parts(gates)[3] * p.h.value(c)  # (4)
+                h_new = h_full if p.weight_hr is None else product(h_full, p.weight_hr)  # (5)
+                h[...] = _rounded(_limited(h_new, p.options.proj_clip), dtype)
                 output[rows, d * R : (d + 1) * R] = h
 
         workspace = None if keep == "nothing" else Workspace(input, batch_sizes, h_prev, c_prev, all_gates)
@@ -88,7 +117,7 @@ class NumpyBackend(Backend):
 
     def backward(
         self,
-        prepared: LayerParameters,
+        prepared: tuple[Direction, ...],
         workspace: Workspace,
         *,
         grad_output: np.ndarray | None,
@@ -106,35 +135,19 @@ class NumpyBackend(Backend):
 
         for d, p in enumerate(prepared):
             da_all = np.empty((N, 4 * H), x.dtype, like=x)
-            dW_hr = None if p.weight_hr is None else np.zeros_like(p.weight_hr)
+            sums = _Sums(*(None if w is None else np.zeros_like(w) for w in (p.weight_hr, p.weight_ch)))
             # Against the order of the forward pass: the carried gradients dh, dc start as those of h_n, c_n and
             # end as those of h_0, c_0.
             for rows, b in reversed(list(steps(batch_sizes, reverse=d == 1))):
-                dh, dc = dh_0[d, :b], dc_0[d, :b]
-                gates = (
-                    _gates(p, x[rows], workspace.h_prev[d][rows])
-                    if workspace.gates is None
-                    else workspace.gates[d][rows]
-                )
-                i, f, g, o = np.split(gates, 4, axis=1)
-                c_prev = workspace.c_prev[d][rows]
-                tanh_c = np.tanh(_rounded(f * c_prev + i * g, dtype))
-                dh += dy[rows, d * R : (d + 1) * R]  # (6)
-                if dW_hr is None:
-                    dh_full = dh.copy()
+                dh, dc, c_prev = dh_0[d, :b], dc_0[d, :b], workspace.c_prev[d][rows]
+                if workspace.gates is None:
+                    a, gates, c = _gates_and_cell(p, x[rows], workspace.h_prev[d][rows], c_prev, dtype)
                 else:
-                    dW_hr += dh.T @ (o * tanh_c).conj()  # (12)
-                    dh_full = dh @ p.weight_hr.conj()  # (7)
-                do = dh_full * tanh_c.conj()  # (8)
-                dc += dh_full * (o * (1 - tanh_c * tanh_c)).conj()
-                di, df, dg = dc * g.conj(), dc * c_prev.conj(), dc * i.conj()  # (9)
-                dc *= f.conj()
-                da = da_all[rows]  # (10): sigmoid' = s (1 - s), tanh' = 1 - t²
-                da[:, :H] = di * (i * (1 - i)).conj()
-                da[:, H : 2 * H] = df * (f * (1 - f)).conj()
-                da[:, 2 * H : 3 * H] = dg * (1 - g * g).conj()
-                da[:, 3 * H :] = do * (o * (1 - o)).conj()
-                dh[...] = da @ p.weight_hh.conj()  # (11)
+                    i, f, g, _ = _parts(a := workspace.gates[d][rows])  # the plain derivatives need the gates alone
+                    gates, c = a, _rounded(f * c_prev + i * g, dtype)
+                dh += dy[rows, d * R : (d + 1) * R]  # (6)
+                da_all[rows] = _backward_step(p, a, gates, c_prev, c, dh, dc, sums)  # (7) to (10), dc
+                dh[...] = da_all[rows] @ p.weight_hh.conj()  # (11)
             dx += da_all @ p.weight_ih.conj()  # (11)
             db = None if p.bias_ih is None else da_all.sum(axis=0)  # (12)
             grads = (
@@ -142,7 +155,7 @@ class NumpyBackend(Backend):
                 da_all.T @ workspace.h_prev[d].conj(),
                 db,
                 None if db is None else db.copy(),
-                dW_hr,
+                *sums,
             )
             grad_parameters.append(
                 DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads))
@@ -159,16 +172,111 @@ def steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
     return reversed(in_time) if reverse else iter(in_time)
 
 
-def _gates(p: DirectionParameters, x: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """Activated gates (b, 4H) of the rows x (b, I) and h (b, R)."""
-    a = x @ p.weight_ih.T + h @ p.weight_hh.T  # (1)
+def _in_precision(p: DirectionParameters, precision: str) -> DirectionParameters:
+    """Copies of the parameters; the matrices are such that their products are those of the precision."""
+    copies = (None if array is None else widened(array, copy=True) for array in p[2:])
+    if precision == "float32":
+        return DirectionParameters(widened(p.weight_ih, copy=True), widened(p.weight_hh, copy=True), *copies)
+    prepared = DirectionParameters(
+        prepared_for_bfloat16(p.weight_ih),
+        prepared_for_int8(p.weight_hh, projected=p.weight_hr is not None)
+        if precision == "int8"
+        else prepared_for_bfloat16(p.weight_hh),
+        *copies,
+    )
+    return prepared if p.weight_hr is None else prepared._replace(weight_hr=prepared_for_bfloat16(p.weight_hr))
+
+
+# One step of one direction -------------------------------------------------------------------------------------------
+
+
+class _Sums(NamedTuple):
+    """Gradients that gather one term at each step."""
+
+    weight_hr: np.ndarray | None
+    weight_ch: np.ndarray | None
+
+
+def _gates_and_cell(
+    p: Direction, x: np.ndarray, h: np.ndarray, c: np.ndarray, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a and the activated gates (b, 4H), and c after the step (b, H), of the rows x (b, I), h (b, R) and c (b, H)."""
+    options = p.options
+    a = product(x, p.weight_ih) + product(h, p.weight_hh)  # (1)
     if p.bias_ih is not None:
         a += p.bias_ih + p.bias_hh
+    gates = np.empty_like(a)
+    a_i, a_f, a_g, a_o = _parts(a)
+    i, f, g, o = _parts(gates)
+    if p.weight_ch is not None:
+        w_i, w_f, w_o = np.split(p.weight_ch, 3)
+        a_i += w_i * c
+        a_f += w_f * c
+    i[...] = p.f.value(_limited(a_i, options.clip))  # (2)
+    f[...] = 1 - i if options.input_forget else p.f.value(_limited(a_f, options.clip))
+    g[...] = p.g.value(_limited(a_g, options.clip))
+    c = _rounded(_limited(f * c + i * g, options.cell_clip), dtype)  # (3)
+    if p.weight_ch is not None:
+        a_o += w_o * c
+    o[...] = p.f.value(_limited(a_o, options.clip))
+    return a, gates, c
+
+
+def _backward_step(
+    p: Direction,
+    a: np.ndarray,
+    gates: np.ndarray,
+    c_prev: np.ndarray,
+    c: np.ndarray,
+    dh: np.ndarray,
+    dc: np.ndarray,
+    sums: _Sums,
+) -> np.ndarray:
+    """The gradient of a (b, 4H), given those of h and c after the step. dc becomes that of c before the step."""
+    options, (a_i, a_f, a_g, a_o), (i, f, g, o) = p.options, _parts(a), _parts(gates)
+    h_c = p.h.value(c)
+    if sums.weight_hr is None or p.weight_hr is None:
+        dh_full = dh
+    else:
+        h_full = o * h_c
+        dh = dh * _within(h_full @ p.weight_hr.T, options.proj_clip)
+        sums.weight_hr[...] += dh.T @ h_full.conj()  # (12)
+        dh_full = dh @ p.weight_hr.conj()  # (7)
+    da = np.empty_like(gates)
+    da_i, da_f, da_g, da_o = _parts(da)
+    da_o[...] = dh_full * h_c.conj() * p.f.derivative(a_o, o).conj() * _within(a_o, options.clip)  # (8), (10)
+    dc += dh_full * (o * p.h.derivative(c, h_c)).conj()
+    if p.weight_ch is not None:
+        w_i, w_f, w_o = np.split(p.weight_ch.conj(), 3)
+        dc += da_o * w_o
+    dc *= _within(f * c_prev + i * g, options.cell_clip)
+    di, df, dg = dc * g.conj(), dc * c_prev.conj(), dc * i.conj()  # (9)
+    if options.input_forget:
+        di, df = di - df, np.zeros_like(df)
+    da_i[...] = di * p.f.derivative(a_i, i).conj() * _within(a_i, options.clip)  # (10)
+    da_f[...] = df * p.f.derivative(a_f, f).conj() * _within(a_f, options.clip)
+    da_g[...] = dg * p.g.derivative(a_g, g).conj() * _within(a_g, options.clip)
+    dc *= f.conj()
+    if p.weight_ch is not None and sums.weight_ch is not None:
+        dc += da_i * w_i + da_f * w_f
+        terms = (da_i * c_prev.conj(), da_f * c_prev.conj(), da_o * c.conj())
+        sums.weight_ch[...] += np.concatenate([term.sum(axis=0) for term in terms])
+    return da
+
+
+def _parts(a: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Those of the gates i, f, g, o, as views."""
     H = a.shape[1] // 4
-    for k in range(4):  # (2)
-        gate = a[:, k * H : (k + 1) * H]
-        gate[...] = np.tanh(gate) if k == 2 else sigmoid(gate)
-    return a
+    return a[:, :H], a[:, H : 2 * H], a[:, 2 * H : 3 * H], a[:, 3 * H :]
+
+
+def _limited(a: np.ndarray, limit: float | None) -> np.ndarray:
+    return a if limit is None else np.clip(a, -limit, limit)
+
+
+def _within(a: np.ndarray, limit: float | None) -> Any:
+    """The derivative of the limitation, with PyTorch's 1 at the limit itself."""
+    return 1 if limit is None else (np.abs(a) <= limit).astype(a.dtype)
 
 
 def _rounded(a: np.ndarray, dtype: np.dtype) -> np.ndarray:

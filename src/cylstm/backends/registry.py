@@ -22,8 +22,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..arrays.activations import ACTIVATIONS
 from ..locks import ForkSafe
-from .base import Backend, Capabilities
+from .base import Backend, Capabilities, lacking
 from .errors import (
     BackendError,
     BackendLoadError,
@@ -41,6 +42,7 @@ from .plugins import (
     load_class,
     missing_members,
 )
+from .precision import DEFAULT
 
 VARIABLE = "CYLSTM_BACKEND"
 
@@ -166,6 +168,8 @@ def choose(
     projection: bool = False,
     training: bool = False,
     device: str = "cpu",
+    precision: str = DEFAULT,
+    options: frozenset[str] = frozenset(),
 ) -> Backend:
     """The backend that is to compute.
 
@@ -182,6 +186,10 @@ def choose(
         Whether gradients will be requested.
     device : str
         Such as ``"cpu"``.
+    precision : str
+        One of `cylstm.backends.precision.PRECISIONS`.
+    options : frozenset of str
+        What `LayerOptions.needs` says of an LSTM that computes more than PyTorch's.
 
     Raises
     ------
@@ -192,7 +200,7 @@ def choose(
     TypeError
         `backend` is neither a name nor a backend.
     """
-    needs = _Needs(dtype, projection, training, device)
+    needs = _Needs(dtype, projection, training, device, precision, options)
     if backend is None:
         selection = _in_force()
         if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
@@ -235,9 +243,15 @@ class _Needs(NamedTuple):
     projection: bool
     training: bool
     device: str
+    precision: str
+    options: frozenset[str]
 
     def __str__(self) -> str:
         extra = ", with projection" * self.projection + ", with gradients" * self.training
+        if self.precision != DEFAULT:
+            extra += f", in {self.precision}"
+        if self.options:
+            extra += f", with {' and '.join(sorted(self.options))}"
         return f"dtype {self.dtype} on device {self.device!r}{extra}"
 
     def unmet(self, capabilities: Capabilities) -> list[str]:
@@ -249,8 +263,12 @@ class _Needs(NamedTuple):
             unmet.append("projections (proj_size > 0)")
         if self.training and not capabilities.training:
             unmet.append("gradients")
+        if self.precision not in capabilities.precisions:
+            unmet.append(f"in precision {self.precision} (it computes in {', '.join(capabilities.precisions)})")
         if self.device.partition(":")[0] not in capabilities.devices:
             unmet.append(f"on device {self.device!r} (it computes on {', '.join(capabilities.devices)})")
+        missing = lacking(capabilities.options, self.options)
+        unmet += [f"the {'activation' if option in ACTIVATIONS else 'option'} {option}" for option in missing]
         return unmet
 
 

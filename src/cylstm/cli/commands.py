@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             head=arguments.head,
             batch_first=arguments.batch_first,
             dtype=arguments.dtype,
+            precision=arguments.precision,
             lengths=arguments.lengths,
             chunk=arguments.chunk,
             batch_chunk=arguments.batch_chunk,
@@ -169,6 +170,7 @@ def bench(arguments: argparse.Namespace) -> int:
         lstm,
         batch_size=arguments.batch,
         steps=arguments.steps,
+        precision=arguments.precision,
         training=arguments.training,
         backends=arguments.backend,
         peers=arguments.peer,
@@ -177,8 +179,9 @@ def bench(arguments: argparse.Namespace) -> int:
     )
     if _json(arguments, report):
         return 0
+    computed = report["dtype"] if report["precision"] == "float32" else f"{report['dtype']} in {report['precision']}"
     rows = {
-        "model": f"{report['lstm']}, {report['dtype']}" + ", forward and backward" * report["training"],
+        "model": f"{report['lstm']}, {computed}" + ", forward and backward" * report["training"],
         "input": f"{counted(report['batch_size'], 'sequence')} of {counted(report['steps'], 'step')}",
         "threads": report["threads"],
     }

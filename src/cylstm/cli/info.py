@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import DTYPES
-from ..backends import registry
+from ..backends import precision, registry
 from ..backends.base import Backend
 from ..backends.cython_backend import CythonBackend, threads
 from ..backends.errors import BackendError
@@ -36,8 +36,9 @@ def _check_tier(text: str) -> None:
 #: is wrong, as far as that can be told.
 VARIABLES: dict[str, Callable[[str], object] | None] = {
     registry.VARIABLE: lambda text: text.strip() and registry.load(text.strip(), registry.VARIABLE),
+    precision.VARIABLE: lambda text: precision.in_force(None, np.dtype(np.float32)),
     threads.VARIABLE: lambda text: threads.get_num_threads(),
-    "CYLSTM_MAX_ISA": lambda text: CythonBackend.is_available()[0] and CythonBackend().instruction_set,
+    "CYLSTM_MAX_ISA": lambda text: CythonBackend.is_available()[0] and CythonBackend().instruction_set(),
     "CYLSTM_CUPY_TIER": _check_tier,
     "OMP_NUM_THREADS": _check_number,
     "OMP_THREAD_LIMIT": _check_number,

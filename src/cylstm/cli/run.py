@@ -80,6 +80,7 @@ def run_file(
     head: str | None = None,
     batch_first: bool | None = None,
     dtype: str | None = None,
+    precision: str | None = None,
     lengths: Path | None = None,
     chunk: int | None = None,
     batch_chunk: int | None = None,
@@ -104,7 +105,7 @@ def run_file(
         raise ValueError(f"output must end in .npy or .npz, got {str(output_path)!r}")
     if output_path is not None:
         check_output(output_path, filter(None, (model, input_path, lengths)), force=force)
-    lstm, linear = _load_model(model, prefix, head, dtype)
+    lstm, linear = _load_model(model, prefix, head, dtype, precision)
     if batch_first is not None:
         lstm.batch_first = batch_first
     described = str(lstm)
@@ -121,11 +122,12 @@ def run_file(
         _compute(lstm, linear, given, results, layout, chunks, progress)
         seconds = time.perf_counter() - start
     steps = T * B if given.lengths is None else int(given.lengths.sum())
-    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0)
+    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0, precision=lstm.precision)
     return {
         "model": str(model),
         "lstm": described,
         "dtype": lstm.dtype.name,
+        "precision": lstm.precision,
         "input": str(input_path),
         "shape": list(given.input.shape),
         "output": None if output_path is None else str(output_path),
@@ -180,7 +182,9 @@ def _features(lstm: LSTM) -> int:
     return (1 + lstm.bidirectional) * (lstm.proj_size or lstm.hidden_size)
 
 
-def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -> tuple[LSTM, Linear | None]:
+def _load_model(
+    model: Path, prefix: str, head: str | None, dtype: str | None, precision: str | None
+) -> tuple[LSTM, Linear | None]:
     lstm = load(model, prefix)
     if not isinstance(lstm, LSTM):
         raise ValueError(f"{model} must hold an LSTM, got {with_article(type(lstm).__name__)}")
@@ -197,6 +201,8 @@ def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -
         if not _convertible(module.dtype, wanted):
             raise ValueError(f"parameters must be convertible to {wanted}, got {module.dtype}")
         module.to(dtype=wanted)
+        if precision is not None:
+            module.precision = precision
     return lstm.eval(), linear
 
 

@@ -2,6 +2,7 @@
 
     formats.py       the formats by extension; save and load
     modules.py       modules of names and shapes, and the other way round
+    frozen.py        those of frozen modules
     names.py         whose the names in a file are: kinds and prefixes
     safetensors.py   the format safetensors
     npz.py           the format .npz

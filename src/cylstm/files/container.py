@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.quantization import BFLOAT16, from_bfloat16_bits
 from ..words import with_article
 
 #: Content may grow to MAX_EXPANDED bytes, or to MAX_EXPANSION times the bytes that it has in the file.
@@ -39,6 +40,7 @@ class Tensor(NamedTuple):
     dtype: str  # name of the NumPy dtype that read() gives; of what NumPy does not have, the format's own name
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]  # possibly read-only and memory-mapped
+    bits: Callable[[], np.ndarray] | None = None  # of a bfloat16 that read() widens: as it is, of dtype `BFLOAT16`
 
 
 class Contents(NamedTuple):
@@ -55,7 +57,13 @@ class Contents(NamedTuple):
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Arrays as tensors of a file."""
-    return {name: Tensor(array.dtype.name, array.shape, partial(np.asarray, array)) for name, array in arrays.items()}
+    return {name: _as_tensor(array) for name, array in arrays.items()}
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype == BFLOAT16:
+        return Tensor("float32", array.shape, partial(from_bfloat16_bits, array), partial(np.asarray, array))
+    return Tensor(array.dtype.name, array.shape, partial(np.asarray, array))
 
 
 def expansion_limit(size: int) -> int:

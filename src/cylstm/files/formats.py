@@ -70,7 +70,8 @@ def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) 
     """Write the parameters of a module to a file, under PyTorch's names.
 
     The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
-    shapes do not tell (``batch_first``, ``dropout``) goes into the file's metadata, from where :func:`load` takes it.
+    shapes do not tell (``batch_first``, ``dropout``, ``precision``) goes into the file's metadata, from where
+    :func:`load` takes it.
 
     Parameters
     ----------
@@ -105,6 +106,7 @@ def load(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
+    precision: str | None = None,
 ) -> Savable:
     """Make a module from a file of parameters under PyTorch's names.
 
@@ -127,6 +129,8 @@ def load(
         Options that names and shapes do not tell. By default what :func:`save` has stored, else PyTorch's defaults.
     backend : optional
         As for :class:`LSTM`.
+    precision : optional
+        As for :class:`LSTM`; by default what :func:`save` has stored of a module that was given one.
 
     Returns
     -------
@@ -150,7 +154,8 @@ def load(
     path = Path(path)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
-    return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+    options: dict[str, Any] = {"batch_first": batch_first, "dropout": dropout, "backend": backend}
+    return make(read(path), path, prefix, precision=precision, **options)
 
 
 def read(path: Path) -> Contents:

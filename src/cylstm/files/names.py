@@ -8,10 +8,12 @@ from pathlib import Path
 
 from .container import Contents, Tensor
 
-# How PyTorch names the parameters of each kind of module, after the prefix.
+# How PyTorch names the parameters of each kind of module, after the prefix; and the ends of a frozen module's names.
 _NAMES = {
-    "LSTM": re.compile(r"(.*?)((?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l\d{1,6}(?:_reverse)?)", re.DOTALL),
-    "LSTMCell": re.compile(r"(.*?)(weight_ih|weight_hh|bias_ih|bias_hh)", re.DOTALL),
+    "LSTM": re.compile(
+        r"(.*?)((?:weight_(?:ih|hh|hr|ch)|bias_ih|bias_hh)_l\d{1,6}(?:_reverse)?(?:_int8|_scale)?)", re.DOTALL
+    ),
+    "LSTMCell": re.compile(r"(.*?)((?:weight_(?:ih|hh|ch)|bias_ih|bias_hh)(?:_int8|_scale)?)", re.DOTALL),
     "Linear": re.compile(r"(|.*\.)(weight|bias)", re.DOTALL),
 }
 

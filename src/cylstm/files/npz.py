@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.quantization import BFLOAT16
 from .container import (
     MAX_DIMENSIONS,
     Contents,
@@ -52,7 +53,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     """Write names and arrays as an uncompressed ``.npz``, under a temporary name first (see :func:`replacing`)."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in tensors.items():
-            if array.dtype.name == "bfloat16":
+            if array.dtype.name == "bfloat16" or array.dtype == BFLOAT16:
                 raise ValueError(
                     f"{name!r} must be of a dtype that .npz has, got bfloat16: save as .safetensors instead"
                 )

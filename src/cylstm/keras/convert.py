@@ -9,6 +9,7 @@ import numpy as np
 
 from ..files.container import Contents, Tensor, as_tensors
 from ..nn.lstm import LSTM as Module
+from ..nn.options import refuse
 from ..words import counted, with_article
 from .files.contents import BACKWARD, CELL, FORWARD, OWN, KerasFile, Stored, read_file, weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
@@ -29,10 +30,13 @@ def from_lstm(lstm: Module) -> Sequential:
     """
     if not isinstance(lstm, Module):
         raise TypeError(f"lstm must be an LSTM, got {type(lstm).__name__}")
+    if lstm.frozen:
+        raise ValueError("lstm must not be frozen, for Keras has float32 weights, got a frozen one: save it before")
     if lstm.proj_size:
         raise ValueError(f"lstm must have no projection, which Keras lacks, got proj_size={lstm.proj_size}")
     if lstm.dtype.kind == "c":
         raise ValueError(f"lstm must be real, as the LSTM of Keras is, got {lstm.dtype}")
+    refuse(lstm._options, "a file of Keras's weights")
     model = Sequential([Input((None, lstm.input_size))])
     for layer in range(lstm.num_layers):
         one = LSTM(

@@ -12,7 +12,9 @@ from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
 from .dispatch import Choice, ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients, check_gradient, check_pair
+from .options import NAMES, checked_options
 from .stack import State
 
 
@@ -36,6 +38,21 @@ class LSTMCell(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
+    peephole : bool
+        Whether the gates i and f see c before the step and o sees c after it, through ``weight_ch`` (3H,).
+    clip : float, optional
+        The limit of the sums that go into the activations of the gates, as in ONNX.
+    activations : tuple, optional
+        (f, g, h): of the gates i, f, o; of the candidate g; of c on its way to the output. Each is a name of
+        `cylstm.arrays.activations.ACTIVATIONS`, or a name and its parameters: ``("leaky_relu", 0.2)``. None is
+        PyTorch's ("sigmoid", "tanh", "tanh").
+    input_forget : bool
+        Whether the gates are coupled: f = 1 - i. The rows of f in the parameters are not read then.
+    cell_clip : float, optional
+        The limit of c after each step, as in TensorFlow's and ELMo's LSTMs.
 
     Raises
     ------
@@ -51,7 +68,7 @@ class LSTMCell(ComputedModule):
     ((2, 20), (2, 20))
     """
 
-    _fixed: ClassVar[frozenset[str]] = frozenset({"input_size", "hidden_size", "bias", "backend", "bias_ih", "bias_hh"})
+    _fixed: ClassVar[frozenset[str]] = frozenset({"input_size", "hidden_size", "bias", "bias_ih", "bias_hh", *NAMES})
 
     def __init__(
         self,
@@ -62,26 +79,44 @@ class LSTMCell(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
+        peephole: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        input_forget: bool = False,
+        cell_clip: float | None = None,
     ) -> None:
         self.input_size = check_size(input_size, "input_size", least=1)
         self.hidden_size = check_size(hidden_size, "hidden_size", least=1)
         self.bias = bias
         self.backend = backend
+        self._options = checked_options(
+            directions=1,
+            projection=False,
+            peephole=peephole,
+            clip=clip,
+            activations=activations,
+            input_forget=input_forget,
+            cell_clip=cell_clip,
+        )
         if not bias:
             self.bias_ih = self.bias_hh = None
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         H, bound = self.hidden_size, 1.0 / self.hidden_size**0.5
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, self.input_size), "weight_hh": (4 * H, H)}
         if self.bias:
             shapes |= {"bias_ih": (4 * H,), "bias_hh": (4 * H,)}
+        if self._options.peephole:
+            shapes["weight_ch"] = (3 * H,)
         return {name: uniform(shape, -bound, bound, dtype) for name, shape in shapes.items()}
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the ``repr``."""
-        return f"{self.input_size}, {self.hidden_size}" + (f", bias={self.bias}" if self.bias is not True else "")
+        bias = f", bias={self.bias}" if self.bias is not True else ""
+        return f"{self.input_size}, {self.hidden_size}{bias}{self._repr_of_options()}"
 
     def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> State:
         """Take one step. Nothing is kept.
@@ -160,7 +195,7 @@ class LSTMCell(ComputedModule):
         return (result.h_n.reshape(shape).copy(), result.c_n.reshape(shape).copy()), pullback
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return [(DirectionParameters(**arrays),)]
+        return [(DirectionParameters(**as_parameters(arrays)),)]
 
     def _enter(
         self, input: Any, hx: Any, choice: Choice

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
-from ..backends.base import Backend, LayerParameters
+from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
+from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
+from .frozen import rounded
 from .module import Module, exclusively
+from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
+
+#: The options of PyTorch's LSTM.
+PLAIN = LayerOptions()
 
 
 class Choice(NamedTuple):
@@ -32,18 +38,44 @@ def choose(
     *,
     training: bool,
     device: str = "cpu",
+    precision: str = DEFAULT,
+    options: LayerOptions = PLAIN,
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
+    if training:
+        refuse_training(precision)
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
+    check_real(options, dtype)
     chosen = registry.choose(
-        backend, dtype=dtype.name, projection=first.weight_hr is not None, training=training, device=device
+        backend,
+        dtype=dtype.name,
+        projection=first.weight_hr is not None,
+        training=training,
+        device=device,
+        precision=precision,
+        options=options.needs(),
     )
-    prepared = snapshot.derive(chosen, lambda: tuple(map(chosen.prepare, parameters)))
+    more: dict[str, Any] = {} if precision == DEFAULT else {"precision": precision}
+    if options.named():
+        more["options"] = options
+    prepared = snapshot.derive(
+        (chosen, precision), lambda: tuple(chosen.prepare(of_layer, **more) for of_layer in parameters)
+    )
     choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+class _Option:
+    """An option beyond PyTorch's, as an attribute that is read; ``_fixed`` refuses to set it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        return self if module is None else read_back(module._options, self.name)
 
 
 class ComputedModule(Module):
@@ -51,6 +83,9 @@ class ComputedModule(Module):
 
     _devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     backend: str | Backend | None
+    _options: LayerOptions = PLAIN  # of modules from before there were options, which pickle brings
+
+    peephole, clip, activations, input_forget, cell_clip, proj_clip = (_Option(name) for name in NAMES)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "backend" and "_store" in self.__dict__:
@@ -61,23 +96,88 @@ class ComputedModule(Module):
     def _set_backend(self, backend: str | Backend | None) -> None:
         """Compute on another backend from the next call on. An explicit choice works or raises."""
         if backend is not None:
-            registry.choose(backend, dtype=self.dtype.name, projection=self._has_projection, device=self._device)
+            self._check_backend(self.dtype, self._precision, self._device, backend)
         with exclusively([self]):
             self.__dict__["backend"] = backend
             self._store.renew()
 
-    def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if not self._options.named():
+            state.pop("_options", None)
+        return state
+
+    def _repr_of_options(self) -> str:
+        """What they add to the ``repr``."""
+        return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
+
+    def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        precision = check_precision(precision, dtype)
+        check_real(self._options, dtype)
         if device != "cpu":
-            self._check_device(device, dtype)
+            self._check_device(device, dtype, precision)
         elif self.backend is not None:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection)
+            self._check_backend(dtype, precision)
         return device, dtype
 
-    def _check_device(self, device: str, dtype: np.dtype) -> None:
+    def _check_backend(
+        self, dtype: np.dtype, precision: str | None, device: str = "cpu", backend: str | Backend | None = None
+    ) -> None:
+        """Raise where a backend, by default that of the module, does not compute it."""
+        registry.choose(
+            self.backend if backend is None else backend,
+            dtype=dtype.name,
+            device=device,
+            precision=in_force(precision, dtype),
+            **self._needs,
+        )
+
+    def freeze(self) -> Self:
+        """Keep the parameters as the module's precision rounds them, and nothing else of them.
+
+        In ``"bfloat16"`` weights take half of the bytes of float32; in ``"int8"`` the recurrent ones a quarter, with a
+        scale for each row, and the others half. Results stay the same, bit for bit. A frozen module is for inference in
+        this precision alone: parameters and precision cannot be changed any more. It is saved as safetensors, and
+        loaded frozen.
+
+        Returns
+        -------
+        The module itself.
+
+        Raises
+        ------
+        ValueError
+            If the precision is ``"float32"``.
+        RuntimeError
+            If the parameters are unlocked.
+
+        Examples
+        --------
+        >>> import cylstm
+        >>> cylstm.LSTM(10, 20, precision="int8").freeze()
+        LSTM(10, 20, precision='int8', frozen)
+        """
+        precision = self.precision
+        if precision == DEFAULT:
+            raise ValueError(
+                f"precision must be 'bfloat16' or 'int8' for a frozen module, got {precision!r}: set it first"
+            )
+        if not self.frozen:
+            self._check_precision(precision)
+            with exclusively([self]) as [arrays]:
+                self._precision = precision
+                self._store.freeze(rounded(arrays, precision))
+        return self
+
+    def _check_precision(self, precision: str | None) -> None:
+        if self.backend is not None or self._device != "cpu":
+            self._check_backend(self.dtype, precision, self._device)
+
+    def _check_device(self, device: str, dtype: np.dtype, precision: str | None) -> None:
         try:
-            registry.choose(self.backend, dtype=dtype.name, projection=self._has_projection, device=device)
+            self._check_backend(dtype, precision, device)
         except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
@@ -85,12 +185,13 @@ class ComputedModule(Module):
 
     def _move(self, device: str) -> None:
         if device != "cpu":
-            self._check_device(device, self.dtype)
+            self._check_device(device, self.dtype, self._precision)
         super()._move(device)
 
     @property
-    def _has_projection(self) -> bool:
-        return getattr(self, "proj_size", 0) > 0
+    def _needs(self) -> dict[str, Any]:
+        """What a backend must compute beside the dtype."""
+        return {"projection": getattr(self, "proj_size", 0) > 0, "options": self._options.needs()}
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
         """The parameters, layer by layer, as backends take them."""
@@ -101,5 +202,13 @@ class ComputedModule(Module):
         choice = snapshot.derived.get(training)
         if choice is None or choice.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
-            choice = choose(snapshot, self._layers, self.backend, training=training, device=self._device)
+            choice = choose(
+                snapshot,
+                self._layers,
+                self.backend,
+                training=training,
+                device=self._device,
+                precision=self.precision,
+                options=self._options,
+            )
         return choice

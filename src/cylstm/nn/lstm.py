@@ -11,7 +11,9 @@ from ..arrays.arguments import check_lstm_arguments
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
 from .dispatch import ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients
+from .options import NAMES, checked_options
 from .stack import Stack, State
 from .stream import Stream
 
@@ -44,6 +46,23 @@ class LSTM(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
+    peephole : bool
+        Whether the gates i and f see c before the step and o sees c after it, through ``weight_ch`` (3H,).
+    clip : float, optional
+        The limit of the sums that go into the activations of the gates, as in ONNX.
+    activations : tuple, optional
+        (f, g, h): of the gates i, f, o; of the candidate g; of c on its way to the output. Each is a name of
+        `cylstm.arrays.activations.ACTIVATIONS`, or a name and its parameters: ``("leaky_relu", 0.2)``. Six for
+        two directions that differ. None is PyTorch's ("sigmoid", "tanh", "tanh").
+    input_forget : bool
+        Whether the gates are coupled: f = 1 - i. The rows of f in the parameters are not read then.
+    cell_clip : float, optional
+        The limit of c after each step, as in TensorFlow's and ELMo's LSTMs.
+    proj_clip : float, optional
+        The limit of h after the projection, likewise.
 
     Raises
     ------
@@ -60,7 +79,7 @@ class LSTM(ComputedModule):
     """
 
     _fixed: ClassVar[frozenset[str]] = frozenset(
-        {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size"}
+        {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size", *NAMES}
     )
 
     def __init__(
@@ -77,6 +96,13 @@ class LSTM(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
+        peephole: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        input_forget: bool = False,
+        cell_clip: float | None = None,
+        proj_clip: float | None = None,
     ) -> None:
         check_lstm_arguments(
             input_size=input_size,
@@ -96,12 +122,23 @@ class LSTM(ComputedModule):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self.backend = backend
+        self._options = checked_options(
+            directions=2 if bidirectional else 1,
+            projection=proj_size > 0,
+            peephole=peephole,
+            clip=clip,
+            activations=activations,
+            input_forget=input_forget,
+            cell_clip=cell_clip,
+            proj_clip=proj_clip,
+        )
         self._stack = self._made_stack()
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _made_stack(self) -> Stack:
-        return Stack(self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional, self.proj_size)
+        sizes = (self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional, self.proj_size)
+        return Stack(*sizes, self._options.peephole)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -124,12 +161,12 @@ class LSTM(ComputedModule):
             value = getattr(self, name)
             if value != default or (isinstance(default, bool) and value is not default):
                 text += f", {name}={value}"
-        return text
+        return text + self._repr_of_options()
 
     @property
     def all_weights(self) -> list[list[np.ndarray]]:
         """The parameters, one list per layer and direction."""
-        return [[self._store[name] for name in names] for names in self._all_weights]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     @property
     def _all_weights(self) -> list[list[str]]:  # PyTorch's attribute
@@ -219,7 +256,7 @@ class LSTM(ComputedModule):
         return Stream(self, batch_size, hx=hx)
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return self._stack.layers(arrays)
+        return self._stack.layers(as_parameters(arrays))
 
     def _masks(self, rows: np.ndarray) -> Iterable[np.ndarray]:
         """Those of the dropout on the inputs of the layers from the second on, drawn as they are needed."""

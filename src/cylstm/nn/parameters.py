@@ -61,11 +61,14 @@ class ParameterStore:
         The parameters in PyTorch's order. They are copied.
     adopt : bool
         Whether arrays that nobody can write to are taken as they are instead.
+    frozen : bool
+        Whether they are those of a frozen module (``frozen.py``), which never change again.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False, frozen: bool = False) -> None:
         take = _adopted if adopt else _locked
         self.snapshot = Snapshot({name: take(array) for name, array in arrays.items()}, version=0)
+        self.frozen = frozen
         self.unlocked_by: int | None = None  # the thread that is inside `unlocked`
 
     @property
@@ -75,7 +78,9 @@ class ParameterStore:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of all parameters."""
+        """The dtype of all parameters; of frozen ones that of what they stand for."""
+        if self.frozen:
+            return np.dtype(np.float32)
         return next(iter(self.snapshot.arrays.values())).dtype
 
     def __contains__(self, name: object) -> bool:
@@ -97,13 +102,22 @@ class ParameterStore:
         """
         with _parameters.lock:
             self._refuse_while_unlocked()
+            self.refuse_if_frozen()
             self._replace(arrays)
+
+    def freeze(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put the arrays of a frozen module, or others of the same kind, in the place of the parameters."""
+        with _parameters.lock:
+            self._refuse_while_unlocked()
+            self.frozen = True
+            self._next({name: _locked(array) for name, array in arrays.items()})
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
         with _parameters.lock:
             self._refuse_while_unlocked()
             if dtype != self.dtype:
+                self.refuse_if_frozen()
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
 
     def renew(self) -> None:
@@ -117,6 +131,7 @@ class ParameterStore:
         """See `Module.unlocked`."""
         with _parameters.lock:
             self._refuse_while_unlocked()
+            self.refuse_if_frozen()
             self.unlocked_by = threading.get_ident()
         params = {name: array.copy() for name, array in self.snapshot.arrays.items()}
         copies = list(params.values())
@@ -145,6 +160,14 @@ class ParameterStore:
             raise RuntimeError(
                 f"the parameters have been changed since the forward pass (version {snapshot.version} then, "
                 f"{self.version} now): run vjp again"
+            )
+
+    def refuse_if_frozen(self) -> None:
+        """Raise where the parameters are those of a frozen module."""
+        if self.frozen:
+            raise RuntimeError(
+                "the module is frozen: it has rounded parameters alone, which cannot be changed or trained; make a new "
+                "module of float32 parameters"
             )
 
     def _refuse_while_unlocked(self) -> None:
@@ -182,6 +205,7 @@ def locked(stores: Sequence[ParameterStore]) -> Iterator[None]:
     with _parameters.lock:
         for store in stores:
             store._refuse_while_unlocked()
+            store.refuse_if_frozen()
         yield
 
 

@@ -40,7 +40,14 @@ class Stack:
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool, proj_size: int
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        bidirectional: bool,
+        proj_size: int,
+        peephole: bool = False,
     ) -> None:
         self.input_size = int(input_size)
         self.hidden_size = int(hidden_size)
@@ -49,7 +56,8 @@ class Stack:
         self.output_size = int(proj_size or hidden_size)
         biases = ["bias_ih", "bias_hh"] if bias else []
         projection = ["weight_hr"] if proj_size > 0 else []
-        fields = ["weight_ih", "weight_hh", *biases, *projection]
+        peepholes = ["weight_ch"] if peephole else []
+        fields = ["weight_ih", "weight_hh", *biases, *projection, *peepholes]
         self.names = [
             [field + suffix for field in fields]
             for layer in range(self.num_layers)
@@ -65,7 +73,7 @@ class Stack:
         H, R = self.hidden_size, self.output_size
         I = self.input_size if name.endswith(("_l0", "_l0_reverse")) else R * self.directions
         shapes = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, R), "bias_ih": (4 * H,), "bias_hh": (4 * H,)}
-        return {**shapes, "weight_hr": (R, H)}[_field(name)]
+        return {**shapes, "weight_hr": (R, H), "weight_ch": (3 * H,)}[_field(name)]
 
     def layers(self, arrays: Mapping[str, np.ndarray]) -> list[LayerParameters]:
         """The parameters, layer by layer, as backends take them."""

@@ -64,8 +64,18 @@ def gradient_repeated(backend: Backend, *, dtype: str) -> None:
 
 def gradient_differences(backend: Backend, *, dtype: str) -> None:
     """Gradients agree with central differences of the backend's own values, along random directions."""
-    options = dict.fromkeys([Case(), Case(T=4, B=3, P=2 if backend.capabilities.projection else 0, D=2, ragged=True)])
-    for case in (case._replace(states=True) for case in options):
+    P = 2 if backend.capabilities.projection else 0
+    cases = dict.fromkeys([Case(states=True), Case(T=4, B=3, P=P, D=2, ragged=True, states=True)])
+    _differences(backend, dtype, list(cases))
+
+
+def option_differences(backend: Backend, *, dtype: str, cases: list[Case]) -> None:
+    """Likewise with options beyond PyTorch's."""
+    _differences(backend, dtype, cases)
+
+
+def _differences(backend: Backend, dtype: str, cases: list[Case]) -> None:
+    for case in cases:
         problem, rng = make_problem(case, dtype), np.random.default_rng(1)
         computed = outputs_and_gradients(backend, problem)
         for name, array in problem.arrays().items():

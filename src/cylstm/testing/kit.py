@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.arguments import as_dtype
-from ..backends.base import Backend
+from ..backends.base import Backend, lacking
+from ..backends.precision import DEFAULT
 from ..backends.registry import load
+from ..nn.options import check_real
 from . import bitwise as bitwise_checks
 from . import gradients as gradient_checks
 from . import layer as layer_checks
 from . import module as module_checks
-from .problems import CASES
+from . import precision as precision_checks
+from .problems import CASES, OPTION_CASES, Case
 
 _WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
 
@@ -126,6 +129,16 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             yield check(f"values-{topic}", layer_checks.values, dtype, cases=cases)
             if training:
                 yield check(f"gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
+        for topic, cases in OPTION_CASES.items() if np.dtype(as_dtype(dtype)).itemsize > 2 else ():
+            # In 16 bits a kink or a jump of an activation is passed too early or too late.
+            cases = [case for case in cases if _has_options(subject, case, dtype)]
+            if not cases:
+                continue
+            yield check(f"option_values-{topic}", layer_checks.values, dtype, cases=cases)
+            if training:
+                yield check(f"option_gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
+            if training and dtype in ("float64", "complex128"):
+                yield check(f"option_differences-{topic}", gradient_checks.option_differences, dtype, cases=cases)
         for function in layer_checks.EACH_DTYPE:
             yield check(function.__name__, function, dtype)
         if not np.issubdtype(dtype, np.complexfloating):
@@ -138,9 +151,26 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             yield check(function.__name__, function, dtype)
         if training and bitwise and dtype in ("float32", "float64"):
             yield check("bitwise_gradient_threads", bitwise_checks.bitwise_gradient_threads, dtype)
+    for precision in subject.capabilities.precisions if "float32" in dtypes else ():
+        if precision != DEFAULT:
+            yield from _in_precision(subject, precision, check, bitwise)
     for function in (*module_checks.CHECKS, *(module_checks.TRAINING_CHECKS if training else ())):
         for dtype in dtypes[:1]:
             yield check(function.__name__, function, dtype)
+
+
+def _in_precision(backend: Backend, precision: str, check: Callable[..., Check], bitwise: bool) -> Iterator[Check]:
+    """The checks of a precision other than float32: each is named for it."""
+    for topic, cases in CASES.items():
+        cases = [case for case in cases if backend.capabilities.projection or not case.P]
+        if cases:
+            yield check(
+                f"values-{topic}-float32-{precision}", precision_checks.values, precision=precision, cases=cases
+            )
+    for function in precision_checks.EACH_PRECISION:
+        yield check(f"{function.__name__}-float32-{precision}", function, precision=precision)
+    for function in (*precision_checks.OF_FLOAT32, *(bitwise_checks.EACH_DTYPE if bitwise else ())):
+        yield check(f"{function.__name__}-float32-{precision}", precision_checks.in_precision(function, precision))
 
 
 def parametrize_with_checks(
@@ -159,6 +189,18 @@ def parametrize_with_checks(
         "check",
         [pytest.param(c, id=f"{c.backend.name}-{c.id}", marks=[marks[c.id]] if c.id in marks else []) for c in todo],
     )
+
+
+def _has_options(backend: Backend, case: Case, dtype: str) -> bool:
+    """Whether a case with options is one for this backend and dtype."""
+    try:
+        check_real(case.options, as_dtype(dtype))
+    except RuntimeError:  # not defined for complex numbers
+        return False
+    capabilities = backend.capabilities
+    if not case.options.needs():  # an activation in PyTorch's place
+        return False
+    return not lacking(capabilities.options, case.options.needs()) and (capabilities.projection or not case.P)
 
 
 def _is_here(dtype: str) -> bool:

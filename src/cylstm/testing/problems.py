@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends.base import Backend, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..arrays.activations import ACTIVATIONS, PLAIN, Activation
+from ..backends.base import (
+    Backend,
+    DirectionParameters,
+    Keep,
+    LayerGradients,
+    LayerOptions,
+    LayerOutput,
+    LayerParameters,
+)
 from ..backends.numpy_backend import NumpyBackend
 
 #: The definition, which results are compared with.
@@ -26,9 +35,11 @@ class Case(NamedTuple):
     bias: bool = True
     ragged: bool = False
     states: bool = False  # h_0 and c_0 are given
+    options: LayerOptions = LayerOptions()
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in self._asdict().items())
+        sizes = self._asdict()
+        return " ".join(f"{name}={value}" for name, value in (sizes | sizes.pop("options").named()).items())
 
 
 #: The case of checks that are about something else than sizes.
@@ -53,6 +64,32 @@ CASES: dict[str, list[Case]] = {
 }
 
 
+def _optional(case: Case, **options: Any) -> Case:
+    return case._replace(options=LayerOptions(**options))
+
+
+_F, _G = Activation("hard_sigmoid", 0.2, 0.5), Activation("softsign")
+_PARAMETERS = {"affine": (0.9, 0.1), "scaled_tanh": (1.2, 0.8), "thresholded_relu": (0.3,)}
+
+#: What is checked of the options beyond PyTorch's, of each backend that has what the cases need.
+OPTION_CASES: dict[str, list[Case]] = {
+    "peephole": [_optional(case, peephole=True) for case in (Case(), SMALL, Case(P=3, states=True))],
+    "input_forget": [_optional(SMALL, input_forget=True), _optional(SMALL, input_forget=True, peephole=True)],
+    "clip": [_optional(SMALL, clip=0.6), _optional(SMALL, clip=0.6, peephole=True)],
+    "cell_clip": [_optional(SMALL, cell_clip=0.4), _optional(SMALL, cell_clip=0.4, peephole=True, clip=0.8)],
+    "proj_clip": [_optional(SMALL._replace(P=3), proj_clip=0.1, cell_clip=0.4)],
+    "directions": [_optional(SMALL, activations=((_F, _G, PLAIN[2]), (PLAIN[0], PLAIN[1], _G)))],
+} | {
+    f"activation_{name}": [
+        _optional(SMALL, activations=((one, *PLAIN[1:]),) * 2, **bounds),
+        _optional(SMALL, activations=((PLAIN[0], one, one),) * 2, **bounds),
+    ]
+    for name, function in ACTIVATIONS.items()
+    for one in [Activation(name, *_PARAMETERS.get(name, function.defaults))]
+    for bounds in [{"clip": 1.0, "cell_clip": 1.0} if name == "exponential" else {}]
+}
+
+
 class Problem(NamedTuple):
     """Arguments of a layer: all that ``prepare``, ``forward`` and ``backward`` take."""
 
@@ -64,22 +101,23 @@ class Problem(NamedTuple):
     grad_output: np.ndarray | None
     grad_h_n: np.ndarray | None
     grad_c_n: np.ndarray | None
+    options: LayerOptions = LayerOptions()
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Problem:
         """The problem with the function applied to every array."""
         parameters = tuple(DirectionParameters(*(_maybe(function, p) for p in d)) for d in self.parameters)
-        return Problem(parameters, *(_maybe(function, a) for a in self[1:]))
+        return Problem._make([parameters, *(_maybe(function, a) for a in self[1:-1]), self.options])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array of it, by name."""
-        named = dict(zip(self._fields[1:], self[1:], strict=True)) | named_parameters(self.parameters)
+        named = dict(zip(self._fields[1:-1], self[1:-1], strict=True)) | named_parameters(self.parameters)
         return {name: array for name, array in named.items() if array is not None}
 
 
 def make_problem(case: Case, dtype: str, seed: int = 0) -> Problem:
     """The arguments of a layer of these sizes, drawn at random."""
     rng = np.random.default_rng(seed)
-    T, B, I, H, P, D, bias, ragged, states = case
+    T, B, I, H, P, D, bias, ragged, states, options = case
     R, is_complex = P or H, np.issubdtype(dtype, np.complexfloating)
 
     def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -94,6 +132,7 @@ def make_problem(case: Case, dtype: str, seed: int = 0) -> Problem:
             bias_ih=draw(4 * H, scale=0.5) if bias else None,
             bias_hh=draw(4 * H, scale=0.5) if bias else None,
             weight_hr=draw(P, H, scale=H**-0.5) if P else None,
+            weight_ch=draw(3 * H, scale=0.5) if options.peephole else None,
         )
         for _ in range(D)
     )
@@ -104,7 +143,8 @@ def make_problem(case: Case, dtype: str, seed: int = 0) -> Problem:
     batch_sizes = np.array([np.count_nonzero(lengths > t) for t in range(T)], np.int64)
     N = int(batch_sizes.sum())
     h_0, c_0 = (draw(D, B, R), draw(D, B, H)) if states else (None, None)
-    return Problem(parameters, draw(N, I), batch_sizes, h_0, c_0, draw(N, D * R), draw(D, B, R), draw(D, B, H))
+    grads = draw(N, D * R), draw(D, B, R), draw(D, B, H)
+    return Problem(parameters, draw(N, I), batch_sizes, h_0, c_0, *grads, options)
 
 
 def wide_dtype(dtype: str) -> str:
@@ -124,10 +164,16 @@ def _maybe(function: Callable[[Any], Any], value: Any) -> Any:
 # What a backend gives for a problem ----------------------------------------------------------------------------------
 
 
+def prepare(backend: Backend, problem: Problem) -> Any:
+    """The parameters of a problem, prepared; the options are passed where there are some, as modules do."""
+    more: dict[str, Any] = {"options": problem.options} if problem.options.named() else {}
+    return backend.prepare(problem.parameters, **more)
+
+
 def forward(backend: Backend, problem: Problem, prepared: Any = None, keep: Keep = "nothing") -> LayerOutput:
     """The forward pass of a problem; its parameters are prepared where they are not given."""
     return backend.forward(
-        backend.prepare(problem.parameters) if prepared is None else prepared,
+        prepare(backend, problem) if prepared is None else prepared,
         input=problem.input,
         batch_sizes=problem.batch_sizes,
         h_0=problem.h_0,
@@ -154,7 +200,7 @@ def outputs(backend: Backend, problem: Problem, prepared: Any = None) -> dict[st
 
 def outputs_and_gradients(backend: Backend, problem: Problem, keep: Keep = "gates") -> dict[str, np.ndarray]:
     """What the forward and the backward pass of a problem give, by name."""
-    prepared = backend.prepare(problem.parameters)
+    prepared = prepare(backend, problem)
     result = forward(backend, problem, prepared, keep)
     return named_outputs(result) | named_gradients(backward(backend, problem, prepared, result.workspace))
 

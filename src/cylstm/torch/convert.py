@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from ..arrays.arguments import as_array
 from ..backends.base import Backend
 from ..nn.cell import LSTMCell
+from ..nn.dispatch import ComputedModule
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.module import Module
+from ..nn.options import refuse
+from . import quantized
 from .modules import parameter_names
 
 __all__ = ["from_torch", "to_torch"]
@@ -42,7 +45,9 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     Parameters
     ----------
     module : torch.nn.LSTM, torch.nn.LSTMCell or torch.nn.Linear
-        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out.
+        On any device; a drop-in or parametrised module too, whose parameters are taken as they come out. And what
+        ``torch.ao.quantization.quantize_dynamic`` makes of them: LSTM and LSTMCell of qint8 become frozen modules with
+        their integers and scales; those of float16, and a Linear, become float32, which holds their values.
     backend : str or Backend, optional
         The backend of an LSTM or LSTMCell; by default that of a drop-in.
 
@@ -55,18 +60,25 @@ def from_torch(module: nn.Module, *, backend: str | Backend | None = None) -> Mo
     TypeError
         If the module is another one, or a backend is named for a Linear.
     RuntimeError
-        If its dtype is none of cylstm's.
+        If its dtype is none of cylstm's, or its weights are quantised by columns.
     """
+    if (convert := quantized.conversion(module)) is not None:
+        if backend is not None and type(module).__name__ == "Linear":
+            raise TypeError(f"backend must be None for a Linear, got {backend!r}: leave it out")
+        return convert(module, **({} if backend is None else {"backend": backend}))
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.theirs)), None)
     if conversion is None:
         raise TypeError(f"module must be a torch.nn.LSTM, LSTMCell or Linear, got {type(module).__name__}")
     if conversion.ours is Linear:
         if backend is not None:
             raise TypeError(f"backend must be None for a Linear, got {backend!r}: leave it out")
-        names, chosen = ["weight", "bias"], {}
+        names, chosen = ["weight", "bias"], dict[str, Any]()
     else:
         names = parameter_names(module)
-        chosen = {"backend": backend or getattr(module, "backend", None)}
+        chosen = {
+            "backend": backend or getattr(module, "backend", None),
+            "precision": getattr(module, "precision", None),
+        }
     tensors = {name: tensor for name in names if (tensor := getattr(module, name)) is not None}
     arrays = ((name, as_array(tensor.detach().cpu(), name)) for name, tensor in tensors.items())
     arguments = {name: getattr(module, name) for name in conversion.sizes}
@@ -90,10 +102,17 @@ def to_torch(module: Module) -> nn.Module:
     ------
     TypeError
         If it is none of cylstm's modules.
+    ValueError
+        If it has an option that PyTorch's module does not have, such as peepholes.
+    RuntimeError
+        If it is frozen.
     """
     conversion = next((c for c in _CONVERSIONS if isinstance(module, c.ours)), None)
     if conversion is None:
         raise TypeError(f"module must be a cylstm.LSTM, LSTMCell or Linear, got {type(module).__name__}")
+    if isinstance(module, ComputedModule):
+        refuse(module._options, "PyTorch")
+    module._store.refuse_if_frozen()
     state = {name: _tensor(array) for name, array in module.named_parameters()}
     arguments = {name: getattr(module, name) for name in conversion.sizes}
     dtype = next(iter(state.values())).dtype

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..arrays.arguments import as_dtype
 from ..backends import registry
 from ..backends.base import Backend
+from ..backends.precision import DEFAULT, check_precision, in_force
 from .operator import Arguments, Options, backend_name
 from .operator import lstm as _operator
 
@@ -25,15 +26,24 @@ class _OnBackend:
     """What the drop-ins add to PyTorch's classes beside ``forward``."""
 
     backend: str | Backend | None = None
+    precision: str | None = None  # the caller's choice
 
-    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, backend: str | Backend | None = None, precision: str | None = None, **kwargs: Any
+    ) -> None:
         self.backend = backend
+        self.precision = precision
         super().__init__(*args, **kwargs)
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
-        _check_backend(self, self.backend)
+        _check_choice(self, self.backend, self.precision)
         super().reset_parameters()  # type: ignore[misc]  # of the class that comes next
+
+    def extra_repr(self) -> str:
+        """What PyTorch shows, and the precision where it was chosen."""
+        text = super().extra_repr()  # type: ignore[misc]
+        return text if self.precision in (None, DEFAULT) else f"{text}, precision={self.precision!r}"
 
 
 class LSTM(_OnBackend, nn.LSTM):
@@ -45,6 +55,9 @@ class LSTM(_OnBackend, nn.LSTM):
         Those of ``torch.nn.LSTM``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see `cylstm.LSTM`; an attribute too. The last two are for
+        inference only.
 
     Raises
     ------
@@ -108,6 +121,7 @@ class LSTM(_OnBackend, nn.LSTM):
                 bool(self.bidirectional),
                 self.proj_size,
                 backend_name(self.backend),
+                self.precision,
             ),
         )
         if packed:
@@ -124,6 +138,9 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         Those of ``torch.nn.LSTMCell``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see `cylstm.LSTM`; an attribute too. The last two are for
+        inference only.
 
     Raises
     ------
@@ -163,15 +180,19 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
                 raise error(f"{name} must have shape {expected}, got {tuple(state.shape)}")
         h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
         arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
-        _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
+        options = Options(1, bool(self.bias), False, False, 0, backend_name(self.backend), self.precision)
+        _, h_1, c_1 = _run(arguments, options)
         return h_1.squeeze(0), c_1.squeeze(0)
 
 
-def _check_backend(module: nn.Module, backend: str | Backend | None) -> None:
+def _check_choice(module: nn.Module, backend: str | Backend | None, precision: str | None) -> None:
     """An explicit choice works or raises, here rather than at the first call."""
-    if backend is not None:
-        dtype = as_dtype(next(module.parameters()).dtype).name
-        registry.choose(backend, dtype=dtype, projection=getattr(module, "proj_size", 0) > 0)
+    if backend is not None or precision is not None:
+        dtype = as_dtype(next(module.parameters()).dtype)
+        precision = in_force(check_precision(precision, dtype), dtype)
+        if backend is not None:
+            projection = getattr(module, "proj_size", 0) > 0
+            registry.choose(backend, dtype=dtype.name, projection=projection, precision=precision)
 
 
 def _checked(
@@ -211,6 +232,8 @@ def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor
             "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
             "cylstm.torch.restore(model) puts back"
         )
+    if not isinstance(options.precision, str):
+        check_precision(options.precision, "float32")  # the operator would name itself, not the attribute
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
     return _operator(*arguments, *options, keep)[:3]
 
@@ -220,7 +243,9 @@ def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor
 _DROP_INS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
 
 
-def replace(model: AnyModule, *, backend: str | Backend | None = None, back: bool = False) -> AnyModule:
+def replace(
+    model: AnyModule, *, backend: str | Backend | None = None, precision: str | None = None, back: bool = False
+) -> AnyModule:
     """Turn each ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` of a model into the drop-in, in place.
 
     The modules stay the objects that they are, with their parameters, hooks and mode; only their class changes. So
@@ -234,6 +259,8 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     backend : str or Backend, optional
         The backend of the drop-ins, those that were there before too; None for the selection in force at each call,
         and for drop-ins that were there before the one that they have.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        That of the drop-ins, as for `LSTM`; those that were there before keep theirs where it is None.
     back : bool
         The other way round: turn the drop-ins into PyTorch's modules.
 
@@ -247,7 +274,7 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     TypeError
         If it is no model.
     ValueError
-        If a backend is named for the way back.
+        If a backend or a precision is named for the way back, or parameters do not have the precision.
     BackendError
         If the backend cannot compute one of the modules. None of them has changed then.
 
@@ -264,6 +291,8 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if back and backend is not None:
         raise ValueError(f"backend must be None where back is True, got {backend!r}: leave it out")
+    if back and precision is not None:
+        raise ValueError(f"precision must be None where back is True, got {precision!r}: leave it out")
     kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
     theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
     ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]
@@ -272,16 +301,23 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         for module in ours:
             module.__class__ = _class_in_place_of(type(module), classes)
             vars(module).pop("backend", None)
+            vars(module).pop("precision", None)
         return model
-    changed = theirs if backend is None else theirs + ours
-    if backend is not None and not changed:
-        registry.choose(backend, dtype="float32")  # a wrong name is wrong without an LSTM too
-    for module in changed:
-        _check_backend(module, backend)
+    check_precision(precision, "float32")  # what is wrong is wrong without an LSTM too
+    if backend is not None and not (theirs or ours):
+        registry.choose(backend, dtype="float32", precision=precision or DEFAULT)
+    given = {name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None}
+    choices: dict[nn.Module, dict[str, Any]]
+    choices = {module: {"backend": None, "precision": None, **given} for module in theirs}
+    if given:
+        choices |= {module: {"backend": module.backend, "precision": module.precision, **given} for module in ours}
+    for module, choice in choices.items():
+        _check_choice(module, **choice)
     for module in theirs:
         module.__class__ = _class_in_place_of(type(module), _DROP_INS)
-    for module in changed:
-        module.backend = backend
+    for module, choice in choices.items():
+        for name, value in choice.items():
+            setattr(module, name, value)
     return model
 
 

@@ -31,6 +31,7 @@ from ..arrays.layout import Layout, contiguous
 from ..arrays.packed import PackedSequence
 from ..backends import registry
 from ..backends.base import Backend
+from ..backends.precision import check_precision, in_force, refuse_training
 from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
 from ..nn.stack import LayerKept, Stack
@@ -70,13 +71,16 @@ class Options(NamedTuple):
     bidirectional: bool
     proj_size: int
     backend: str | None  # see `backend_name`
+    precision: str | None = None  # the caller's choice
 
 
 _ARGUMENTS = (
     "Tensor input, Tensor? batch_sizes, Tensor? sorted_indices, Tensor? unsorted_indices, Tensor? h_0, Tensor? c_0, "
     "Tensor[] weights, Tensor[] masks"
 )
-_OPTIONS = "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend"
+_OPTIONS = (
+    "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend, str? precision"
+)
 _N = len(Arguments._fields)
 
 
@@ -87,15 +91,19 @@ class _Problem(NamedTuple):
     dtype: np.dtype
     batch_first: bool
     backend: str | Backend | None
+    precision: str
 
 
 @functools.lru_cache(maxsize=256)
 def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Problem:
     if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
         raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128, got bfloat16")
-    num_layers, bias, batch_first, bidirectional, proj_size, backend = options
+    num_layers, bias, batch_first, bidirectional, proj_size, backend, precision = options
     stack = Stack(input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
-    return _Problem(stack, as_dtype(dtype), batch_first, None if backend is None else _objects.get(backend, backend))
+    chosen = None if backend is None else _objects.get(backend, backend)
+    of_weights = as_dtype(dtype)
+    precision = in_force(check_precision(precision, of_weights), of_weights)
+    return _Problem(stack, of_weights, batch_first, chosen, precision)
 
 
 class _Prepared(NamedTuple):
@@ -162,10 +170,13 @@ def _as_workspace(kept: _Saved) -> Tensor:
 def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Saved]:
     """The forward pass: output, h_n and c_n in the caller's form, and what is kept."""
     problem = _problem(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
+    if keep:
+        remedy = "call it inside torch.inference_mode() or torch.no_grad(), or set precision = 'float32'"
+        refuse_training(problem.precision, remedy)
     stack, snapshot = problem.stack, _snapshot(problem, a.weights)
     choice = snapshot.derived.get(keep)
     if choice is None or choice.selection is not registry.selection():
-        choice = choose(snapshot, stack.layers, problem.backend, training=keep)
+        choice = choose(snapshot, stack.layers, problem.backend, training=keep, precision=problem.precision)
     packed = a.batch_sizes is not None
     value = PackedSequence(a.input, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else a.input
     hx = None if a.h_0 is None else (a.h_0, a.c_0)

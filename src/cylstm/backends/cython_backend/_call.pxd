@@ -2,10 +2,12 @@
 
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from ._backward cimport Backward, Scratch, backward_direction, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
+from ._operands cimport Operands, operands_of
 from ._parallel cimport Arrival, Barrier, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
 from ._partition cimport MACS_LONG_CALL, Partition, for_started, share_of
 from ._pass cimport Kept, Packed, Pass, Shape, Share, real, segment_count
@@ -22,6 +24,7 @@ cdef struct Call:
     bint h_0_per_direction      # else all directions begin with the same zeros
     void* h_full                # (D, B, blocks VL), with projection
     void* start                 # (D, blocks, hoisted rows, 4, VL), where the input is hoisted
+    char* operands              # (threads,), what operands_of says; NULL where rows are taken as they lie
 
 
 cdef struct Thread:    # one of the region
@@ -117,9 +120,12 @@ cdef inline void forward_thread(
     cdef Share own
     cdef Kept kept
     cdef Forward f
+    cdef Operands operands = operands_of(call.kernels, s, call.partition, NULL)
     cdef void* h_full
     cdef void* start
     cdef int d
+    if operands.bytes:
+        operands = operands_of(call.kernels, s, call.partition, call.operands + rank * operands.bytes)
     for d in range(t.first, t.last):
         p = pass_of(call, &t, d)
         own = share_in(call, &t, &p)
@@ -128,10 +134,27 @@ cdef inline void forward_thread(
         start = NULL
         if t.partition.hoisted:
             start = <real*>call.start + d * s.blocks * t.partition.hoisted * 4 * s.VL
-        f = init_forward(&p, &kept if keeps else NULL, h_full, start)
+        f = init_forward(&p, &kept if keeps else NULL, h_full, start, &operands)
         forward_direction(&p, &own, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
                           output + d * s.R, &f)
     end_thread(&t)
+
+
+cdef inline void last_h(
+    const Call* call,
+    const real* output,  # IN (N, D R)
+    real* h_n,           # OUT (D, B, R)
+) noexcept nogil:
+    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
+    cdef const Shape* s = call.shape
+    cdef Py_ssize_t R = s.R, row = s.N, t, b
+    for t in range(s.T - 1, -1, -1):
+        row -= call.batch_sizes[t]
+        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
+            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
+    if s.D == 2:
+        for b in range(s.B):
+            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
 cdef struct BackwardArrays:  # of all directions; void for the state's type

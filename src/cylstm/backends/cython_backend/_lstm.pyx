@@ -12,10 +12,11 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._backward cimport Scratch, scratch_of
-from ._call cimport BackwardArrays, Call, run_backward, run_forward
+from ._call cimport BackwardArrays, Call, last_h, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
 from ._memory cimport Views, address, allocate, fits, release, release_views, required
+from ._operands cimport operands_of
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
@@ -90,14 +91,17 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     cdef Partition partition = forward_partition(call.kernels, s, threads)
     cdef Py_ssize_t D = s.D, B = s.B, R = s.R, d
     cdef const real* h_0 = <const real*>a.h_0
-    # one allocation: arrivals | c | start | h_full | zeros
+    # one allocation: arrivals | operands | c | start | h_full | zeros
     cdef Py_ssize_t cells = s.blocks * B * s.VL, starts = s.blocks * partition.hoisted * 4 * s.VL
     cdef Py_ssize_t fulls = cells if s.P else 0
     cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
     cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
-    cdef real* scratch = <real*>allocate(arrivals + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
-    cdef real* c = scratch + arrivals
+    cdef Py_ssize_t operands = operands_of(call.kernels, s, &partition, NULL).bytes // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t ahead = arrivals + partition.threads * operands
+    cdef real* scratch = <real*>allocate(ahead + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + ahead
     call.partition, call.arrivals, call.h_0_per_direction = &partition, <Arrival*>scratch, h_0 != NULL
+    call.operands = <char*>(scratch + arrivals)
     call.start = c + D * cells
     call.h_full = c + D * (cells + starts) if s.P else NULL
     if zeros:
@@ -108,26 +112,9 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     run_forward(call, <const real*>a.input, h_0, c, output)
     for d in range(D):
         copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
-    _last_h(call, output, <real*>a.h_n)
+    last_h(call, output, <real*>a.h_n)
     release(scratch)
     return 0
-
-
-cdef void _last_h(
-    const Call* call,
-    const real* output,  # IN (N, D R)
-    real* h_n,           # OUT (D, B, R)
-) noexcept nogil:
-    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
-    cdef const Shape* s = call.shape
-    cdef Py_ssize_t R = s.R, row = s.N, t, b
-    for t in range(s.T - 1, -1, -1):
-        row -= call.batch_sizes[t]
-        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
-            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
-    if s.D == 2:
-        for b in range(s.B):
-            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
 def backward(
@@ -243,6 +230,7 @@ cdef class Stepper:
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Level* levels
+    cdef char* operands  # of each thread, for the layer that wants most
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
     cdef tuple shapes  # of the output, without B and with it
@@ -253,7 +241,8 @@ cdef class Stepper:
     def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
         cdef Layer layer
         cdef Level* level = NULL
-        cdef Py_ssize_t n, k, padded, itemsize
+        cdef Py_ssize_t n, k, padded, itemsize, operands = 0
+        cdef Partition partition
         if not layers:
             raise ValueError("layers must be one or more, got none")
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
@@ -273,6 +262,10 @@ cdef class Stepper:
                 level.h_full = allocate(padded, itemsize)
             if layer.serial_below <= batch_size:
                 self.serial = False
+            partition = forward_partition(level.kernels, &level.shape, 1)
+            operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
+        if operands:
+            self.operands = <char*>allocate(MAX_STEP_THREADS, operands)
         self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))
@@ -286,6 +279,7 @@ cdef class Stepper:
                 release(self.levels[n].c)
                 release(self.levels[n].h_full)
             release(self.levels)
+        release(self.operands)
 
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
@@ -338,6 +332,7 @@ cdef void _take_step(
     cdef Arrival arrivals[3 * MAX_STEP_THREADS]
     memset(&call, 0, sizeof(Call))
     call.partition, call.batch_sizes, call.arrivals = &partition, &stepper.batch_size, arrivals
+    call.operands = stepper.operands
     for n in range(stepper.count):
         level = &stepper.levels[n]
         partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))

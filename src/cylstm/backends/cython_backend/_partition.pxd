@@ -4,7 +4,7 @@
 # of its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none
 # where unit_groups is 1. Both directions run at once where there are threads.
 
-from ._kernels cimport Kernels
+from ._kernels cimport Factor, Kernels, panel_bytes
 from ._parallel cimport Arrival, Barrier
 from ._pass cimport MACS_FOR_REGION, Partition, Pass, Shape, Share, ceil_div
 from ._region cimport region_barrier_ns
@@ -23,26 +23,31 @@ cdef enum:
     MACS_FOR_BARRIER = 150
 
 
-cdef inline bint is_large_panel(const Kernels* kernels, Py_ssize_t K) noexcept nogil:
+cdef inline bint is_large_panel(const Factor* factor, Py_ssize_t K) noexcept nogil:
     """Whether a panel (K, 4, VL) is so large that the first tile that needs it would wait for it."""
-    return K * kernels.panel_bytes >= LARGE_PANEL
+    return panel_bytes(factor, K) >= LARGE_PANEL
 
 
-cdef inline Partition _one_thread(const Shape* s) noexcept nogil:
+cdef inline Py_ssize_t macs_of_row(const Kernels* kernels, Py_ssize_t H, Py_ssize_t I, Py_ssize_t R) noexcept nogil:
+    """Multiply-adds of a row in one direction, those of faster precisions counted as what they cost."""
+    return 4 * H * (I // kernels.input.speed + R // kernels.state.speed)
+
+
+cdef inline Partition _one_thread(const Kernels* kernels, const Shape* s) noexcept nogil:
     cdef Partition a
     a.threads = a.row_groups = a.unit_groups = 1
     a.directions_apart = False
     a.tiles = a.hoisted = 0
-    a.macs = 4 * s.H * (s.I + s.R) * s.N * s.D
+    a.macs = macs_of_row(kernels, s.H, s.I, s.R) * s.N * s.D
     a.descending_first = False
     return a
 
 
 cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
     """For at most `threads` threads. By the shape, and by what a barrier costs."""
-    cdef Partition a = _one_thread(s)
-    cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
-    cdef Py_ssize_t weights = s.H * (s.I + s.R) * kernels.panel_bytes // s.VL
+    cdef Partition a = _one_thread(kernels, s)
+    cdef Py_ssize_t macs_step = macs_of_row(kernels, s.H, 0, s.R) * s.B
+    cdef Py_ssize_t weights = s.blocks * (panel_bytes(&kernels.input, s.I) + panel_bytes(&kernels.state, s.R))
     cdef Py_ssize_t worthwhile
     cdef int team
     if s.B < (HOISTED_BELOW_LARGE if weights > LARGE_WEIGHTS else HOISTED_BELOW) and s.N > s.B:
@@ -66,7 +71,7 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
 
 
 cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
-    cdef Partition a = _one_thread(s)
+    cdef Partition a = _one_thread(kernels, s)
     cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
     cdef int team
     if a.macs < MACS_FOR_REGION:
@@ -117,11 +122,11 @@ cdef inline Share share_of(
     own.j0, own.j1 = s.blocks * u // units, s.blocks * (u + 1) // units
     own.g0, own.g1 = ceil_div(s.H, W) * u // units, ceil_div(s.H, W) * (u + 1) // units
     own.s0, own.s1 = ceil_div(s.R, W) * u // units, ceil_div(s.R, W) * (u + 1) // units
-    per_unit = (s.R if a.hoisted else s.I + s.R) * p.kernels.panel_bytes
+    per_unit = panel_bytes(&p.kernels.state, s.R) + (0 if a.hoisted else panel_bytes(&p.kernels.input, s.I))
     own.fits_l1 = (own.j1 - own.j0) * per_unit <= FIRST_CACHE
     own.pair_blocks = own.fits_l1 and s.B == 1
     own.shares_state = a.unit_groups > 1 and s.B == 1
-    own.streams_weights = own.tiles > 1 and is_large_panel(p.kernels, s.R)
+    own.streams_weights = own.tiles > 1 and is_large_panel(&p.kernels.state, s.R)
     own.group = Barrier(group + own.row_group * a.unit_groups, own.unit_group, a.unit_groups)
     own.everyone = Barrier(everyone, rank, team)
     return own
