@@ -7,6 +7,7 @@ shell session with ``$``. Each page runs in a temporary folder of its own. A ``t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 try:
     from sybil import Example, Sybil
-    from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+    from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
     from sybil.parsers.rest import DocTestParser
 except ImportError:  # `pytest benchmarks` needs none of it
     Sybil = None
@@ -31,7 +32,8 @@ WARNINGS = {
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
         "ignore:Do not pass an `input_shape`:UserWarning",
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
-    ]
+    ],
+    "other-weights.md": ["ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"],
 }
 BIN = str(Path(sys.executable).parent)
 
@@ -49,6 +51,7 @@ def run_console(example: Example) -> str | None:
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
+    namespace["installed"] = lambda package: importlib.util.find_spec(package) is not None  # for `% skip: next if(...)`
     stack = namespace["_leave"] = contextlib.ExitStack()
     stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
 
@@ -62,6 +65,7 @@ if Sybil is not None:
         parsers=[
             PythonCodeBlockParser(doctest_optionflags=FLAGS),
             CodeBlockParser(language="console", evaluator=run_console),
+            SkipParser(),
         ],
         patterns=["README.md", "docs/*.md", "docs/design/*.md"],
         setup=enter_folder,

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arrays.activations import Activation
-from ..arrays.arithmetic import widened
+from ..arrays.arithmetic import silent, widened
 from ..arrays.quantization import prepared_for_bfloat16, prepared_for_int8, product
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOptions, LayerOutput
 from .base import LayerParameters as LayerParameters  # of the signature, for subclasses
@@ -75,6 +75,7 @@ class NumpyBackend(Backend):
             for parameters, activations in zip(layer_parameters, each, strict=False)
         )
 
+    @silent
     def forward(
         self,
         prepared: tuple[Direction, ...],
@@ -115,6 +116,7 @@ class NumpyBackend(Backend):
         output, h_n, c_n = (a.astype(dtype, copy=False) for a in (output, h_n, c_n))
         return LayerOutput(output, h_n, c_n, workspace)
 
+    @silent
     def backward(
         self,
         prepared: tuple[Direction, ...],

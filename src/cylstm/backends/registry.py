@@ -40,7 +40,7 @@ from .plugins import (
     error_text,
     find,
     load_class,
-    missing_members,
+    shortcoming,
 )
 from .precision import DEFAULT
 
@@ -56,17 +56,26 @@ class _Selection(NamedTuple):
 
 
 _UNREAD = "the environment, not read yet"
-_AUTOMATIC = _Selection("", "automatic")
+_AUTOMATIC = "automatic"
+
+
+class _Made(ForkSafe):
+    """The one object of a class. The lock is held while it is made: the constructor may ask for other backends."""
+
+    def __init__(self, cls: type[Backend]) -> None:
+        super().__init__()
+        self.cls = cls
+        self.backend: Backend | None = None
 
 
 class _State(ForkSafe):
-    """Everything the registry remembers in a process."""
+    """Everything the registry remembers in a process. No code but the registry's runs under its lock."""
 
     def __init__(self) -> None:
-        super().__init__()  # its lock is re-entrant: a backend's constructor may ask for another backend
+        super().__init__()
         self.selected = _Selection("", _UNREAD)
         self.by_name: dict[str, Backend] = {}
-        self.by_class: dict[type, Backend] = {}
+        self.by_class: dict[int, _Made] = {}  # by the id of the class, which a metaclass may have made unhashable
         self.passed_over: set[str] = set()  # built-in names that the automatic choice found not to work
 
 
@@ -141,7 +150,7 @@ def get_backend() -> str:
         ``CYLSTM_BACKEND`` names a backend that cannot be used.
     """
     selection = _in_force()
-    if selection is _AUTOMATIC:
+    if selection.source == _AUTOMATIC:
         return choose(dtype="float32").name
     _instance(selection)
     return selection.name
@@ -203,9 +212,9 @@ def choose(
     needs = _Needs(dtype, projection, training, device, precision, options)
     if backend is None:
         selection = _in_force()
-        if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
+        if selection.source == _AUTOMATIC and device.partition(":")[0] != "cuda":
             return _automatic(needs)
-        if selection is _AUTOMATIC:
+        if selection.source == _AUTOMATIC:
             selection = _Selection("cupy", f"the device {device!r}")
     else:
         selection = _selection_of(backend, "the argument backend=")
@@ -223,13 +232,13 @@ def _selection_of(backend: object, source: str) -> _Selection:
     """The selection of a backend by its name or as an object."""
     if isinstance(backend, str):
         return _Selection(backend, source)
-    if isinstance(backend, type):
-        problem = "is a class: pass an instance of it"
-    elif missing := missing_members(backend):
-        problem = f"lacks {', '.join(missing)}"
-    else:
-        found: Any = backend
-        return _Selection(found.name, source, found)
+    try:
+        problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
+        if not problem:
+            found: Any = backend
+            return _Selection(found.name, source, found)
+    except Exception as error:
+        problem = f"cannot be asked what it is: {error_text(error)}"
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
         f"got {description(backend)}, which {problem}"
@@ -290,7 +299,8 @@ def _in_force() -> _Selection:
         with _state.lock:
             if _state.selected.source == _UNREAD:
                 name = os.environ.get(VARIABLE, "").strip()
-                _state.selected = _Selection(name, VARIABLE) if name else _AUTOMATIC
+                # A new one each time: who holds that of before learns that it was read again.
+                _state.selected = _Selection(name, VARIABLE if name else _AUTOMATIC)
             selection = _state.selected
     return selection
 
@@ -366,14 +376,20 @@ def _instance_of(name: str, path: str) -> Backend:
     if not available:
         raise BackendNotAvailableError(f"is not available: {reason.rstrip('.')}.")
     with _state.lock:
-        if cls not in _state.by_class:
+        made = _state.by_class.setdefault(id(cls), _Made(cls))
+    with made.lock:
+        if made.backend is None:
             try:
-                _state.by_class[cls] = cls()
+                backend = cls()
+                problem = shortcoming(backend)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 raise BackendLoadError(f"failed in its constructor: {error_text(error)}.") from error
-        return _state.by_name.setdefault(name, _state.by_class[cls])
+            if problem:
+                raise BackendLoadError(f"is not a backend: what its constructor made {problem}.")
+            made.backend = backend
+        return _state.by_name.setdefault(name, made.backend)
 
 
 def _levels_to_caller() -> int:

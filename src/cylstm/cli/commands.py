@@ -52,19 +52,19 @@ def backends(arguments: argparse.Namespace) -> int:
 
 def check_backend(arguments: argparse.Namespace) -> int:
     """``cylstm check-backend``."""
+    from ..backends.plugins import error_text
     from ..backends.registry import load
     from ..progress import Progress
     from ..testing import checks
+    from ..testing.kit import failure
 
     load(arguments.name, "NAME")
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}
     with Progress(len(todo), "checks") as bar:
         for check in todo:
-            try:
-                check()
-            except Exception as error:
-                failures[check.id] = f"{check.description} {type(error).__name__}: {error}"
+            if (error := failure(check)) is not None:
+                failures[check.id] = f"{check.description} {error_text(error)}"
             bar.advance(1)
     report = {"backend": arguments.name, "checks": len(todo), "passed": len(todo) - len(failures), "failed": failures}
     if not _json(arguments, report):

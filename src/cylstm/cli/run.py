@@ -1,8 +1,8 @@
 """``cylstm run``: an LSTM over a file of sequences that may be larger than memory.
 
-The input is memory-mapped and read in chunks of sequences and of time steps. The states are carried from one chunk of
-steps to the next, so the result is that of one call. The results are memory-mapped too, under temporary names, and
-moved into place when they are complete.
+The input is read in chunks of sequences and of time steps. The states are carried from one chunk of steps to the next,
+so the result is that of one call. The results are memory-mapped, under temporary names, and moved into place when they
+are complete.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..progress import Progress
 from ..words import with_article
 from .info import backend_info
 from .outputs import check_output
+from .sequences import FileArray, mapped_output
 
 #: Size of a chunk of input and output where the caller does not choose.
 CHUNK_BYTES = 16 << 20
@@ -39,7 +40,7 @@ CHUNK_BYTES = 16 << 20
 class Input(NamedTuple):
     """What the input file holds."""
 
-    input: np.ndarray
+    input: np.ndarray | FileArray
     h_0: np.ndarray | None = None
     c_0: np.ndarray | None = None
     lengths: np.ndarray | None = None  # (B,): steps of each sequence, behind which there is padding
@@ -61,6 +62,19 @@ class FileLayout(NamedTuple):
     def rows(self, array: np.ndarray) -> np.ndarray:
         """The view (T, B, features) of input or output."""
         return array[:, np.newaxis] if self.unbatched else array.swapaxes(0, 1) if self.batch_first else array
+
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Steps T and sequences B of an input of this shape."""
+        if self.unbatched:
+            return shape[0], 1
+        return (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
+
+    def part(self, array: np.ndarray | FileArray, t: slice, b: slice) -> np.ndarray:
+        """Some steps of some sequences of the input, as (T, B, I)."""
+        axes = (t, None) if self.unbatched else (b, t) if self.batch_first else (t, b)
+        if isinstance(array, FileArray):
+            return self.rows(array.read(*axes))
+        return self.rows(array[axes[0]] if self.unbatched else array[axes])
 
     def state(self, array: np.ndarray) -> np.ndarray:
         """The view (layers, B, features) of a state."""
@@ -112,7 +126,7 @@ def run_file(
     given = _read_input(input_path, lengths)
     _check_input(given, lstm, convert=dtype is not None)
     layout = FileLayout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
-    T, B, _ = layout.rows(given.input).shape
+    T, B = layout.sizes(given.input.shape)
     chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk, ragged=given.lengths is not None)
     lstm.batch_first = False  # what it is called with from here on is time-major
     written = np.dtype(np.float32) if lstm.dtype.name == "bfloat16" else lstm.dtype  # which .npy files lack
@@ -223,12 +237,13 @@ def _read_input(path: Path, lengths: Path | None) -> Input:
         raise ValueError(f"--lengths must be left out where {path} holds the array lengths, got {str(lengths)!r}")
     if lengths.suffix.lower() != ".npy":
         raise ValueError(f"lengths must end in .npy, got {str(lengths)!r}")
-    return given._replace(lengths=_load_npy(lengths))
+    steps = _load_npy(lengths)
+    return given._replace(lengths=steps.read(slice(None)) if steps.ndim else np.zeros((), steps.dtype))
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> FileArray:
     try:
-        return np.load(existing(path), mmap_mode="r", allow_pickle=False)
+        return FileArray(existing(path))
     except OSError:
         raise
     except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
@@ -264,7 +279,7 @@ def _check_input(given: Input, lstm: LSTM, *, convert: bool) -> None:
             raise ValueError(f"h_0 must have shape {h_0} and c_0 {c_0}, got {given.h_0.shape} and {given.c_0.shape}")
 
 
-def _check_lengths(lengths: np.ndarray, x: np.ndarray, lstm: LSTM) -> None:
+def _check_lengths(lengths: np.ndarray, x: np.ndarray | FileArray, lstm: LSTM) -> None:
     if x.ndim == 2:
         raise ValueError(f"lengths must be left out for one sequence, input of shape (T, I), got {x.shape}")
     T, B = x.shape[:2][:: -1 if lstm.batch_first else 1]
@@ -305,10 +320,7 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
     target, single = replaceable(path), path.suffix.lower() == ".npy"
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
         files = {name: Path(folder, f"{name}.npy") for name in list(shapes)[: 1 if single else None]}
-        arrays: dict[str, np.ndarray] = {
-            name: np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shapes[name])
-            for name, file in files.items()
-        }
+        arrays: dict[str, np.ndarray] = {name: mapped_output(file, dtype, shapes[name]) for name, file in files.items()}
         yield arrays
         arrays.clear()  # closes the files
         with replacing(target) as temporary:
@@ -332,8 +344,7 @@ def _compute(
     progress: bool | None,
 ) -> None:
     """Fill the results, chunk after chunk: all the steps of some sequences, then the next sequences."""
-    x = layout.rows(given.input)
-    T, B, _ = x.shape
+    T, B = layout.sizes(given.input.shape)
     output = layout.rows(results["output"]) if "output" in results else None
     logits = layout.scores(results["logits"]) if "logits" in results else None
     in_time = chunks.steps < T
@@ -341,7 +352,7 @@ def _compute(
         for b in _slices(B, chunks.sequences):
             states: Any = _initial_states(given, lstm, layout, b)
             for t in _slices(T, chunks.steps):
-                part = np.asarray(x[t, b]).astype(lstm.dtype, copy=False)
+                part = layout.part(given.input, t, b).astype(lstm.dtype, copy=False)
                 part_of_output, states = _call(lstm, part, states, given.lengths, b)
                 if output is not None:
                     output[t, b] = part_of_output

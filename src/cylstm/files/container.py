@@ -41,6 +41,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]  # possibly read-only and memory-mapped
     bits: Callable[[], np.ndarray] | None = None  # of a bfloat16 that read() widens: as it is, of dtype `BFLOAT16`
+    refused: str = ""  # why no module can be made of it: what it is instead of a plain tensor
 
 
 class Contents(NamedTuple):
@@ -118,7 +119,7 @@ def replacing(path: Path) -> Iterator[Path]:
     So ``path`` holds its old content or the new one, never half of it.
     """
     target = replaceable(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")  # short: any name that path may have will do
     try:
         temporary.touch(mode=0o666, exist_ok=False)  # less the umask
         if target.exists():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..nn.frozen import of_parameters
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.options import from_metadata, to_metadata
+from ..nn.reparametrised import Recipe, recipes
 from ..nn.stack import Stack
 from ..words import with_article
 from . import frozen
@@ -49,6 +51,21 @@ def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np
     return parameters, metadata
 
 
+def put_together(contents: Contents) -> Contents:
+    """The contents with the parameters that PyTorch would compute of what is stored; see `nn.reparametrised`."""
+    tensors = dict(contents.tensors)
+    for name, recipe in recipes({name: tensor.shape for name, tensor in tensors.items()}).items():
+        parts = [tensors.pop(part) for part in recipe.parts]
+        refused = recipe.refused or next((part.refused for part in parts if part.refused), "")
+        dtype = parts[0].dtype if parts else "unknown"
+        tensors[name] = Tensor(dtype, recipe.shape, partial(_computed, recipe, parts), refused=refused)
+    return contents._replace(tensors=tensors)
+
+
+def _computed(recipe: Recipe, parts: Sequence[Tensor]) -> np.ndarray:
+    return recipe.compute(*(part.read() for part in parts))
+
+
 def make(
     contents: Contents,
     path: Path,
@@ -62,6 +79,9 @@ def make(
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
+    for name, tensor in tensors.items():
+        if tensor.refused:
+            raise ValueError(f"{path}: {prefix + name} must be a plain tensor, got {tensor.refused}")
     what = f"{path}: the {kind} {at(prefix)}"
     stored_precision = _stored_precision(contents.metadata, prefix, path)
     is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)

@@ -18,6 +18,15 @@ _NAMES = {
 }
 
 
+#: What DataParallel and torch.compile put into names.
+_WRAPPERS = {"module", "_orig_mod"}
+
+
+def is_parameter(name: str) -> bool:
+    """Whether it is the name of a parameter of one of the kinds, after any prefix."""
+    return any(pattern.fullmatch(name) for pattern in _NAMES.values())
+
+
 def find_modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
     """What could be made from the tensors: kind → prefix → names after the prefix.
 
@@ -58,6 +67,7 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
             continue  # it stands behind what cylstm does not compute: it is not what is meant, unless it is named
         candidates = {p: names for p, names in found[kind].items() if p in exact}
         candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
+        candidates = candidates or {p: names for p, names in found[kind].items() if _holds(p, inside)}
         if len(candidates) > 1:
             prefixes = listed(map(repr, candidates))
             raise ValueError(
@@ -77,6 +87,12 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     raise ValueError(f"{path} must hold an LSTM, LSTMCell or Linear{where}, got {listed(there) or 'nothing'}")
 
 
+def _holds(found: str, prefix: str) -> bool:
+    """Whether a prefix stands anywhere in the one that was found, after ``state_dict.model.``, say."""
+    within, sought = (".".join(p for p in one.split(".") if p not in _WRAPPERS) for one in (found, prefix))
+    return bool(sought) and f".{sought}" in f".{within}"
+
+
 def not_computed(which: str, reason: str) -> str:
     """The message for an LSTM that cylstm does not compute; the reason says what it is or has."""
     return f"the LSTM {which} must be one that cylstm computes, got one that {reason}"
@@ -90,7 +106,7 @@ def either(names: Iterable[str]) -> str:
 
 def listed(texts: Iterable[str], at_most: int = 20) -> str:
     """The first of the texts, and how many more there are."""
-    texts = list(texts)
+    texts = [text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts]  # names have any length
     return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
 
 

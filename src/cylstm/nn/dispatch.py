@@ -11,6 +11,7 @@ from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
+from ..backends.guard import guarded
 from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
 from .frozen import rounded
 from .module import Module, exclusively
@@ -25,7 +26,7 @@ class Choice(NamedTuple):
     """The backend that computes one version of the parameters."""
 
     selection: object  # of the registry, in force: another one, and the choice is made again
-    backend: Backend
+    backend: Backend  # behind a `Guard`, unless it is one of cylstm's
     layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
     dtype: np.dtype
     cuda: bool  # arrays on a GPU are computed there
@@ -60,12 +61,15 @@ def choose(
     more: dict[str, Any] = {} if precision == DEFAULT else {"precision": precision}
     if options.named():
         more["options"] = options
-    prepared = snapshot.derive(
-        (chosen, precision), lambda: tuple(chosen.prepare(of_layer, **more) for of_layer in parameters)
-    )
-    choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
+    # By its id, with the backend beside: a backend need not be hashable.
+    computing, prepared = snapshot.derive((id(chosen), precision), lambda: _prepared(guarded(chosen), parameters, more))
+    choice = Choice(selection, computing, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+def _prepared(backend: Backend, layers: list[LayerParameters], more: dict[str, Any]) -> tuple[Backend, tuple[Any, ...]]:
+    return backend, tuple(backend.prepare(layer, **more) for layer in layers)
 
 
 class _Option:

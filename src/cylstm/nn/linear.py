@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
-from ..arrays.arithmetic import widened
+from ..arrays.arithmetic import silent, widened
 from ..arrays.quantization import Bfloat16Product, prepared_for_bfloat16, product, quantized
 from ..backends.precision import DEFAULT, refuse_training
 from ..random import uniform
@@ -138,6 +138,7 @@ class Linear(Module):
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
 
+        @silent
         def pullback(grad_output: Any) -> Gradients:
             self._store.refuse_after_change(snapshot)
             shape = (*x.shape[:-1], self.out_features)
@@ -161,6 +162,7 @@ class Linear(Module):
         return x
 
     @staticmethod
+    @silent
     def _run(arrays: dict[str, Any], x: np.ndarray) -> np.ndarray:
         weight = arrays["weight"]
         output = product(widened(x), weight if isinstance(weight, Bfloat16Product) else widened(weight))

@@ -13,6 +13,7 @@ from ..arrays.quantization import BFLOAT16
 from ..backends.precision import DEFAULT, check_precision, in_force
 from .frozen import SCALE, VALUES, FrozenArrays, is_frozen
 from .parameters import ParameterStore, locked
+from .reparametrised import completed
 
 
 class IncompatibleKeys(NamedTuple):
@@ -25,9 +26,6 @@ class IncompatibleKeys(NamedTuple):
         if not any(self):
             return "<All keys matched successfully>"
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
-
-
-_NOT_HERE = {"requires_grad_": ": vjp computes gradients on request. To freeze a module, leave it out of the optimiser"}
 
 
 class Module:
@@ -141,7 +139,7 @@ class Module:
             return store[name]
         if store is not None and name + VALUES in store:
             raise AttributeError(f"the module is frozen: it has {name + VALUES} and {name + SCALE} instead of {name}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{_NOT_HERE.get(name, '')}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__.get("_store")
@@ -187,7 +185,8 @@ class Module:
         Parameters
         ----------
         state_dict : mapping of str to array
-            NumPy arrays, PyTorch tensors (of any device) or other arrays.
+            NumPy arrays, PyTorch tensors (of any device) or other arrays. What `torch.nn.utils.weight_norm`,
+            ``spectral_norm`` and ``prune`` keep in place of a parameter is put together.
         strict : bool
             Whether missing and unexpected keys are errors. Wrong shapes always are.
 
@@ -206,9 +205,10 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
+        state_dict, errors = completed(state_dict, self._store, _loaded)
         missing = [name for name in self._store if name not in state_dict]
         unexpected = [name for name in state_dict if name not in self._store]
-        errors, arrays = [], {}
+        arrays = {}
         if strict and missing:
             errors.append(f"Missing key(s) in state_dict: {', '.join(map(repr, missing))}.")
         if strict and unexpected:
@@ -342,9 +342,9 @@ class Module:
         """Compute on the CPU, where the parameters are in any case."""
         return self.to("cpu")
 
-    def cuda(self, device: int | None = None) -> Self:
-        """Compute on an NVIDIA GPU, or on the one of this number."""
-        return self.to(device="cuda" if device is None else f"cuda:{device}")
+    def cuda(self, device: int = 0) -> Self:
+        """Compute on the NVIDIA GPU of this number."""
+        return self.to(f"cuda:{device}")
 
     def children(self) -> Iterator[Module]:
         """The modules inside this one: none."""

@@ -29,6 +29,8 @@ class RMSprop(Optimizer):
         Share of the step before that is taken again.
     centered : bool
         Whether the square of the mean gradient is subtracted from the mean square.
+    maximize : bool
+        Whether steps go along the gradient instead of against it.
 
     Raises
     ------
@@ -47,35 +49,45 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         self._alpha = at_least_zero(alpha, "alpha")
         self._eps = at_least_zero(eps, "eps")
         self._weight_decay = at_least_zero(weight_decay, "weight_decay")
         self._momentum = at_least_zero(momentum, "momentum")
         self._centered = bool(centered)
+        self._maximize = bool(maximize)
         self._buffer_names = ("square_avg",)
         if momentum:
             self._buffer_names += ("momentum_buffer",)
         if centered:
             self._buffer_names += ("grad_avg",)
-        super().__init__(modules, lr)
+        super().__init__(
+            modules,
+            lr,
+            alpha=self._alpha,
+            eps=self._eps,
+            weight_decay=self._weight_decay,
+            momentum=self._momentum,
+            centered=self._centered,
+            maximize=self._maximize,
+        )
 
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
-        named = dict(zip(self._buffer_names, buffers, strict=True))
+    def _update(
+        self, step: int, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        if self._maximize:
+            gradient = -gradient
         if self._weight_decay:
             gradient = gradient + self._weight_decay * parameter
-        square_avg = named["square_avg"]
-        square_avg *= self._alpha
-        square_avg += (1 - self._alpha) * (gradient * gradient)
-        mean_square = square_avg
+        new = dict(zip(self._buffer_names, buffers, strict=True))
+        new["square_avg"] = self._alpha * new["square_avg"] + (1 - self._alpha) * (gradient * gradient)
+        mean_square = new["square_avg"]
         if self._centered:
-            grad_avg = named["grad_avg"]
-            grad_avg += (1 - self._alpha) * (gradient - grad_avg)
-            mean_square = square_avg - grad_avg * grad_avg
-        step = gradient / (np.sqrt(mean_square) + self._eps)
+            new["grad_avg"] = new["grad_avg"] + (1 - self._alpha) * (gradient - new["grad_avg"])
+            mean_square = mean_square - new["grad_avg"] * new["grad_avg"]
+        change = gradient / (np.sqrt(mean_square) + self._eps)
         if self._momentum:
-            momentum_buffer = named["momentum_buffer"]
-            momentum_buffer *= self._momentum
-            momentum_buffer += step
-            step = momentum_buffer
-        parameter -= self.lr * step
+            change = new["momentum_buffer"] = self._momentum * new["momentum_buffer"] + change
+        return parameter - self.lr * change, *new.values()

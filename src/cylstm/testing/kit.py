@@ -10,6 +10,8 @@ import numpy as np
 
 from ..arrays.arguments import as_dtype
 from ..backends.base import Backend, lacking
+from ..backends.guard import raised_by_a_signal_handler
+from ..backends.plugins import error_text
 from ..backends.precision import DEFAULT
 from ..backends.registry import load
 from ..nn.options import check_real
@@ -220,14 +222,25 @@ def _declared(todo: list[Check], expected_failures: Mapping[str, str] | None) ->
     return reasons
 
 
-def _result(check: Check, reason: str | None) -> CheckResult:
+def failure(check: Check) -> BaseException | None:
+    """What a check raises; None where it passes. A backend that ends the program, by SystemExit say, fails too."""
     try:
         check()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if raised_by_a_signal_handler(error):
+            raise
+        return error
+    return None
+
+
+def _result(check: Check, reason: str | None) -> CheckResult:
+    error = failure(check)
+    if error is not None:
         if reason is not None:
             return CheckResult(check.id, "expected failure", reason)
-        detail = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        return CheckResult(check.id, "failed", detail)
+        return CheckResult(check.id, "failed", str(error) if isinstance(error, AssertionError) else error_text(error))
     if reason is not None:
         return CheckResult(check.id, "passed, though declared as expected failure", reason)
     return CheckResult(check.id, "passed", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+import torch.onnx
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
@@ -14,8 +15,9 @@ from ..arrays.arguments import as_dtype
 from ..backends import registry
 from ..backends.base import Backend
 from ..backends.precision import DEFAULT, check_precision, in_force
+from .derivatives import lstm as _run
 from .operator import Arguments, Options, backend_name
-from .operator import lstm as _operator
+from .report import tell, why_left
 
 __all__ = ["LSTM", "LSTMCell", "parameter_names", "replace", "restore"]
 
@@ -29,11 +31,34 @@ class _OnBackend:
     precision: str | None = None  # the caller's choice
 
     def __init__(
-        self, *args: Any, backend: str | Backend | None = None, precision: str | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        device: Any = None,
+        backend: str | Backend | None = None,
+        precision: str | None = None,
+        **kwargs: Any,
     ) -> None:
         self.backend = backend
         self.precision = precision
+        if device is not None:  # named in the signature, where torch.nn.utils.skip_init looks for it
+            kwargs["device"] = device
         super().__init__(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "qconfig":  # each of PyTorch's quantisations sets it, on the modules too that it will leave
+            warnings.warn(
+                f"{type(self).__name__} stays in the dtype of its parameters, for PyTorch's quantisation does not know "
+                "cylstm.torch: call cylstm.torch.restore(model) before it, to quantise this module too",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which compiles Python and knows no backend."""
+        raise RuntimeError(
+            f"cylstm.torch.{type(self).__name__} cannot be scripted: call cylstm.torch.restore(model) before "
+            "torch.jit.script, or use torch.jit.trace"
+        )
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
@@ -100,20 +125,26 @@ class LSTM(_OnBackend, nn.LSTM):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if _exporting_to_onnx():  # the exporters know the LSTM that is PyTorch's own
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         packed = isinstance(input, PackedSequence)
         data, batch_sizes, sorted_indices, unsorted_indices = input if packed else (input, None, None, None)
         data, hx = _checked(data, hx, weights[0], RuntimeError if packed else ValueError)
         D, H, R = 1 + bool(self.bidirectional), self.hidden_size, self.proj_size or self.hidden_size
         if batch_sizes is not None and hx[0] is None:
-            leading = self.num_layers * D, int(batch_sizes[0])
+            leading = self.num_layers * D, batch_sizes[0]  # no int: a trace follows it
             hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
-        masks = []
-        if self.training and self.dropout > 0:  # drawn as torch.nn.LSTM draws them: the same seed drops the same
+        masks = None
+        if (
+            self.training and self.dropout > 0 and self.num_layers > 1
+        ):  # drawn as torch.nn.LSTM draws them: the same seed drops the same
             ones = data.new_ones(data.shape[:-1].numel(), D * R)
-            masks = [nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)]
+            masks = torch.stack([nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)])
         output, *state = _run(
-            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], weights, masks),
+            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], masks, weights),
             Options(
                 self.num_layers,
                 self.bias,
@@ -167,8 +198,21 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if _exporting_to_onnx():
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         data, hx = _checked(input, hx, weights[0], RuntimeError)
+        if not torch.jit.is_tracing():  # a trace runs with other sizes, which the operator checks
+            self._check_shapes(data, hx)
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
+        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, None, weights)
+        options = Options(1, bool(self.bias), False, False, 0, backend_name(self.backend), self.precision)
+        _, h_1, c_1 = _run(arguments, options)
+        return h_1.squeeze(0), c_1.squeeze(0)
+
+    def _check_shapes(self, data: Tensor, hx: tuple[Tensor | None, Tensor | None]) -> None:
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
         if data.shape[-1] != self.input_size:
@@ -178,11 +222,43 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
             if state is not None and state.shape != expected:
                 error = RuntimeError if state.dim() in (1, 2) else ValueError
                 raise error(f"{name} must have shape {expected}, got {tuple(state.shape)}")
-        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
-        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
-        options = Options(1, bool(self.bias), False, False, 0, backend_name(self.backend), self.precision)
-        _, h_1, c_1 = _run(arguments, options)
-        return h_1.squeeze(0), c_1.squeeze(0)
+
+
+@torch.compiler.assume_constant_result  # the compiler, by which PyTorch exports too, takes it for False
+def _exporting_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+def _tracer_of(*values: Any) -> fx.Tracer | None:
+    """The tracer of ``torch.fx`` where one of the values stands for a tensor of a later call."""
+    for value in values:
+        tracer = (
+            _tracer_of(*value)
+            if isinstance(value, (tuple, list))
+            else value.tracer
+            if isinstance(value, fx.Proxy)
+            else None
+        )
+        if tracer is not None:
+            return tracer
+    return None
+
+
+def _as_leaf(module: nn.Module, tracer: fx.Tracer, input: Any, hx: Any) -> fx.Proxy:
+    """One call of the module in the graph, as the tracer makes of PyTorch's own modules."""
+    arguments = (input,) if hx is None else (input, hx)
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    """The weights in PyTorch's order, as hooks and parametrisations compute them."""
+    weights = [getattr(module, name) for name in parameter_names(module)]
+    if any(type(weight).__name__ == "ExpandedWeight" for weight in weights):
+        raise NotImplementedError(
+            "cylstm has no expanded weights (call_for_per_sample_grads): use torch.func.vmap(torch.func.grad(...)) for "
+            "the gradients of each sample, or torch.nn.LSTM, which cylstm.torch.restore(model) puts back"
+        )
+    return weights
 
 
 def _check_choice(module: nn.Module, backend: str | Backend | None, precision: str | None) -> None:
@@ -209,6 +285,11 @@ def _checked(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            kind, remedy = f"one of layout {tensor.layout}", "call .to_dense()"
+            if tensor.is_nested:
+                kind, remedy = "a nested one", "use torch.nn.utils.rnn.pack_sequence(input.unbind(), False)"
+            raise RuntimeError(f"{name} must be a dense tensor, got {kind}: {remedy}")
         if tensor.device != weight.device:
             raise RuntimeError(
                 f"{name} must lie on {weight.device}, as the weights do, got {tensor.device}: move one of them"
@@ -223,34 +304,25 @@ def _checked(
     return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
 
 
-def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, h_n and c_n. What the backward pass needs is kept where there can be one."""
-    candidates = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
-    differentiable = [tensor for tensor in candidates if tensor is not None]
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in differentiable):
-        raise NotImplementedError(  # an operator without a rule for it would give tangents of zero
-            "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
-            "cylstm.torch.restore(model) puts back"
-        )
-    if not isinstance(options.precision, str):
-        check_precision(options.precision, "float32")  # the operator would name itself, not the attribute
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
-    return _operator(*arguments, *options, keep)[:3]
-
-
 # Models ---------------------------------------------------------------------------------------------------------------
 
 _DROP_INS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
 
 
 def replace(
-    model: AnyModule, *, backend: str | Backend | None = None, precision: str | None = None, back: bool = False
+    model: AnyModule,
+    *,
+    backend: str | Backend | None = None,
+    precision: str | None = None,
+    back: bool = False,
+    verbose: bool = False,
 ) -> AnyModule:
     """Turn each ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` of a model into the drop-in, in place.
 
     The modules stay the objects that they are, with their parameters, hooks and mode; only their class changes. So
     optimisers, other references and shared weights go on as before. Modules of a subclass of ``torch.nn.LSTM`` are
-    left alone, for their ``forward`` may be their own.
+    left alone, for their ``forward`` may be their own; so are quantised and scripted ones, those in bfloat16, and those
+    with a ``forward`` of their own. A warning names each that was left and why, and says where there was none at all.
 
     Parameters
     ----------
@@ -263,6 +335,8 @@ def replace(
         That of the drop-ins, as for `LSTM`; those that were there before keep theirs where it is None.
     back : bool
         The other way round: turn the drop-ins into PyTorch's modules.
+    verbose : bool
+        Print what was done with each LSTM, and how many there are, instead of the warning.
 
     Returns
     -------
@@ -293,8 +367,10 @@ def replace(
         raise ValueError(f"backend must be None where back is True, got {backend!r}: leave it out")
     if back and precision is not None:
         raise ValueError(f"precision must be None where back is True, got {precision!r}: leave it out")
-    kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
-    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
+    names = {module: name for name, module in model.named_modules()}
+    kinds = {module: parametrize.type_before_parametrizations(module) for module in names}
+    left = {module: why for module in names if (why := why_left(module, tuple(_DROP_INS), (LSTM, LSTMCell)))}
+    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS and module not in left]
     ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]
     if back:
         classes = {new: old for old, new in _DROP_INS.items()}
@@ -302,6 +378,7 @@ def replace(
             module.__class__ = _class_in_place_of(type(module), classes)
             vars(module).pop("backend", None)
             vars(module).pop("precision", None)
+        tell("restored", [names[module] for module in ours], {}, verbose)
         return model
     check_precision(precision, "float32")  # what is wrong is wrong without an LSTM too
     if backend is not None and not (theirs or ours):
@@ -318,6 +395,9 @@ def replace(
     for module, choice in choices.items():
         for name, value in choice.items():
             setattr(module, name, value)
+    if not (theirs or left or any(isinstance(module, _OnBackend) for module in names)):
+        warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
+    tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
     return model
 
 

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from ._forward cimport Forward, forward_direction, init_forward
 from ._operands cimport Operands, operands_of
 from ._kernels cimport GatesBackwardTile
-from ._parallel cimport barrier_wait
+from ._parallel cimport barrier_wait, halt_look, halt_seen
 from ._pass cimport (
     Kept, Partition, Pass, Shape, Share, Step, behind_last, ceil_div, chunk_steps, previous_step, real, rows_of_step,
     segment_steps,
@@ -115,7 +115,10 @@ cdef inline void backward_direction(
                 gates_backward_of_step(p, own, b, scratch, grad_output, &step)
         barrier_wait(&own.everyone)
         chunk_gradients(p, own, b, scratch, input, grad_input)
+        halt_look(p.halt, &own.everyone, 0, p.asks)
         barrier_wait(&own.everyone)
+        if halt_seen(&own.everyone, 0):
+            return
 
 
 cdef inline Py_ssize_t rows_of_steps(const Pass* p, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

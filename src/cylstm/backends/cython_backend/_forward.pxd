@@ -6,10 +6,11 @@
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport Factor, GatesTile, ProductTile, operand_stride, panel_bytes, prefetch
-from ._parallel cimport barrier_wait
 from ._operands cimport Operands, convert_rows
+from ._parallel cimport barrier_wait, halt_look, halt_seen
 from ._pass cimport (
     Kept, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
+    steps_of_look,
 )
 from ._product cimport Products, init_products, prefetch_slice, run_products, tiles_of
 
@@ -36,6 +37,8 @@ cdef inline void forward_direction(
 ) noexcept nogil:
     cdef const Shape* s = p.shape
     cdef Step step = before_first(p)
+    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 0  # a single step has no look
+    cdef int turn = 0
     if not own.steps:
         return
     for _ in range(s.T):
@@ -48,7 +51,14 @@ cdef inline void forward_direction(
         if s.P:
             barrier_wait(&own.group)
             project_step(f, p, own, &step, output)
+        left -= 1
+        if left == 0:
+            halt_look(p.halt, &own.group, turn, p.asks)
         barrier_wait(&own.group)
+        if left == 0:
+            if halt_seen(&own.group, turn):
+                return
+            turn, left = 1 - turn, each
         if own.shares_state:
             prefetch(output + step.first * s.D * s.R, s.R * <Py_ssize_t>sizeof(real))
 

@@ -15,7 +15,7 @@ from ._backward cimport Scratch, scratch_of
 from ._call cimport BackwardArrays, Call, last_h, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
-from ._memory cimport Views, address, allocate, fits, release, release_views, required
+from ._memory cimport Views, address, allocate, fits, release, release_views, required, rows_of_sizes, sized
 from ._operands cimport operands_of
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
@@ -40,7 +40,7 @@ cdef struct ForwardArrays:  # of `forward`; None is NULL
 
 def forward(
     Layer layer not None,
-    input,        # IN (N, I)
+    input not None,  # IN (N, I)
     batch_sizes,  # IN (T,) int64
     hx,           # IN h_0 (D, B, R), c_0 (D, B, H); each or None
     result,       # OUT output (N, D R), h_n (D, B, R), c_n (D, B, H)
@@ -48,7 +48,7 @@ def forward(
                   #     h_segment (D, segments, B, R), c_segment (D, segments, blocks, B, VL); each or None
     int threads,
 ):
-    """Run one layer on N > 0 rows. All arrays are C-contiguous and of the layer's dtype; shapes are not checked."""
+    """Run one layer on N > 0 rows. Arrays are C-contiguous and of the layer's dtype; what is new has its shape."""
     cdef Views views  # typed memoryviews cost as much as a short call
     cdef ForwardArrays a
     cdef Shape s = layer.shape
@@ -60,14 +60,13 @@ def forward(
     h_0, c_0 = hx
     output, h_n, c_n = result
     try:
-        a.input = required(&views, input, itemsize, False)
         call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
-        s.T = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t)
-        s.B = call.batch_sizes[0]
-        a.h_0 = address(&views, h_0, itemsize, False)
-        a.c_0 = address(&views, c_0, itemsize, False)
-        a.output = required(&views, output, itemsize, True)
-        s.N = views.buffers[views.count - 1].len // (s.D * s.R * itemsize)
+        s.T = views.buffers[0].len // <Py_ssize_t>sizeof(int64_t)
+        s.N, s.B = rows_of_sizes(call.batch_sizes, s.T), call.batch_sizes[0]
+        a.input = sized(&views, input, itemsize, False, s.N * s.I)
+        a.h_0 = sized(&views, h_0, itemsize, False, s.D * s.B * s.R)
+        a.c_0 = sized(&views, c_0, itemsize, False, s.D * s.B * s.H)
+        a.output = sized(&views, output, itemsize, True, s.N * s.D * s.R)
         a.h_n = required(&views, h_n, itemsize, True)
         a.c_n = required(&views, c_n, itemsize, True)
         if kept is not None:
@@ -114,12 +113,12 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
         copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
     last_h(call, output, <real*>a.h_n)
     release(scratch)
-    return 0
+    return -1 if call.halt.stop else 0  # a signal handler has raised
 
 
 def backward(
     Layer layer not None,
-    input,        # IN (N, I)
+    input not None,  # IN (N, I)
     batch_sizes,  # IN (T,) int64
     kept,         # IN as in `forward`
     grad_result,  # IN grad_output (N, D R), grad_h_n (D, B, R), grad_c_n (D, B, H); each or None
@@ -145,19 +144,19 @@ def backward(
     h_prev, c_prev, gates, h_segment, c_segment = kept
     grad_output, grad_h_n, grad_c_n = grad_result
     grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr = gradients
-    s.N = len(input)
     try:
-        a.input = required(&views, input, itemsize, False)
         call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
-        s.T, s.B = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t), call.batch_sizes[0]
+        s.T, s.B = views.buffers[0].len // <Py_ssize_t>sizeof(int64_t), call.batch_sizes[0]
+        s.N = rows_of_sizes(call.batch_sizes, s.T)
+        a.input = sized(&views, input, itemsize, False, s.N * s.I)
         call.kept.h_prev = <void*>address(&views, h_prev, itemsize, False)
         call.kept.c_prev = <void*>address(&views, c_prev, itemsize, False)
         call.kept.gates = <void*>address(&views, gates, itemsize, False)
         call.kept.h_segment = <void*>address(&views, h_segment, itemsize, False)
         call.kept.c_segment = <void*>address(&views, c_segment, itemsize, False)
-        a.grad_output = address(&views, grad_output, itemsize, False)
-        ends.grad_h_n = address(&views, grad_h_n, itemsize, False)
-        ends.grad_c_n = address(&views, grad_c_n, itemsize, False)
+        a.grad_output = sized(&views, grad_output, itemsize, False, s.N * s.D * s.R)
+        ends.grad_h_n = sized(&views, grad_h_n, itemsize, False, s.D * s.B * s.R)
+        ends.grad_c_n = sized(&views, grad_c_n, itemsize, False, s.D * s.B * s.H)
         a.grad_input = required(&views, grad_input, itemsize, True)
         ends.grad_h_0 = required(&views, grad_h_0, itemsize, True)
         ends.grad_c_0 = required(&views, grad_c_0, itemsize, True)
@@ -207,7 +206,7 @@ cdef int _backward(
         if s.P:
             copy_columns(own + at.grad_weight_hr, <real*>ends.grad_weight_hr + d * s.P * s.H, s.VL, s.P, s.H, False)
     release(memory)
-    return 0
+    return -1 if call.halt.stop else 0
 
 
 # One time step at a time ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 # where unit_groups is 1. Both directions run at once where there are threads.
 
 from ._kernels cimport Factor, Kernels, panel_bytes
-from ._parallel cimport Arrival, Barrier
+from ._parallel cimport Arrival, Barrier, omp_get_num_procs
 from ._pass cimport MACS_FOR_REGION, Partition, Pass, Shape, Share, ceil_div
 from ._region cimport region_barrier_ns
 
@@ -18,6 +18,7 @@ cdef enum:
     FIRST_CACHE = 32 << 10       # likewise, in the first level of it
     LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
     MACS_LONG_CALL = 60_000_000  # about a millisecond: pays even if the other threads have to wake up
+    THREADS_PER_PROCESSOR = 4    # more than these only wait for each other
     # Multiply-adds of a step per nanosecond of a barrier. A core does some 45 of them, half the step is saved, and the
     # exchange of h costs about a barrier more.
     MACS_FOR_BARRIER = 150
@@ -50,6 +51,7 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
     cdef Py_ssize_t weights = s.blocks * (panel_bytes(&kernels.input, s.I) + panel_bytes(&kernels.state, s.R))
     cdef Py_ssize_t worthwhile
     cdef int team
+    threads = useful_threads(threads)
     if s.B < (HOISTED_BELOW_LARGE if weights > LARGE_WEIGHTS else HOISTED_BELOW) and s.N > s.B:
         a.hoisted = min(s.N, HOISTED_ROWS if s.B < HOISTED_BELOW else 4 * s.B)
     if a.macs < MACS_FOR_REGION:
@@ -70,10 +72,18 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
     return a
 
 
+cdef inline int useful_threads(int threads) noexcept nogil:
+    """As many of the threads as the processors can bring forward: the price of a barrier grows with their square."""
+    if threads <= 8:
+        return threads
+    return min(threads, max(8, THREADS_PER_PROCESSOR * omp_get_num_procs()))
+
+
 cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
     cdef Partition a = _one_thread(kernels, s)
     cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
     cdef int team
+    threads = useful_threads(threads)
     if a.macs < MACS_FOR_REGION:
         threads = 1
     team = threads

@@ -7,6 +7,7 @@ set. It is read when the first layer is prepared.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,15 +41,16 @@ class Workspace:
     def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _KeptArrays) -> None:
         self.input = input  # (N, I)
         self.batch_sizes = batch_sizes  # (T,)
-        self.kept = kept
+        self.kept: _KeptArrays | None = kept  # None once it has been given back
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a workspace cannot be copied: both would give the same memory back")
 
-    def __del__(self) -> None:
-        for buffer in self.kept:
+    def __del__(self, release: Callable[[np.ndarray], None] = pool.release) -> None:  # names are gone at exit
+        kept, self.kept = self.kept, None  # a finaliser may bring the workspace back after this
+        for buffer in kept or ():
             if buffer is not None:
-                pool.release(buffer)
+                release(buffer)
 
 
 class CythonBackend(Backend):
@@ -137,7 +139,12 @@ class CythonBackend(Backend):
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,
     ) -> LayerGradients:
-        input, batch_sizes = workspace.input, workspace.batch_sizes
+        input, batch_sizes, kept = workspace.input, workspace.batch_sizes, workspace.kept
+        if kept is None:
+            raise RuntimeError(
+                "the workspace must be whole, got one that the garbage collector has finalised: keep a pullback by a "
+                "plain reference, not by an object whose __del__ saves it"
+            )
         dtype, N, B = input.dtype, len(input), batch_sizes[0]
         D, I, H, R, P = prepared.D, input.shape[1], prepared.H, prepared.R, prepared.P
         new = np.empty if N else np.zeros
@@ -151,7 +158,7 @@ class CythonBackend(Backend):
         if N:
             gradients = (grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr)
             grad_result = (grad_output, grad_h_n, grad_c_n)
-            _lstm.backward(prepared, input, batch_sizes, workspace.kept, grad_result, gradients, get_num_threads())
+            _lstm.backward(prepared, input, batch_sizes, kept, grad_result, gradients, get_num_threads())
         parameters = tuple(
             DirectionParameters(
                 grad_weight_ih[d],
