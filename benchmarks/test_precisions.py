@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import precisions
 import pytest
 from cases import Case
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+import precisions
 from contenders.reduced import OurCall, reduced
 
 SHORT = Case(name="(2, 6, 8, 16)", regime="precisions", B=2, T=6, I=8, H=16)

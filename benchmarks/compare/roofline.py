@@ -205,7 +205,7 @@ def _barrier(threads: int, patience: float) -> float:
 def _activation(dtype: str, patience: float) -> float:
     """Seconds per hidden unit: three sigmoids and two hyperbolic tangents."""
     x = np.linspace(-3, 3, 2048).astype(dtype)
-    out, isa = np.empty_like(x), CythonBackend().instruction_set
+    out, isa = np.empty_like(x), CythonBackend().instruction_set()
     sigmoid, tanh = (_best(lambda t=t: _layer.activate(t, x, out, isa), patience) / x.size for t in (False, True))
     return 3 * sigmoid + 2 * tanh
 

@@ -33,7 +33,8 @@ class CyLSTM(Contender):
         return True
 
     def instruction_set(self) -> str:
-        return getattr(registry.choose(self.backend, dtype="float32"), "instruction_set", "")
+        told = getattr(registry.choose(self.backend, dtype="float32"), "instruction_set", None)
+        return told() if callable(told) else ""
 
     def module(self, case: Case, problem: Problem, threads: int) -> cylstm.LSTM:
         cylstm.set_num_threads(threads)

@@ -33,7 +33,7 @@ def test_run_takes_what_the_model_says(folder: Path, capsys: Any) -> None:
     cylstm.save(lstm.freeze(), "model.safetensors")
     assert main([*RUN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["precision"] == "int8"
-    assert "frozen" in fails(capsys, *RUN, "--precision", "float32")
+    assert "frozen" in fails(capsys, *RUN, "--force", "--precision", "float32")
     assert main(["inspect", "model.safetensors"]) == 0
     assert "precision='int8', frozen)" in capsys.readouterr().out
 

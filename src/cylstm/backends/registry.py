@@ -235,11 +235,11 @@ def _selection_of(backend: object, source: str) -> _Selection:
         return _Selection(backend, source)
     try:
         problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
+        if not problem:
+            found: Any = backend
+            return _Selection(found.name, source, found)
     except Exception as error:
         problem = f"cannot be asked what it is: {error_text(error)}"
-    if not problem:
-        found: Any = backend
-        return _Selection(found.name, source, found)
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
         f"got {description(backend)}, which {problem}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..backends.plugins import available_backends
 from ..backends.precision import check_precision, in_force, refuse_training
 from ..files.formats import load
 from ..nn.lstm import LSTM
+from ..nn.options import named
 from ..progress import Progress
 from ..words import with_article
 from .peers import Pass, Problem, peer_passes
@@ -57,14 +59,16 @@ def benchmark(
     grad = random.randn(steps, batch_size, features, dtype=dtype)
     problem = Problem(sizes, parameters, x, grad, training)
     passes = {}
-    in_use = in_force(check_precision(precision, lstm.dtype), lstm.dtype)
+    if lstm.frozen:
+        raise ValueError("the LSTM must have its float32 parameters, got a frozen one: measure the model before")
+    in_use = in_force(check_precision(precision, dtype), np.dtype(dtype))
     if training:
         refuse_training(in_use, "leave out --training, or the precision")
     for name in _able(lstm, training, in_use) if backends is None else backends:
         with registry.selecting(name, "--backend"):
-            registry.choose(dtype=dtype, projection=lstm.proj_size > 0, training=training, precision=in_use)
-            one = LSTM(**sizes, dtype=dtype, backend=name, precision=precision)
-            one.load_state_dict(parameters)
+            registry.choose(dtype=dtype, training=training, precision=in_use, **lstm._needs)
+            one = copy.deepcopy(lstm)
+            one.backend, one.precision = name, precision
             passes[name] = _pass(one, x, grad, training)
     passes |= peer_passes(problem, peers)
     expected = _pass(exact, x.astype(exact.dtype), grad.astype(exact.dtype), training)()
@@ -85,6 +89,7 @@ def random_lstm(sizes: dict[str, Any], dtype: str) -> LSTM:
     """An LSTM of these sizes with the same random weights each time, whatever the dtype."""
     random.manual_seed(0)
     exact = LSTM(**sizes, dtype="complex128" if dtype.startswith("complex") else "float64", backend="numpy")
+    exact.backend = None
     return exact.to(dtype=dtype)
 
 
@@ -96,15 +101,16 @@ def model_lstm(path: Path, prefix: str, dtype: str | None) -> LSTM:
     FileNotFoundError, ValueError, ImportError
         As :func:`cylstm.load` does; ValueError also if it is no LSTM.
     """
-    lstm = load(path, prefix, backend=None)
+    lstm = load(path, prefix)
     if not isinstance(lstm, LSTM):
         raise ValueError(f"{path} must hold an LSTM, got {with_article(type(lstm).__name__)}")
     return lstm if dtype is None else lstm.to(dtype=dtype)
 
 
 def _sizes(lstm: LSTM) -> dict[str, Any]:
+    """The arguments of PyTorch's LSTM, and the options beyond them that are not the default."""
     names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
-    return {name: getattr(lstm, name) for name in names}
+    return {name: getattr(lstm, name) for name in names} | named(lstm._options)
 
 
 def _able(lstm: LSTM, training: bool, precision: str) -> list[str]:
@@ -112,13 +118,7 @@ def _able(lstm: LSTM, training: bool, precision: str) -> list[str]:
     for row in available_backends():
         if row.status == "available":
             with contextlib.suppress(BackendError):
-                registry.choose(
-                    row.name,
-                    dtype=lstm.dtype.name,
-                    projection=lstm.proj_size > 0,
-                    training=training,
-                    precision=precision,
-                )
+                registry.choose(row.name, dtype=lstm.dtype.name, training=training, precision=precision, **lstm._needs)
                 able.append(row.name)
     return able
 

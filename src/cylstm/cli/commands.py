@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         "model": f"{report['lstm']}, {report['dtype']}",
         "input": f"{report['input']}: {counted(report['sequences'], 'sequence')} of {counted(report['steps'], 'step')}",
         "output": f"{report['output']}: {kept}" if report["output"] else "not kept (-o OUTPUT keeps it)",
-        "time": f"{report['seconds']:.3f} s",
+        "time": f"{report['seconds']:.3g} s",
         "speed": f"{report['sequences_per_second']:,.0f} sequences/s, {report['steps_per_second']:,.0f} steps/s",
         "backend": backend["name"],
         "instruction set": backend.get("instruction_set"),

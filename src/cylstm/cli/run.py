@@ -223,7 +223,7 @@ def _load_model(
 def _read_input(path: Path, lengths: Path | None) -> Input:
     extension = path.suffix.lower()
     if extension == ".npy":
-        given = Input(_file_array(path))
+        given = Input(_load_npy(path))
     elif extension == ".npz":
         tensors = npz.read(existing(path)).tensors
         if "input" not in tensors or ("h_0" in tensors) != ("c_0" in tensors):
@@ -237,12 +237,13 @@ def _read_input(path: Path, lengths: Path | None) -> Input:
         raise ValueError(f"--lengths must be left out where {path} holds the array lengths, got {str(lengths)!r}")
     if lengths.suffix.lower() != ".npy":
         raise ValueError(f"lengths must end in .npy, got {str(lengths)!r}")
-    return given._replace(lengths=_file_array(lengths).read(slice(None)))
+    steps = _load_npy(lengths)
+    return given._replace(lengths=steps.read(slice(None)) if steps.ndim else np.zeros((), steps.dtype))
 
 
-def _file_array(path: Path) -> FileArray:
+def _load_npy(path: Path) -> FileArray:
     try:
-        return FileArray(path)
+        return FileArray(existing(path))
     except OSError:
         raise
     except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …

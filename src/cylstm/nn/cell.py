@@ -68,9 +68,7 @@ class LSTMCell(ComputedModule):
     ((2, 20), (2, 20))
     """
 
-    _fixed: ClassVar[frozenset[str]] = frozenset(
-        {"input_size", "hidden_size", "bias", "backend", "bias_ih", "bias_hh", *NAMES}
-    )
+    _fixed: ClassVar[frozenset[str]] = frozenset({"input_size", "hidden_size", "bias", "bias_ih", "bias_hh", *NAMES})
 
     def __init__(
         self,

@@ -91,16 +91,6 @@ class ComputedModule(Module):
 
     peephole, clip, activations, input_forget, cell_clip, proj_clip = (_Option(name) for name in NAMES)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        if not self._options.named():
-            state.pop("_options", None)
-        return state
-
-    def _repr_of_options(self) -> str:
-        """What they add to the ``repr``."""
-        return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "backend" and "_store" in self.__dict__:
             self._set_backend(value)
@@ -110,12 +100,20 @@ class ComputedModule(Module):
     def _set_backend(self, backend: str | Backend | None) -> None:
         """Compute on another backend from the next call on. An explicit choice works or raises."""
         if backend is not None:
-            registry.choose(
-                backend, dtype=self.dtype.name, device=self._device, precision=self.precision, **self._needs
-            )
+            self._check_backend(self.dtype, self._precision, self._device, backend)
         with exclusively([self]):
             self.__dict__["backend"] = backend
             self._store.renew()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if not self._options.named():
+            state.pop("_options", None)
+        return state
+
+    def _repr_of_options(self) -> str:
+        """What they add to the ``repr``."""
+        return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
 
     def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
@@ -128,9 +126,12 @@ class ComputedModule(Module):
             self._check_backend(dtype, precision)
         return device, dtype
 
-    def _check_backend(self, dtype: np.dtype, precision: str | None, device: str = "cpu") -> None:
+    def _check_backend(
+        self, dtype: np.dtype, precision: str | None, device: str = "cpu", backend: str | Backend | None = None
+    ) -> None:
+        """Raise where a backend, by default that of the module, does not compute it."""
         registry.choose(
-            self.backend,
+            self.backend if backend is None else backend,
             dtype=dtype.name,
             device=device,
             precision=in_force(precision, dtype),

@@ -28,15 +28,6 @@ class IncompatibleKeys(NamedTuple):
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
-#: What modules of PyTorch have and these do not, and what to do instead.
-_NOT_HERE = {
-    "requires_grad_": ": a gradient is computed where it is requested, by vjp. To freeze a module, leave it out of the "
-    "optimiser",
-    "backward": ": call vjp, and the pullback that it returns",
-    "register_forward_hook": ": there are no hooks",
-}
-
-
 class Module:
     """What LSTM, LSTMCell and Linear have in common: parameters by PyTorch's names, and a training mode.
 
@@ -148,8 +139,7 @@ class Module:
             return store[name]
         if store is not None and name + VALUES in store:
             raise AttributeError(f"the module is frozen: it has {name + VALUES} and {name + SCALE} instead of {name}")
-        hint = _NOT_HERE.get(name, "")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__.get("_store")
@@ -350,19 +340,15 @@ class Module:
 
     def cpu(self) -> Self:
         """Compute on the CPU, where the parameters are in any case."""
-        return self.to(device="cpu")
+        return self.to("cpu")
 
-    def cuda(self, device: int | None = None) -> Self:
-        """Compute on an NVIDIA GPU, as ``to("cuda")`` does, or on the one of this number."""
-        return self.to(device="cuda" if device is None else f"cuda:{device}")
+    def cuda(self, device: int = 0) -> Self:
+        """Compute on the NVIDIA GPU of this number."""
+        return self.to(f"cuda:{device}")
 
     def children(self) -> Iterator[Module]:
         """The modules inside this one: none."""
         return iter(())
-
-    def modules(self) -> Iterator[Module]:
-        """This module and those inside it."""
-        return iter((self,))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do nothing: a pullback returns gradients, and nothing keeps or adds them up."""

@@ -161,7 +161,7 @@ class Stream:
             h, c = (_beside(state, x_t) for state in self.state)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
-            self._set_state(h, c)  # copies: h may be a part of the rows, which the caller gets
+            self._begin_with(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
@@ -242,12 +242,6 @@ class Stream:
         if self._stepper is not None:
             self._stepper.set_state(*_plain(h, c))
         self._dtype, self._h, self._c = h.dtype, h, c
-
-    def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
-        if self._stepper is None:
-            self._h, self._c = h.copy(), c.copy()
-        else:
-            self._stepper.set_state(*_plain(h, c))
 
     @staticmethod
     def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, kind: Any) -> None:

@@ -30,7 +30,7 @@ class RMSprop(Optimizer):
     centered : bool
         Whether the square of the mean gradient is subtracted from the mean square.
     maximize : bool
-        Whether steps go along the gradients instead of against them.
+        Whether steps go along the gradient instead of against it.
 
     Raises
     ------
@@ -56,7 +56,8 @@ class RMSprop(Optimizer):
         self._eps = at_least_zero(eps, "eps")
         self._weight_decay = at_least_zero(weight_decay, "weight_decay")
         self._momentum = at_least_zero(momentum, "momentum")
-        self._centered, self._maximize = bool(centered), maximize
+        self._centered = bool(centered)
+        self._maximize = bool(maximize)
         self._buffer_names = ("square_avg",)
         if momentum:
             self._buffer_names += ("momentum_buffer",)
@@ -65,24 +66,24 @@ class RMSprop(Optimizer):
         super().__init__(
             modules,
             lr,
-            alpha=alpha,
-            eps=eps,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            centered=centered,
-            maximize=maximize,
+            alpha=self._alpha,
+            eps=self._eps,
+            weight_decay=self._weight_decay,
+            momentum=self._momentum,
+            centered=self._centered,
+            maximize=self._maximize,
         )
 
     def _update(
         self, step: int, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        new = dict(zip(self._buffer_names, buffers, strict=True))
         if self._maximize:
             gradient = -gradient
         if self._weight_decay:
             gradient = gradient + self._weight_decay * parameter
-        mean_square = self._alpha * new["square_avg"] + (1 - self._alpha) * (gradient * gradient)
-        new["square_avg"] = mean_square
+        new = dict(zip(self._buffer_names, buffers, strict=True))
+        new["square_avg"] = self._alpha * new["square_avg"] + (1 - self._alpha) * (gradient * gradient)
+        mean_square = new["square_avg"]
         if self._centered:
             new["grad_avg"] = new["grad_avg"] + (1 - self._alpha) * (gradient - new["grad_avg"])
             mean_square = mean_square - new["grad_avg"] * new["grad_avg"]
