@@ -7,7 +7,9 @@ is not needed; files need the package ``h5py``. Convention: https://keras.io/api
 A map of this folder, each module above those that it imports::
 
     convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
-    sequential.py     layers in a row; load_model
+    reading.py        load_model: models made from files
+    sequential.py     layers in a row
+    model.py          what models have in common
     layers/           the layers
     initializers.py   what draws their weights
     files/            what is in a file
@@ -15,19 +17,11 @@ A map of this folder, each module above those that it imports::
 Keras itself is never imported.
 """
 
+from . import layers
 from .convert import from_lstm, save
-from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
-from .sequential import Sequential, load_model
+from .layers import *  # noqa: F403
+from .layers import Input
+from .reading import load_model
+from .sequential import Sequential
 
-__all__ = [
-    "LSTM",
-    "Bidirectional",
-    "Dense",
-    "Dropout",
-    "Input",
-    "Masking",
-    "Sequential",
-    "from_lstm",
-    "load_model",
-    "save",
-]
+__all__ = ["Input", "Sequential", "from_lstm", "load_model", "save", *layers.LAYERS]

@@ -1,0 +1,140 @@
+"""Keras's models, made from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays.arguments import DTYPES, as_dtype
+from ..files.container import damaged
+from ..files.names import either
+from .files.model import LayerPath, StoredModel, read_model
+from .functional import Functional
+from .layers import LAYERS, InputLayer, Layer, LSTMCell, StackedRNNCells
+from .layers.operations import OPERATIONS, Operation
+from .model import Model
+from .sequential import Sequential
+
+#: Options by their names before Keras 3.
+_RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
+#: What makes a layer of a configuration, beside the classes of layers.
+_OTHERS: dict[str, Any] = {"InputLayer": InputLayer, "LSTMCell": LSTMCell, "StackedRNNCells": StackedRNNCells}
+
+
+def load_model(path: str | os.PathLike[str]) -> Sequential | Functional:
+    """Make a model from a file of Keras, ``.keras``, ``.h5`` or ``.hdf5``, with its weights. Nothing in it is executed.
+
+    What plays no part in inference (dropout, regularisers, the optimiser) is left out; what cylstm does not compute is
+    refused by its class and its layer's name. A policy of mixed precision is computed in float32, as are its variables.
+
+    Returns
+    -------
+    Sequential or Functional
+
+    Raises
+    ------
+    FileNotFoundError, ImportError
+        If there is no such file, or h5py is not installed.
+    ValueError
+        If the file is damaged, has no model but weights alone, or its model has what is not computed here.
+    """
+    path = Path(path)
+    stored = read_model(path)
+    if not stored.class_name:
+        raise ValueError(
+            f"{path} must hold a model, got weights without a configuration: cylstm.load(path) gives an LSTM of it; or "
+            "build a cylstm.keras.Sequential and use its load_weights"
+        )
+    try:
+        model = _layer({"class_name": stored.class_name, "name": "", "config": stored.config}, stored, ())
+        if isinstance(model, Functional):
+            model.build()
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    assert isinstance(model, Sequential | Functional)
+    return model
+
+
+def _layer(described: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Layer:
+    """The layer of a configuration, and which weights it will take when it is built."""
+    kind, config = described["class_name"], described["config"]
+    if kind in ("Sequential", "Functional"):
+        return _model(kind, config, stored, path)
+    if kind in OPERATIONS and "trainable" not in config:
+        options = {name: value for name, value in config.items() if name not in ("name", "dtype")}
+        return Operation(kind, options, config["name"])
+    layer: Layer = _made(kind, config, stored, path)
+    inside = getattr(layer, "layer", None)
+    if inside is None and not isinstance(layer, InputLayer | Model):
+        layer.give(partial(stored.weights, path))
+    return layer
+
+
+def _model(kind: str, config: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Model:
+    # All layers are made before the first takes its weights: what is not computed is refused first.
+    layers = [_layer(one, stored, (*path, n)) for n, one in enumerate(config["layers"])]
+    if kind == "Functional":
+        nodes = [one["inbound_nodes"] for one in config["layers"]]
+        return Functional(layers, nodes, config["input_layers"], config["output_layers"], name=config["name"])
+    return Sequential(layers, name=config["name"])
+
+
+def _made(kind: str, config: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Any:
+    """What a configuration describes that is no model."""
+    name = config["name"]
+    if kind not in LAYERS and kind not in _OTHERS:
+        raise ValueError(
+            f"the layer {name!r} must be one that cylstm computes ({either(LAYERS)}), got a {kind}: use Keras"
+        )
+    arguments = {option: _value(value) for option, value in config.items() if not option.endswith("_initializer")}
+    arguments.pop("cudnn", None)
+    for old, new in _RENAMED.get(kind, {}).items():
+        if old in arguments:
+            arguments[new] = arguments.pop(old)
+    dtype = arguments.pop("dtype", None)
+    if kind in ("InputLayer", "StackedRNNCells"):
+        arguments.pop("trainable", None)
+    elif dtype is not None:
+        arguments["dtype"] = _dtype(name, dtype)
+    if kind == "LSTMCell":
+        arguments.pop("trainable", None)
+    for n, inner in enumerate(("layer", "backward_layer", "cell")):
+        if (inside := config.get(inner)) is None:
+            arguments.pop(inner, None)
+        elif kind == "TimeDistributed":
+            arguments[inner] = _layer(inside, stored, (*path, n))
+        else:
+            arguments[inner] = _made(inside["class_name"], inside["config"], stored, path)
+    if "cells" in config:
+        arguments["cells"] = [_made(one["class_name"], one["config"], stored, path) for one in config["cells"]]
+    try:
+        return (LAYERS.get(kind) or _OTHERS[kind])(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the layer {name!r}, a {kind}, must be one that cylstm computes: {error}") from error
+
+
+def _value(value: Any) -> Any:
+    """An option as its constructor takes it: tuples and arrays are described in configurations."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__tuple__":
+            return tuple(value.get("items") or value.get("config", {}).get("value", ()))
+        if value.get("class_name") == "__numpy__":
+            return np.asarray(value["config"]["value"], value["config"]["dtype"])
+    return value
+
+
+def _dtype(name: str, dtype: Any) -> np.dtype:
+    if isinstance(dtype, str) and dtype.startswith("mixed_"):
+        return as_dtype("float32")  # of the variables
+    try:
+        return as_dtype(dtype)
+    except (RuntimeError, TypeError):
+        got = dtype.get("class_name") if isinstance(dtype, Mapping) else dtype
+        raise ValueError(f"the dtype of the layer {name!r} must be {either(DTYPES)}, got {got!r:.60}") from None
