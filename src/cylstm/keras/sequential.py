@@ -13,7 +13,8 @@ from ..arrays.arguments import DTYPES, as_array, as_dtype
 from ..files.container import damaged
 from ..files.names import either
 from ..progress import Progress
-from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
+from .files.contents import Stored, numbered, snake_case, weights_path, write_weights
+from .files.model import StoredModel, read_model
 from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
 from .layers.arguments import checked_weights, positive
 from .layers.base import BatchShape, Layer, Recurrent, Variable
@@ -236,19 +237,21 @@ class Sequential:
         ValueError
             If the file is damaged, or its weights are not those of these layers. Nothing is taken then.
         """
-        self.take(read_file(Path(path)), path)
+        layers = [_described(layer) for layer in self.layers]
+        self.take(read_model(path, {"class_name": "Sequential", "config": {"name": self.name, "layers": layers}}))
 
-    def take(self, file: KerasFile, path: object) -> None:
-        """:meth:`load_weights` of what was read from the path."""
-        there = {one.path: one for one in file.stored.values()}
-        mine = [one for one in self.stored() if any(one.parts.values())]
-        if sorted(one.path for one in mine) != sorted(there):
-            wanted, found = ", ".join(one.path for one in mine), ", ".join(there)
-            raise ValueError(
-                f"{path} must hold the weights of {wanted or 'nothing'}, got those of {found or 'nothing'}"
-            )
-        arrays = [array for one in mine for part in one.parts for array in there[one.path].parts.get(part, [])]
-        self.set_weights(arrays)
+    def take(self, stored: StoredModel) -> None:
+        """:meth:`load_weights` of what was read."""
+        layers = [n for n, one in enumerate(stored.config["layers"]) if one["class_name"] != "InputLayer"]
+        self.set_weights([array for n in layers for array in stored.weights((n,))])
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    """The layer as a configuration describes it, as far as its weights depend on it."""
+    config: dict[str, Any] = {name: getattr(layer, name) for name in ("name", "units", "use_bias") if hasattr(layer, name)}
+    if isinstance(layer, Bidirectional):
+        config |= {"layer": _described(layer.forward_layer), "backward_layer": _described(layer.backward_layer)}
+    return {"class_name": type(layer).__name__, "config": config}
 
 
 def load_model(path: str | os.PathLike[str]) -> Sequential:
@@ -265,24 +268,19 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
         If the file is damaged, or its model is not sequential or has another layer than those of this module.
     """
     path = Path(path)
-    file = read_file(path)
-    if file.kind != "Sequential":
-        kind = f"a {file.kind} model" if file.kind else "weights without a configuration"
+    stored = read_model(path)
+    if stored.class_name != "Sequential":
+        kind = f"a {stored.class_name} model" if stored.class_name else "weights without a configuration"
         raise ValueError(
             f"{path} must hold a Sequential model, got {kind}: cylstm.load(path) gives an LSTM of it; or build a "
             "cylstm.keras.Sequential and use its load_weights"
         )
-    if path.suffix.lower() != ".keras":
-        raise ValueError(
-            f"{path} must be a .keras file, got one in Keras's older format, of which cylstm.load(path) takes the LSTM "
-            "alone: for the whole model, save it as .keras"
-        )
     try:
-        model = Sequential(name=file.config["name"])
-        for layer in file.config["layers"]:
+        model = Sequential(name=stored.config["name"])
+        for layer in stored.config["layers"]:
             kind, config = layer["class_name"], layer["config"]
             if kind == "InputLayer":
-                batch, *shape = config.get("batch_shape") or config["batch_input_shape"]
+                batch, *shape = config["batch_shape"]
                 model.add(Input(tuple(shape), batch, config["name"]))
             else:
                 model.add(_from_config(kind, config))
@@ -290,7 +288,7 @@ def load_model(path: str | os.PathLike[str]) -> Sequential:
         raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    model.take(file, path)
+    model.take(stored)
     return model
 
 
