@@ -46,6 +46,8 @@ class Contents(NamedTuple):
     metadata: dict[str, str]
     refused: Mapping[str, str] = MappingProxyType({})  # prefix of an LSTM that cylstm does not compute → why
     others: Mapping[str, str] = MappingProxyType({})  # prefix of another layer → what it is, where the file says it
+    options: Mapping[str, str] = MappingProxyType({})  # prefix → what the file says of the layer, in the file's order
+    assumed: str = ""  # what is taken for granted because the file does not tell it
 
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

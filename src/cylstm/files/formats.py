@@ -45,7 +45,7 @@ def _save_onnx(module: Any, path: Path) -> None:
 
 
 def _read_keras(path: Path) -> Contents:
-    from ..keras.convert import read
+    from ..keras.lstms import read
 
     return read(path)
 

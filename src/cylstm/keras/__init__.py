@@ -6,11 +6,14 @@ is not needed; files need the package ``h5py``. Convention: https://keras.io/api
 
 A map of this folder, each module above those that it imports::
 
-    convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
+    lstms.py          the LSTMs and Dense layers of a file, for :func:`cylstm.load`
+    convert.py        from :class:`cylstm.LSTM` to layers and files; from_lstm, save
     reading.py        load_model: models made from files
+    functional.py     layers that take the output of any others
     sequential.py     layers in a row
     model.py          what models have in common
     layers/           the layers
+    options.py        what the options of these layers ask for
     initializers.py   what draws their weights
     files/            what is in a file
 

@@ -1,16 +1,12 @@
-"""Between :class:`cylstm.LSTM` and Keras's files: ``from_lstm``, ``save``, and ``read`` for :func:`cylstm.load`."""
+"""From :class:`cylstm.LSTM` to Keras's layers and files: ``from_lstm`` and ``save``."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import numpy as np
-
-from ..files.container import Contents, Tensor, as_tensors
 from ..nn.lstm import LSTM as Module
 from ..nn.options import refuse
-from .files.contents import BACKWARD, CELL, FORWARD, KerasFile, Stored, read_file, weights_path, write_weights
+from .files.contents import weights_path, write_weights
 from .layers import LSTM, Bidirectional, Input
 from .sequential import Sequential
 
@@ -68,121 +64,3 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
     }
     first = model.layers[0].name
     write_weights(path, model.stored(), {f"{first}.{name}": text for name, text in options.items()})
-
-
-def read(path: Path) -> Contents:
-    """The parameters of all LSTMs of a file under ``name.weight_ih_l0`` and so on, for :func:`cylstm.load`.
-
-    Where the file has no configuration (``.weights.h5``), the layers are taken to have Keras's defaults.
-    """
-    file = read_file(path)
-    tensors: dict[str, Tensor] = {}
-    refused: dict[str, str] = {}
-    metadata = dict(file.metadata)
-    joined: dict[str, list[Stored]] = {}  # by the name of the first layer
-    for run in _runs(file):
-        lstms = [one for one in run if _is_lstm(one)]
-        if lstms:
-            joined[lstms[0].name] = lstms
-    for name, layers in joined.items():
-        reasons = [reason for one in layers if (reason := _refused(file, one))]
-        if reasons:
-            refused[f"{name}."] = reasons[0]
-            continue
-        for layer, one in enumerate(layers):
-            directions = [one.parts[part] for part in (CELL, FORWARD, BACKWARD) if part in one.parts]
-            for suffix, arrays in zip((f"_l{layer}", f"_l{layer}_reverse"), directions, strict=False):
-                found = {f"weight_ih{suffix}": arrays[0].T, f"weight_hh{suffix}": arrays[1].T}
-                if len(arrays) > 2:
-                    found |= {f"bias_ih{suffix}": arrays[2], f"bias_hh{suffix}": np.zeros_like(arrays[2])}
-                tensors |= as_tensors({f"{name}.{field}": array for field, array in found.items()})
-        metadata.setdefault(f"{name}.batch_first", "true")
-    others = {f"{one.name}.": _summary(file, one) for one in file.stored.values() if not _is_lstm(one)}
-    return Contents(tensors, metadata, refused, others)
-
-
-def _runs(file: KerasFile) -> list[list[Stored]]:
-    """The layers of a file, stacked LSTMs together: those of a Sequential model, and those that cylstm has written."""
-    todo: list[Stored] = list(file.stored.values())
-    runs: list[list[Stored]] = []
-    for first, one in file.stored.items():
-        count = file.metadata.get(f"{first}.num_layers", "")
-        if count.isdecimal():
-            above = [f"{first}_{n}" for n in range(1, min(int(count), len(todo) + 1))]
-            runs.append([one, *(file.stored[name] for name in above if name in file.stored)])
-    if file.kind == "Sequential" and not runs:
-        order = [one for one in file.described.values() if one.path.count("/") == 1]
-        run: list[Stored] = []
-        for described in order:
-            layer = file.stored.get(described.name)
-            if described.kind in ("Dropout", "InputLayer"):
-                continue
-            if layer is None or not (run and _stacks(file, run[-1], layer)):
-                runs.append(run)
-                run = []
-            if layer is not None:
-                run.append(layer)
-        runs.append(run)
-    of_runs = {layer.name for run in runs for layer in run}
-    return [run for run in runs if run] + [[layer] for layer in todo if layer.name not in of_runs]
-
-
-def _stacks(file: KerasFile, lower: Stored, upper: Stored) -> bool:
-    """Whether two layers that follow one another are layers of one LSTM."""
-    if not (_is_lstm(lower) and _is_lstm(upper)) or _refused(file, lower) or _refused(file, upper):
-        return False
-    states = [[arrays[1].shape for arrays in one.parts.values()] for one in (lower, upper)]
-    counts = [[len(arrays) for arrays in one.parts.values()] for one in (lower, upper)]
-    config = file.described[lower.name].config
-    sequences = config.get("layer", {}).get("config", config).get("return_sequences")
-    width = sum(shape[0] for shape in states[0])
-    fits = all(arrays[0].shape[0] == width for arrays in upper.parts.values())
-    return bool(sequences) and states[0] == states[1] and counts[0] == counts[1] and fits
-
-
-def _is_lstm(layer: Stored) -> bool:
-    """Whether the variables have the shapes of an LSTM's."""
-    if set(layer.parts) not in ({CELL}, {FORWARD, BACKWARD}):
-        return False
-    for arrays in layer.parts.values():
-        if not 2 <= len(arrays) <= 3 or arrays[0].ndim != 2 or arrays[1].ndim != 2:
-            return False
-        rows, columns = arrays[1].shape
-        if columns != 4 * rows or any(array.shape[-1] != columns for array in arrays) or not arrays[0].size:
-            return False
-    return True
-
-
-def _summary(file: KerasFile, layer: Stored) -> str:
-    """What a layer that is no LSTM is: its class if the file says it, and its size."""
-    described = file.described.get(layer.name)
-    number = sum(array.size for arrays in layer.parts.values() for array in arrays)
-    return f"{described.kind if described else 'another layer'}, {number:,} parameters"
-
-
-def _refused(file: KerasFile, layer: Stored) -> str:
-    """Why a plain LSTM does not compute what this layer does; empty where it does, or nothing is known of it."""
-    described = file.described.get(layer.name)
-    if described is None:
-        return ""
-    kind, config = described.kind, described.config
-    if kind not in ("LSTM", "Bidirectional"):
-        return f"is a {kind}"
-    remedy = ": use cylstm.keras.load_model"
-    one, other = config, config
-    if kind == "Bidirectional":
-        one, other = config["layer"], config.get("backward_layer") or config["layer"]
-        if (one["class_name"], other["class_name"]) != ("LSTM", "LSTM"):
-            return f"is Bidirectional, of {one['class_name']} and {other['class_name']}"
-        one, other = one["config"], other["config"]
-        if config.get("merge_mode") != "concat":
-            return f"is Bidirectional with merge_mode={config.get('merge_mode')!r}{remedy}"
-    for part in (one, other):
-        for option, computed in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
-            if part.get(option) != computed:
-                return f"has {option}={part.get(option)!r} instead of {computed!r}"
-        if part.get("time_major"):
-            return "has time_major=True"
-    if one.get("go_backwards"):
-        return f"has go_backwards=True{remedy}"
-    return ""

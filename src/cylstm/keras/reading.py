@@ -22,6 +22,8 @@ from .sequential import Sequential
 
 #: Options by their names before Keras 3.
 _RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
+#: Options that say how a file came to be.
+_OF_FILES = ("cudnn", "build_config", "autocast")
 #: What makes a layer of a configuration, beside the classes of layers.
 _OTHERS: dict[str, Any] = {"InputLayer": InputLayer, "LSTMCell": LSTMCell, "StackedRNNCells": StackedRNNCells}
 
@@ -94,7 +96,14 @@ def _made(kind: str, config: Mapping[str, Any], stored: StoredModel, path: Layer
             f"the layer {name!r} must be one that cylstm computes ({either(LAYERS)}), got a {kind}: use Keras"
         )
     arguments = {option: _value(value) for option, value in config.items() if not option.endswith("_initializer")}
-    arguments.pop("cudnn", None)
+    for option in _OF_FILES:
+        arguments.pop(option, None)
+    for option in ("activation", "recurrent_activation"):
+        if arguments.get(option) == "hard_sigmoid":
+            raise ValueError(
+                f"{option} of the layer {name!r} must be told by the file, got 'hard_sigmoid' of a version of Keras that "
+                "it does not tell: save the model anew with Keras"
+            )
     for old, new in _RENAMED.get(kind, {}).items():
         if old in arguments:
             arguments[new] = arguments.pop(old)
