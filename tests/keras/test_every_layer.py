@@ -58,7 +58,7 @@ def test_all_activations_of_keras_are_there() -> None:
     assert set(KERAS_ACTIVATIONS) - NOT_COMPUTED <= set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("name", sorted(set(KERAS_ACTIVATIONS) - NOT_COMPUTED) + ["swish", None])
+@pytest.mark.parametrize("name", [*sorted(set(KERAS_ACTIVATIONS) - NOT_COMPUTED), "swish", None])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3)])
 def test_dense_with_every_activation(name: str | None, shape: tuple[int, ...]) -> None:
     same(lambda l: l.Dense(6, activation=name), cylstm.randn(*shape) * 3)
@@ -67,7 +67,9 @@ def test_dense_with_every_activation(name: str | None, shape: tuple[int, ...]) -
     same(lambda l: l.Activation(name or "linear"), x)
 
 
-@pytest.mark.parametrize("name", sorted(set(KERAS_ACTIVATIONS) - NOT_COMPUTED - NOT_OF_LSTM - TOO_LARGE) + ["swish", None])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(KERAS_ACTIVATIONS) - NOT_COMPUTED - NOT_OF_LSTM - TOO_LARGE), "swish", None]
+)
 def test_lstm_with_every_activation(name: str | None) -> None:
     x = cylstm.randn(3, 5, 2)
     for seed in range(3):

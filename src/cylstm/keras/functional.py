@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .files.model import Node, Source
-from .layers.base import InputLayer, Layer, Recurrent, described
+from .layers.base import InputLayer, Layer, Recurrent
 from .layers.merging import Merge
 from .layers.operations import Operation
 from .model import Model, checked_input
@@ -137,8 +137,36 @@ class Functional(Model):
         shapes = [_part(found, one) for one in self._output_layers]
         return shapes if len(shapes) > 1 else shapes[0]
 
+    def get_config(self) -> dict[str, Any]:
+        """The layers and how they are connected, as configurations of Keras 3 have them."""
+        shapes = self._shapes(self.input_shape)
+        numbers: dict[tuple[str, int], int] = {(one.layer, one.node): 0 for one in self._input_layers}
+        nodes: dict[str, list[dict[str, Any]]] = {layer.name: [] for layer in self.layers}
+
+        def history(one: Source) -> list[Any]:
+            return [one.layer, numbers[one.layer, one.node], one.tensor]
+
+        def tensor(one: Source) -> dict[str, Any]:
+            config = {"shape": _part(shapes, one), "dtype": "float32", "keras_history": history(one)}
+            return {"class_name": "__keras_tensor__", "config": config}
+
+        for call in self._calls:
+            args = _mapped(call.inputs, tensor)
+            options = {"mask": call.mask, "initial_state": call.initial_state}
+            kwargs = {name: _mapped(one, tensor) for name, one in options.items() if one is not None}
+            numbers[call.layer.name, call.node] = len(nodes[call.layer.name])
+            nodes[call.layer.name].append(
+                {"args": args if isinstance(call.layer, Operation) else [args], "kwargs": kwargs}
+            )
+        return {
+            "name": self.name,
+            "layers": [one.described() | {"name": one.name, "inbound_nodes": nodes[one.name]} for one in self.layers],
+            "input_layers": _alone([history(one) for one in self._input_layers]),
+            "output_layers": _alone([history(one) for one in self._output_layers]),
+        }
+
     def _described(self) -> dict[str, Any]:
-        return {"name": self.name, "layers": [described(layer) for layer in self.layers]}
+        return {"name": self.name, "layers": [layer.described() for layer in self.layers]}
 
     def _rows(self) -> list[tuple[Layer, Any]]:
         found = self._shapes(self.input_shape)
@@ -205,6 +233,11 @@ def _call(layer: Layer, n: int, node: Node) -> Call:
     if kwargs or len(args) != 1 or not list(_sources(args[0])):
         raise ValueError(f"{layer.name} must be called with its input alone, got {len(args)} and {', '.join(kwargs)}")
     return Call(layer, n, args[0], mask, list(state) if isinstance(state, tuple) else state)
+
+
+def _alone(several: list[Any]) -> Any:
+    """The only one, or all."""
+    return several[0] if len(several) == 1 else several
 
 
 def _takes_one(layer: Layer) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays.arguments import as_array
+from ..files.container import replacing
 from ..files.names import listed
 from ..progress import Progress
 from .files.contents import Stored, numbered, snake_case, weights_path, write_weights
@@ -174,6 +179,33 @@ class Model(Recurrent):
     def stored(self) -> list[Stored]:
         """The weights as they lie in Keras's files."""
         return [Stored(layer.name, path, layer.parts()) for path, layer in self.inner_layers().items()]
+
+    def described(self) -> dict[str, Any]:
+        """The model as Keras's configurations have it."""
+        kind = type(self).__name__
+        return super().described() | {"module": f"keras.src.models.{kind.lower()}", "registered_name": kind}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a ``.keras``, which Keras 3 and :func:`cylstm.keras.load_model` read.
+
+        Raises
+        ------
+        ValueError
+            If the path ends in something else, the weights are not there yet, or a layer has what Keras 3 has not.
+        ImportError
+            If h5py is not installed.
+        """
+        self._check_built()
+        if not str(path).lower().endswith(".keras"):
+            raise ValueError(f"path must end in .keras, got {str(path)!r}: use save_weights for .weights.h5")
+        config = json.dumps(self.described())
+        with tempfile.TemporaryDirectory() as folder, replacing(Path(path)) as temporary:
+            weights = Path(folder) / "model.weights.h5"
+            write_weights(weights, self.stored(), name=self.name)
+            with zipfile.ZipFile(temporary, "w") as archive:
+                archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
+                archive.writestr("config.json", config)
+                archive.write(weights, "model.weights.h5")
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to a ``.weights.h5``, which Keras's ``load_weights`` reads.

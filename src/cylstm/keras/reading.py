@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from ..files.container import damaged
 from ..files.names import either
 from .files.model import LayerPath, StoredModel, read_model
 from .functional import Functional
-from .layers import LAYERS, InputLayer, Layer, LSTMCell, StackedRNNCells
+from .layers import LAYERS, Identity, InputLayer, Layer, LSTMCell, StackedRNNCells, TimeDistributed
 from .layers.operations import OPERATIONS, Operation
-from .model import Model
 from .sequential import Sequential
 
 #: Options by their names before Keras 3.
@@ -46,54 +46,79 @@ def load_model(path: str | os.PathLike[str]) -> Sequential | Functional:
         If the file is damaged, has no model but weights alone, or its model has what is not computed here.
     """
     path = Path(path)
-    stored = read_model(path)
+
+    def check(model: Mapping[str, Any]) -> None:
+        with _of_configuration(path):
+            _layer(model, None, ())
+
+    stored = read_model(path, check=check)
     if not stored.class_name:
         raise ValueError(
             f"{path} must hold a model, got weights without a configuration: cylstm.load(path) gives an LSTM of it; or "
             "build a cylstm.keras.Sequential and use its load_weights"
         )
-    try:
+    with _of_configuration(path):
         model = _layer({"class_name": stored.class_name, "name": "", "config": stored.config}, stored, ())
         if isinstance(model, Functional):
             model.build()
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     assert isinstance(model, Sequential | Functional)
     return model
 
 
-def _layer(described: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Layer:
-    """The layer of a configuration, and which weights it will take when it is built."""
+@contextlib.contextmanager
+def _of_configuration(path: Path) -> Iterator[None]:
+    """Errors of a configuration, as errors of the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: LayerPath) -> Layer:
+    """The layer of a configuration, and which weights it will take when it is built.
+
+    Without a file the configuration is checked alone: of a model nothing comes of it.
+    """
     kind, config = described["class_name"], described["config"]
     if kind in ("Sequential", "Functional"):
         return _model(kind, config, stored, path)
-    if kind in OPERATIONS and "trainable" not in config:
-        options = {name: value for name, value in config.items() if name not in ("name", "dtype")}
-        return Operation(kind, options, config["name"])
+    if kind.startswith("ops."):
+        return _operation(kind.removeprefix("ops."), config)
     layer: Layer = _made(kind, config, stored, path)
-    inside = getattr(layer, "layer", None)
-    if inside is None and not isinstance(layer, InputLayer | Model):
+    if stored is not None and not isinstance(layer, InputLayer | TimeDistributed):
         layer.give(partial(stored.weights, path))
     return layer
 
 
-def _model(kind: str, config: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Model:
-    # All layers are made before the first takes its weights: what is not computed is refused first.
+def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
+    if kind not in OPERATIONS:
+        raise ValueError(
+            f"the operation {config['name']!r} must be one that cylstm computes, got a {kind}: use Keras, or "
+            "cylstm.load for an LSTM of the file"
+        )
+    options = {name: value for name, value in config.items() if name not in ("name", "dtype", "trainable")}
+    return Operation(kind, options, config["name"])
+
+
+def _model(kind: str, config: Mapping[str, Any], stored: StoredModel | None, path: LayerPath) -> Layer:
     layers = [_layer(one, stored, (*path, n)) for n, one in enumerate(config["layers"])]
+    if stored is None:
+        return Identity()
     if kind == "Functional":
         nodes = [one["inbound_nodes"] for one in config["layers"]]
         return Functional(layers, nodes, config["input_layers"], config["output_layers"], name=config["name"])
     return Sequential(layers, name=config["name"])
 
 
-def _made(kind: str, config: Mapping[str, Any], stored: StoredModel, path: LayerPath) -> Any:
+def _made(kind: str, config: Mapping[str, Any], stored: StoredModel | None, path: LayerPath) -> Any:
     """What a configuration describes that is no model."""
     name = config["name"]
     if kind not in LAYERS and kind not in _OTHERS:
         raise ValueError(
-            f"the layer {name!r} must be one that cylstm computes ({either(LAYERS)}), got a {kind}: use Keras"
+            f"the layer {name!r} must be of a class of cylstm.keras.layers, got a {kind}, which is not computed: use "
+            "Keras, or cylstm.load for an LSTM of the file"
         )
     arguments = {option: _value(value) for option, value in config.items() if not option.endswith("_initializer")}
     for option in _OF_FILES:
@@ -101,8 +126,8 @@ def _made(kind: str, config: Mapping[str, Any], stored: StoredModel, path: Layer
     for option in ("activation", "recurrent_activation"):
         if arguments.get(option) == "hard_sigmoid":
             raise ValueError(
-                f"{option} of the layer {name!r} must be told by the file, got 'hard_sigmoid' of a version of Keras that "
-                "it does not tell: save the model anew with Keras"
+                f"{option} of the layer {name!r} must be one definition, got 'hard_sigmoid' of a version of Keras "
+                "that the file does not tell: save the model anew with Keras"
             )
     for old, new in _RENAMED.get(kind, {}).items():
         if old in arguments:

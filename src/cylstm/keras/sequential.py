@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array
 from .files.contents import numbered
-from .layers.base import BatchShape, InputLayer, Layer, described
+from .layers.base import BatchShape, InputLayer, Layer
 from .model import Model, checked_input
 
 
@@ -161,7 +161,7 @@ class Sequential(Model):
     def get_config(self) -> dict[str, Any]:
         """The layers, as Keras's configurations have them."""
         layers = [*self.inputs, *self.layers]
-        return {"name": self.name, "layers": [described(layer) for layer in layers]}
+        return {"name": self.name, "layers": [layer.described() for layer in layers]}
 
     def _described(self) -> dict[str, Any]:
         return self.get_config()

@@ -77,6 +77,9 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         kind = registered if isinstance(registered, str) and ">" in registered else f"{module}>{kind}"
     elif module is None and isinstance(registered, str) and ">" in registered:
         kind = registered
+    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells"} & set(config)
+    if untold or (isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))):
+        kind = f"ops.{kind}"  # between layers: it has no weights, and no group in a file
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4
         kind = "Functional"
@@ -89,7 +92,9 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
     if kind == "Bidirectional" and not isinstance(config.get("layer"), dict):
-        raise TensorFileError(f"the layer of the Bidirectional {name!r} must be a layer, got {config.get('layer')!r:.60}")
+        raise TensorFileError(
+            f"the layer of the Bidirectional {name!r} must be a layer, got {config.get('layer')!r:.60}"
+        )
     for option in ("layers", "cells"):
         if option in config:
             if not isinstance(config[option], list):

@@ -20,6 +20,8 @@ BatchShape = tuple[int | None, ...]
 _OF_TRAINING = ("trainable", "activity_regularizer")
 #: Options of every layer that are not computed, and the values that ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {"lora_rank": (None,), "lora_alpha": (None,), "quantization_config": (None,)}
+#: The same of layers that know where the features are.
+CHANNELS_LAST = (("data_format", (None, "channels_last")),)
 
 
 class Variable(NamedTuple):
@@ -71,9 +73,9 @@ class Layer:
     #: Further options that play no part in inference.
     _of_training: ClassVar[tuple[str, ...]] = ()
     #: Further options that are not computed, and the values that ask for nothing.
-    _nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    _nothing: ClassVar[Sequence[tuple[str, tuple[Any, ...]]]] = ()
     #: The dimensions that input may have; any where empty.
-    _dimensions: ClassVar[tuple[int, ...]] = ()
+    _dimensions: tuple[int, ...] = ()
     #: Whether a mask goes on to the next layer.
     supports_masking: bool = True
     #: Whether a mask changes what is computed.
@@ -276,9 +278,12 @@ class Layer:
         config: dict[str, Any] = {"name": self.name, "dtype": self.dtype.name}
         for name in self._arguments:
             value = getattr(self, name)
-            config[name] = list(value) if isinstance(value, tuple) else value
-        config |= {option: value for option, value in self._options.items() if not callable(value)}
-        return config
+            config[name] = np.asarray(value).tolist() if isinstance(value, tuple) or hasattr(value, "shape") else value
+        return config | {option: value for option, value in self._options.items() if not callable(value)}
+
+    def described(self) -> dict[str, Any]:
+        """The layer as Keras's configurations have it."""
+        return of_keras(type(self).__name__, self.get_config())
 
 
 class InputLayer(Layer):
@@ -292,11 +297,7 @@ class InputLayer(Layer):
     name : str, optional
     """
 
-    _nothing: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "sparse": (False, None),
-        "ragged": (False, None),
-        "optional": (False, None),
-    }
+    _nothing = (("sparse", (False, None)), ("ragged", (False, None)), ("optional", (False, None)))
 
     def __init__(
         self,
@@ -359,8 +360,3 @@ def features(layer: Layer, input_shape: Any) -> int:
 def of_keras(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """A layer of Keras's, as its configurations have it."""
     return {"module": "keras.layers", "class_name": kind, "config": config, "registered_name": None}
-
-
-def described(layer: Layer) -> dict[str, Any]:
-    """The layer as Keras's configurations have it."""
-    return of_keras(type(layer).__name__, layer.get_config())

@@ -12,7 +12,7 @@ from ..initializers import Initializer
 from .activations import activation as named_activation
 from .activations import apply
 from .arguments import positive
-from .base import BatchShape, Layer, features
+from .base import CHANNELS_LAST, BatchShape, Layer, features
 
 
 def one_size(value: Any, name: str) -> int:
@@ -75,7 +75,7 @@ class Conv1D(Layer):
         "use_bias",
     )
     _kinds = ("kernel", "bias")
-    _nothing = {"data_format": (None, "channels_last")}
+    _nothing = CHANNELS_LAST
     _dimensions = (3,)
     supports_masking = False
 

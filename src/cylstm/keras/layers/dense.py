@@ -30,6 +30,7 @@ class Dense(Layer):
     """
 
     _arguments = ("units", "activation", "use_bias")
+    linear: Linear
     _kinds = ("kernel", "bias")
 
     def __init__(
@@ -95,7 +96,7 @@ class Embedding(Layer):
 
     _arguments = ("input_dim", "output_dim", "mask_zero")
     _kinds = ("embeddings",)
-    _nothing = {"sparse": (False,)}
+    _nothing = (("sparse", (False,)),)
 
     def __init__(
         self,

@@ -142,9 +142,7 @@ class PReLU(Layer):
     _arguments = ("shared_axes",)
     _kinds = ("alpha",)
 
-    def __init__(
-        self, alpha_initializer: Initializer = "zeros", *, shared_axes: Any = None, **options: Any
-    ) -> None:
+    def __init__(self, alpha_initializer: Initializer = "zeros", *, shared_axes: Any = None, **options: Any) -> None:
         super().__init__(alpha_initializer=alpha_initializer, **options)
         self.shared_axes = [shared_axes] if isinstance(shared_axes, int) else shared_axes
 

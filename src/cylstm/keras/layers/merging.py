@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +16,12 @@ from .base import Layer
 class Merge(Layer):
     """What the layers have in common that compute number by number. There are no further arguments."""
 
-    _merge: ClassVar[Callable[[list[np.ndarray]], np.ndarray]]
     #: Whether masked steps keep what is computed there; in the others it depends on the version of Keras.
     _takes_masks: ClassVar[bool] = True
+
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """The arrays, of as many dimensions each, made one."""
+        raise NotImplementedError
 
     def _entered(self, x: Any) -> list[np.ndarray]:
         if not isinstance(x, list | tuple) or not x:
@@ -51,11 +54,13 @@ class Merge(Layer):
         masks = [None] * len(x) if mask is None else list(mask)
         if all(one is None for one in masks):
             return None
-        same = all(one is not None and np.array_equal(one, masks[0]) for one in masks)
+        first = np.asarray(masks[0])
+        same = all(one is not None and np.array_equal(one, first) for one in masks)
         if not same or not self._takes_masks:
+            fits = "no mask, or the same one" if self._takes_masks else "no mask"
             raise ValueError(
-                f"inputs of {self.name} must have no mask{', or the same one' if self._takes_masks else ''}, got masks: "
-                "what it makes of them depends on the version of Keras"
+                f"inputs of {self.name} must have {fits}, got others: what it makes of them depends on the version of "
+                "Keras"
             )
         return masks[0]
 
@@ -63,19 +68,21 @@ class Merge(Layer):
         """The arrays made one."""
         self.compute_mask(x, mask)
         ndim = max(array.ndim for array in x)
-        return type(self)._merge([one.reshape(len(one), *[1] * (ndim - one.ndim), *one.shape[1:]) for one in x])
+        return self._merge([one.reshape(len(one), *[1] * (ndim - one.ndim), *one.shape[1:]) for one in x])
 
 
 class Add(Merge):
     """The sum."""
 
-    _merge = staticmethod(lambda arrays: functools.reduce(np.add, arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return functools.reduce(np.add, arrays)
 
 
 class Subtract(Merge):
     """The first without the second."""
 
-    _merge = staticmethod(lambda arrays: np.subtract(*arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.subtract(*arrays)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As for the others, of two."""
@@ -87,27 +94,34 @@ class Subtract(Merge):
 class Multiply(Merge):
     """The product."""
 
-    _merge = staticmethod(lambda arrays: functools.reduce(np.multiply, arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return functools.reduce(np.multiply, arrays)
+
     _takes_masks = False
 
 
 class Average(Merge):
     """The mean."""
 
-    _merge = staticmethod(lambda arrays: functools.reduce(np.add, arrays) / len(arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return functools.reduce(np.add, arrays) / len(arrays)
 
 
 class Maximum(Merge):
     """The larger of each."""
 
-    _merge = staticmethod(lambda arrays: functools.reduce(np.maximum, arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return functools.reduce(np.maximum, arrays)
+
     _takes_masks = False
 
 
 class Minimum(Merge):
     """The smaller of each."""
 
-    _merge = staticmethod(lambda arrays: functools.reduce(np.minimum, arrays))
+    def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return functools.reduce(np.minimum, arrays)
+
     _takes_masks = False
 
 
@@ -186,7 +200,9 @@ class Dot(Merge):
         along = {shape[axis] for shape, axis in zip(input_shape, axes, strict=True)} - {None}
         if 0 in axes or len(along) > 1:
             raise ValueError(f"inputs of {self.name} must agree along the axes {self.axes}, got {list(input_shape)}")
-        rests = [[s for n, s in enumerate(shape) if n not in (0, a)] for shape, a in zip(input_shape, axes, strict=True)]
+        rests = [
+            [s for n, s in enumerate(shape) if n not in (0, a)] for shape, a in zip(input_shape, axes, strict=True)
+        ]
         rest = list(itertools.chain(*rests))
         return (input_shape[0][0], *(rest or [1]))
 
@@ -199,7 +215,9 @@ class Dot(Merge):
         axes = self._two([array.ndim for array in x])
         first, second = (np.moveaxis(array, axis, -1) for array, axis in zip(x, axes, strict=True))
         if self.normalize:
-            first, second = (one / np.sqrt(np.maximum((one**2).sum(-1, keepdims=True), 1e-12)) for one in (first, second))
+            first, second = (
+                one / np.sqrt(np.maximum((one**2).sum(-1, keepdims=True), 1e-12)) for one in (first, second)
+            )
         B, K = len(first), first.shape[-1]
         product = first.reshape(B, -1, K) @ second.reshape(B, -1, K).swapaxes(1, 2)
         return product.reshape(B, *(first.shape[1:-1] + second.shape[1:-1] or (1,)))

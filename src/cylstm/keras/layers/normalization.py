@@ -47,7 +47,7 @@ class BatchNormalization(Layer):
     _arguments = ("axis", "momentum", "epsilon", "center", "scale")
     _kinds = ("beta", "gamma", "moving_mean", "moving_variance")
     _of_training = ("renorm_clipping", "renorm_momentum", "synchronized", "fused")
-    _nothing = {"renorm": (False,), "virtual_batch_size": (None,), "adjustment": (None,)}
+    _nothing = (("renorm", (False,)), ("virtual_batch_size", (None,)), ("adjustment", (None,)))
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class LayerNormalization(Layer):
 
     _arguments = ("axis", "epsilon", "center", "scale")
     _kinds = ("beta", "gamma")
-    _nothing = {"rms_scaling": (False,)}
+    _nothing = (("rms_scaling", (False,)),)
 
     def __init__(
         self,

@@ -41,7 +41,11 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Maximum": np.maximum,
     "Minimum": np.minimum,
     "NotEqual": np.not_equal,
+    "LogicalAnd": np.logical_and,
+    "LogicalOr": np.logical_or,
 }
+#: Those that Keras keeps in its module ``nn``.
+_OF_NN = frozenset(["Sigmoid", "Relu", "Softplus", "Silu", "Softsign", "Elu", "Selu", "Gelu", "Softmax"])
 #: Of one array, number by number.
 _UNARY: dict[str, Callable[..., Any]] = {
     "Negative": np.negative,
@@ -137,3 +141,14 @@ class Operation(Layer):
                 raise ValueError(f"inputs of {self.name} must have shapes that fit each other, got {list(shapes)}")
             common.append(next(iter(there - {None}), None if there else 1))
         return tuple(common)
+
+    def described(self) -> dict[str, Any]:
+        """The operation as Keras's configurations have it."""
+        module = "nn" if self.kind in _OF_NN else "numpy"
+        config = {"name": self.name} | self.options
+        return {
+            "module": f"keras.src.ops.{module}",
+            "class_name": self.kind,
+            "config": config,
+            "registered_name": self.kind,
+        }

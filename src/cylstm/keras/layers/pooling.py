@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import BatchShape, Layer
+from .base import CHANNELS_LAST, BatchShape, Layer
 from .convolution import check_padding, one_size, padded, window_count
 
 
@@ -24,7 +24,7 @@ class _Pooling1D(Layer):
     """
 
     _arguments = ("pool_size", "strides", "padding")
-    _nothing = {"data_format": (None, "channels_last")}
+    _nothing = CHANNELS_LAST
     _dimensions = (3,)
     supports_masking = False
     _beyond: float  # what stands in for steps beyond the sequence
@@ -76,7 +76,7 @@ class _GlobalPooling1D(Layer):
     """
 
     _arguments = ("keepdims",)
-    _nothing = {"data_format": (None, "channels_last")}
+    _nothing = CHANNELS_LAST
     _dimensions = (3,)
     supports_masking = False
 

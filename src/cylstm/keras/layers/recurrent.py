@@ -73,6 +73,7 @@ class LSTM(Recurrent):
         "stateful",
         "zero_output_for_mask",
     )
+    lstm: Module
     _kinds = ("kernel", "recurrent", "bias")
     _of_training = ("dropout", "recurrent_dropout", "seed", "unroll", "implementation", "use_cudnn")
     _dimensions = (3,)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import positive
-from .base import BatchShape, Layer
+from .base import CHANNELS_LAST, BatchShape, Layer
 
 
 def one_or_two(value: Any, name: str) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def one_or_two(value: Any, name: str) -> tuple[int, int]:
 class Flatten(Layer):
     """All numbers of a sequence in one row: (B, T, features) → (B, T * features)."""
 
-    _nothing = {"data_format": (None, "channels_last")}
+    _nothing = CHANNELS_LAST
     supports_masking = False
 
     def compute_output_shape(self, input_shape: BatchShape) -> BatchShape:
@@ -72,7 +72,8 @@ class Reshape(Layer):
 
     def call(self, x: np.ndarray, mask: Any = None) -> np.ndarray:
         """The input in this shape."""
-        return x.reshape(self.compute_output_shape(x.shape))
+        self.compute_output_shape(x.shape)  # which it must fit
+        return x.reshape(len(x), *self.target_shape)
 
 
 class Permute(Layer):
@@ -172,7 +173,7 @@ class ZeroPadding1D(Layer):
 
     _arguments = ("padding",)
     _dimensions = (3,)
-    _nothing = {"data_format": (None, "channels_last")}
+    _nothing = CHANNELS_LAST
     supports_masking = False
 
     def __init__(self, padding: Any = 1, **options: Any) -> None:
@@ -210,7 +211,7 @@ class Cropping1D(Layer):
     def compute_output_shape(self, input_shape: BatchShape) -> BatchShape:
         """(B, T without what is cut off, features)."""
         B, T, I = input_shape
-        if T is not None and T <= sum(self.cropping):
+        if T is not None and sum(self.cropping) >= T:
             raise ValueError(f"x must have over {sum(self.cropping)} steps, which {self.name} cuts off, got {T}")
         return B, None if T is None else T - sum(self.cropping), I
 

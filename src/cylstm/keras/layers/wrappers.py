@@ -10,7 +10,7 @@ import numpy as np
 
 from ...arrays.arguments import as_array
 from ...files.names import either
-from .base import BatchShape, Layer, Recurrent, described
+from .base import BatchShape, Layer, Recurrent
 from .recurrent import LSTM, separated
 
 
@@ -150,7 +150,7 @@ class Bidirectional(Recurrent):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make a layer like this one, by their names in Keras."""
         inner = {"layer": self.forward_layer, "backward_layer": self.backward_layer}
-        return super().get_config() | {"merge_mode": self.merge_mode} | {n: described(one) for n, one in inner.items()}
+        return super().get_config() | {"merge_mode": self.merge_mode} | {n: one.described() for n, one in inner.items()}
 
 
 class TimeDistributed(Layer):
@@ -212,4 +212,4 @@ class TimeDistributed(Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make a layer like this one, by their names in Keras."""
-        return super().get_config() | {"layer": described(self.layer)}
+        return super().get_config() | {"layer": self.layer.described()}
