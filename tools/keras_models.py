@@ -115,10 +115,7 @@ def write(model, name: str, folder: Path) -> None:
         model.save(folder / f"{name}.keras", save_format="keras_v3" if VERSION.startswith("2.12") else "keras")
     except ValueError as error:  # a layer that this version cannot save
         print(f"{name}: {error}", file=sys.stderr)
-    if VERSION.startswith(("2.12", "2.13", "2.14")):  # a file of weights is in the older layout here, whatever its name
-        (folder / f"{name}.weights.h5").rename(folder / f"{name}-weights.h5")
-    else:
-        model.save_weights(folder / f"{name}-weights.h5", save_format="h5")
+    model.save_weights(folder / f"{name}-weights.h5", save_format="h5")
 
 
 def as_old(folder: Path) -> None:
@@ -175,7 +172,7 @@ def main(target: str) -> None:
         if not KERAS_3:
             as_old(folder)
         np.savez(folder / "expected.npz", **expected)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as archive:
             for path in sorted(folder.iterdir()):
                 archive.write(path, path.name)
 
