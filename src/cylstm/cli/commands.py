@@ -110,9 +110,12 @@ def inspect(arguments: argparse.Namespace) -> int:
             text = one["other"]
         else:
             text = f"{one['module']}, {one['parameters']:,} parameters, {one['dtype']}"
-        print(f"  {one['prefix'] or '(no prefix)'}  {text}")
+        options = f"; {one['options']}" if "options" in one else ""
+        print(f"  {one['prefix'] or '(no prefix)'}  {text}{options}")
     if others := report["other_arrays"]:
         print(f"  and {others} other array{'s' if others > 1 else ''}")
+    if "assumed" in report:
+        print(f"  {report['assumed']}")
     return 0
 
 

@@ -56,5 +56,12 @@ def inspect_file(path: Path) -> dict[str, Any]:
                 one |= {"refused": str(error)}
     modules += [{"prefix": prefix, "refused": reason} for prefix, reason in contents.refused.items()]
     modules += [{"prefix": prefix, "other": what} for prefix, what in contents.others.items()]
+    if contents.options:  # the file's order
+        order = {prefix: n for n, prefix in enumerate(contents.options)}
+        modules.sort(key=lambda one: order.get(one["prefix"], len(order)))
+        for one in modules:
+            if text := contents.options.get(one["prefix"]):
+                one["options"] = text
     others = len(contents.tensors) - used
-    return {"file": str(path), "bytes": path.stat().st_size, "modules": modules, "other_arrays": others}
+    report = {"file": str(path), "bytes": path.stat().st_size, "modules": modules, "other_arrays": others}
+    return report | ({"assumed": contents.assumed} if contents.assumed else {})

@@ -7,6 +7,7 @@ bridges to other systems' files are imported when they are needed.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ FORMATS = {
     ".onnx": Format(_read_onnx, _save_onnx, ".onnx"),
     ".keras": Format(_read_keras, _save_keras),
     ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
+    ".hdf5": Format(_read_keras, _save_keras),
 }
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
@@ -117,8 +119,8 @@ def load(
     ----------
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
-        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package
-        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or
+        ``.hdf5`` of Keras, with the package h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
         prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
@@ -132,6 +134,12 @@ def load(
     -------
     LSTM, LSTMCell or Linear
         In training mode, as each new module.
+
+    Warns
+    -----
+    UserWarning
+        If the file does not tell the options of the module, as Keras's files of weights alone do not: it says which are
+        taken.
 
     Raises
     ------
@@ -150,7 +158,11 @@ def load(
     path = Path(path)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
-    return make(read(path), path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+    contents = read(path)
+    module = make(contents, path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+    if contents.assumed:
+        warnings.warn(f"{path}: {contents.assumed}", UserWarning, stacklevel=2)
+    return module
 
 
 def read(path: Path) -> Contents:

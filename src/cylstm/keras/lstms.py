@@ -196,7 +196,7 @@ def _assumed(model: StoredModel, layers: list[_Layer]) -> str:
     """What is taken for granted of LSTMs without a configuration."""
     if model.class_name or model.metadata or not any(one.kind == "LSTM" and not one.refused for one in layers):
         return ""
-    version = f"Keras {model.keras_version}" if model.keras_version else "Keras 3"
+    version = f"Keras {model.keras_version}" if model.keras_version else "Keras since 2.3"
     gates = "hard_sigmoid" if _hard_sigmoid(model) else "sigmoid"
     doubt = " (hard_sigmoid if TensorFlow 1 wrote it)" if model.keras_version.startswith("2.2.4-tf") else ""
     return (

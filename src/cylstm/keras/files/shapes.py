@@ -31,6 +31,8 @@ def weights_of(kind: str, config: Mapping[str, Any]) -> Weights | None:
     others: dict[str, Shape] = {}
     if kind in WITHOUT:
         return {}, {}
+    if isinstance(config.get("dtype"), dict) or config.get("quantization_config") or config.get("lora_rank"):
+        return None  # quantised, or with more weights than usual
     if kind in ("LSTM", "LSTMCell", "SimpleRNN", "SimpleRNNCell"):
         gates = 4 if kind.startswith("LSTM") else 1
         columns = gates * units if isinstance(units, int) else None

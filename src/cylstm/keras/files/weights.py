@@ -273,46 +273,38 @@ def from_cudnn(arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def undescribed(name: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Found]:
-    """What the weights under the name of a layer may be, by their own names: LSTMs, or something else."""
-    by_cell: dict[str, dict[str, np.ndarray]] = {}
+    """What the weights under the name of a layer may be, by their own names: LSTMs, halves of a Bidirectional, others.
+
+    The name of a weight is that of the layer again, unless that is a model; then layers inside it; a cell; the weight.
+    """
+    groups: dict[str, dict[str, np.ndarray]] = {}
     for weight, array in arrays.items():
         where, _, key = weight.rpartition("/")
-        by_cell.setdefault(where, {})[key.partition(":")[0]] = array
-    cells = {
-        where: [one[key] for key in ("kernel", "recurrent_kernel", "bias") if key in one]
-        for where, one in by_cell.items()
-        if "kernel" in one and "recurrent_kernel" in one
-    }
-    layer = name.replace("/", ".") if name not in arrays else name
-    if not cells:
-        yield Found(name, {OWN: list(arrays.values())})
-        return
+        groups.setdefault(where, {})[key.partition(":")[0]] = array
+    places: list[tuple[tuple[str, ...], str, tuple[str, ...], list[np.ndarray]]] = []  # of a layer, a part, a group
+    for where, group in groups.items():
+        again = where == name or where.startswith(f"{name}/")
+        inner = tuple(one for one in where.removeprefix(name if again else "").split("/") if one)
+        layer, part, weights = inner, OWN, list(group.values())
+        if {"kernel", "recurrent_kernel"} <= set(group):
+            part, weights = CELL, [group[key] for key in ("kernel", "recurrent_kernel", "bias") if key in group]
+            # The halves have a layer around them; a layer in a model may only be called so.
+            halves = [n for n, one in enumerate(inner) if one.startswith(("forward_", "backward_")) and (n or again)]
+            if halves:
+                layer, part = inner[: halves[-1]], FORWARD if inner[halves[-1]].startswith("forward_") else BACKWARD
+            elif inner and re.fullmatch(r"\w*_cell(_\d+)?", inner[-1]):
+                layer = inner[:-1]
+        places.append((layer, part, inner, weights))
     found: dict[str, Found] = {}
-    for where, weights in cells.items():
-        inner = [part for part in where.removeprefix(name).strip("/").split("/") if part]
-        part = CELL
-        direction = [n for n, one in enumerate(inner) if n and one.startswith(("forward_", "backward_"))]
-        if where.startswith(f"{name}/") and inner and inner[0].startswith(("forward_", "backward_")):
-            direction = [0]
-        if direction:
-            part = FORWARD if inner[direction[-1]].startswith("forward_") else BACKWARD
-            inner = inner[: direction[-1]]
-        elif inner and (len(inner) > 1 or inner[0].startswith("lstm_cell")):
-            inner = inner[:-1] if _is_cell(inner[-1]) else inner
-        key = ".".join([name, *inner])
-        if key in found and part in found[key].parts:
-            key = ".".join([name, *where.removeprefix(name).strip("/").split("/")])
+    for layer, part, inner, weights in places:
+        beside = [one[1] for one in places if one[0] == layer]
+        if beside.count(part) > 1 or (part in (FORWARD, BACKWARD) and sorted(beside) != [BACKWARD, FORWARD]):
+            layer, part = inner, CELL if part else OWN
+        key = ".".join((name, *layer))
         found.setdefault(key, Found(key, {})).parts[part] = weights
     if len(found) == 1:
-        [only] = found.values()
-        yield only._replace(name=name)
-        return
+        found = {name: one._replace(name=name) for one in found.values()}
     yield from found.values()
-    del layer
-
-
-def _is_cell(name: str) -> bool:
-    return re.fullmatch(r"(lstm|gru|simple_rnn)_cell(_\d+)?", name) is not None
 
 
 def _layer_name(path: str) -> str:
