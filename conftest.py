@@ -27,7 +27,8 @@ WARNINGS = {
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
         "ignore:Do not pass an `input_shape`:UserWarning",
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
-    ]
+    ],
+    "keras.md": ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"],
 }
 BIN = str(Path(sys.executable).parent)
 
