@@ -73,10 +73,9 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         raise TensorFileError(f"the config of a {kind} must be a table, got {config!r:.60}")
     module = layer.get("module")
     registered = layer.get("registered_name")
-    if isinstance(module, str) and module.split(".")[0] not in ("keras", "tf_keras", "builtins"):
-        kind = registered if isinstance(registered, str) and ">" in registered else f"{module}>{kind}"
-    elif module is None and isinstance(registered, str) and ">" in registered:
-        kind = registered
+    package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
+    if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
+        kind = f"{package}>{kind}"
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4
         kind = "Functional"

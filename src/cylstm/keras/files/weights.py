@@ -107,8 +107,9 @@ class _Numbered:
                 if re.fullmatch(rf"{re.escape(name)}(_[1-9]\d{{0,8}})?", one)
             )
             if len(numbers) != len(members):
-                if layers[members[0]]["class_name"] in WITHOUT:
-                    continue
+                one = layers[members[0]]
+                if not layers_in(one) and not any(weights_of(one["class_name"], one["config"]) or ()):
+                    continue  # without weights, or of a class that is not known
                 raise TensorFileError(
                     f"{container or 'the file'} must hold {len(members)} groups of the class {name}, as the "
                     f"configuration says, got {len(numbers)}"
