@@ -68,7 +68,9 @@ def _read_hdf5(path: Path) -> RawFile:
         raise TensorFileError("metadata must be text, got something else")
     if any(one == "model_weights" or one.startswith("model_weights/") for one in groups):  # a whole model
         whole = {one.removeprefix("model_weights").lstrip("/"): group for one, group in groups.items() if one}
-        groups = {one: group._replace(path=one) for one, group in whole.items() if group.path.startswith("model_weights")}
+        groups = {
+            one: group._replace(path=one) for one, group in whole.items() if group.path.startswith("model_weights")
+        }
     return RawFile(model, texts["keras_version"] or "", groups, metadata)
 
 

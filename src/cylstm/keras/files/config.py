@@ -74,8 +74,11 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     module = layer.get("module")
     registered = layer.get("registered_name")
     package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
+    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells"} & set(config)
     if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
         kind = f"{package}>{kind}"
+    elif untold or (isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))):
+        kind = f"ops.{kind}"  # between layers: it has no weights, and no group in a file
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4
         kind = "Functional"
@@ -88,7 +91,9 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
     if kind == "Bidirectional" and not isinstance(config.get("layer"), dict):
-        raise TensorFileError(f"the layer of the Bidirectional {name!r} must be a layer, got {config.get('layer')!r:.60}")
+        raise TensorFileError(
+            f"the layer of the Bidirectional {name!r} must be a layer, got {config.get('layer')!r:.60}"
+        )
     for option in ("layers", "cells"):
         if option in config:
             if not isinstance(config[option], list):

@@ -18,21 +18,22 @@ and its layers have ``inbound_nodes``; ``Source.node`` counts from zero in that 
 - CuDNNLSTM is an LSTM with Keras's default activations, and its weights are those of an LSTM; its config says
   ``cudnn``.
 
-A class of somebody else's has the class_name ``package>Name``. Options are otherwise as the file has them: whoever
-computes a layer refuses what it does not know.
+An operation of Keras 3 between layers (``x + y``) has the class_name ``ops.Name``, a class of somebody else's
+``package>Name``. Options are otherwise as the file has them: whoever computes a layer refuses what it does not know.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...files.container import TensorFileError, damaged, unreadable
-from .archive import RawFile, read_raw
+from .archive import read_raw
 from .config import Node, Source, layers_in, normalised, version_of
 from .weights import Found, find_weights
 
@@ -106,7 +107,11 @@ class StoredModel(NamedTuple):
         return [array for n in range(len(inside)) for array in self.weights((*path, n))]
 
 
-def read_model(path: str | os.PathLike[str], config: dict[str, Any] | None = None) -> StoredModel:
+def read_model(
+    path: str | os.PathLike[str],
+    config: dict[str, Any] | None = None,
+    check: Callable[[dict[str, Any]], object] | None = None,
+) -> StoredModel:
     """Read a model from ``.keras``, ``.h5``, ``.hdf5``, or weights alone from ``.weights.h5`` and ``.h5``.
 
     Parameters
@@ -115,6 +120,8 @@ def read_model(path: str | os.PathLike[str], config: dict[str, Any] | None = Non
         What the file is, is seen by its content: some versions wrote HDF5 under ``.keras``.
     config : dict, optional
         A model ``{"class_name", "config"}`` whose weights the file holds, instead of the configuration in the file.
+    check : callable, optional
+        Called with the model, a layer of the form of this module, before its weights are looked for: it may raise.
 
     Raises
     ------
@@ -127,20 +134,26 @@ def read_model(path: str | os.PathLike[str], config: dict[str, Any] | None = Non
     """
     path = Path(path)
     raw = read_raw(path)
-    try:
-        return _make(path, raw, config)
-    except TensorFileError as error:
-        raise damaged(path, str(error)) from error
-    except Exception as error:  # of a configuration that is none: KeyError, TypeError, RecursionError …
-        raise unreadable(path, "Keras file", error) from error
-
-
-def _make(path: Path, raw: RawFile, config: dict[str, Any] | None) -> StoredModel:
     described = raw.model if config is None else config
     model: dict[str, Any] = {"class_name": "", "name": "model", "config": {}}
-    if described is not None:
-        model = normalised(described, version_of(raw.model or described, raw.keras_version))
-    arrays, undescribed = find_weights(model, raw.groups)
+    with _of_file(path):
+        if described is not None:
+            model = normalised(described, version_of(raw.model or described, raw.keras_version))
+    if check is not None and described is not None:
+        check(model)
+    with _of_file(path):
+        arrays, undescribed = find_weights(model, raw.groups)
     return StoredModel(
         path, model["class_name"], model["config"], raw.keras_version, tuple(undescribed), arrays, raw.metadata
     )
+
+
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """Errors of a configuration or of weights that are none, as errors of the file."""
+    try:
+        yield
+    except TensorFileError as error:
+        raise damaged(path, str(error)) from error
+    except Exception as error:  # KeyError, TypeError, RecursionError …
+        raise unreadable(path, "Keras file", error) from error

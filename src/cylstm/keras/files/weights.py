@@ -95,9 +95,13 @@ class _Numbered:
 
     def _take_all(self, layers: list[dict[str, Any]], path: LayerPath, container: str) -> None:
         """The weights of layers in a row: groups are numbered by class, in some versions with gaps."""
-        inside = {p.removeprefix(f"{container}/").partition("/")[0] for p in self.groups if p.startswith(f"{container}/")}
+        inside = {
+            p.removeprefix(f"{container}/").partition("/")[0] for p in self.groups if p.startswith(f"{container}/")
+        }
         by_class: dict[str, list[int]] = {}
         for n, layer in enumerate(layers):
+            if layer["class_name"].startswith("ops."):
+                continue
             kind = "CuDNNLSTM" if layer["config"].get("cudnn") else layer["class_name"]
             by_class.setdefault(snake_case(kind.rpartition(">")[2].rpartition(".")[2]), []).append(n)
         for name, members in by_class.items():
