@@ -165,10 +165,10 @@ def _value(value: Any) -> Any:
 
 
 def _dtype(name: str, dtype: Any) -> np.dtype:
-    if isinstance(dtype, str) and dtype.startswith("mixed_"):
-        return as_dtype("float32")  # of the variables
-    try:
-        return as_dtype(dtype)
-    except (RuntimeError, TypeError):
-        got = dtype.get("class_name") if isinstance(dtype, Mapping) else dtype
-        raise ValueError(f"the dtype of the layer {name!r} must be {either(DTYPES)}, got {got!r:.60}") from None
+    if isinstance(dtype, str):
+        try:
+            return as_dtype("float32" if dtype.startswith("mixed_") else dtype)  # of the variables
+        except (RuntimeError, TypeError):
+            pass
+    got = dtype.get("class_name") if isinstance(dtype, Mapping) else dtype
+    raise ValueError(f"the dtype of the layer {name!r} must be {either(DTYPES)}, got {got!r:.60}: use Keras")
