@@ -15,6 +15,7 @@ from .files.contents import BACKWARD, CELL, FORWARD
 from .files.model import LayerPath, StoredModel, read_model
 from .files.weights import Found
 from .options import REMEDY, activations_of, described, why_not_bidirectional, why_not_lstm
+from .reading import why_not
 
 Parts = list[list[np.ndarray]]  # of each direction: kernel, recurrent_kernel, bias
 
@@ -31,6 +32,7 @@ class _Layer(NamedTuple):
     number: int = 0  # of parameters
     text: str = ""  # what else it is called
     row: int | None = None  # its place among the layers of a Sequential
+    stopped: str = ""  # why load_model does not compute it
 
 
 def read(path: Path) -> Contents:
@@ -45,7 +47,7 @@ def read(path: Path) -> Contents:
     joined = _joined(model, layers)
     for one in layers:
         prefix = f"{one.name}."
-        options[prefix] = described(one.config)
+        options[prefix] = described(one.config) + (f"; not for load_model: {one.stopped}" if one.stopped else "")
         run = joined.get(one.name)
         if one.kind == "LSTM" and run is None:
             first = next(name for name, above in joined.items() if one in above)
@@ -95,7 +97,8 @@ def _inside(model: StoredModel, layer: dict[str, Any], path: LayerPath, around: 
             yield _Layer(name, kind, [], config=config, text=kind)
             yield from _inside(model, one, where, f"{name}.")
             continue
-        yield _one(model, one, where, name)._replace(row=n if not path and model.class_name == "Sequential" else None)
+        row = n if not path and model.class_name == "Sequential" else None
+        yield _one(model, one, where, name)._replace(row=row, stopped=why_not(one))
 
 
 def _one(model: StoredModel, layer: dict[str, Any], path: LayerPath, name: str) -> _Layer:

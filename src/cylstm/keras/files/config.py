@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ...files.container import TensorFileError
+from .shapes import weights_of
 
 #: Nested layers of a configuration.
 MAX_DEPTH = 50
@@ -74,10 +75,12 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     module = layer.get("module")
     registered = layer.get("registered_name")
     package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
-    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells"} & set(config)
+    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells", "layer"} & set(config)
     if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
         kind = f"{package}>{kind}"
-    elif untold or (isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))):
+    elif (untold and not any(weights_of(kind, config) or ())) or (
+        isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))
+    ):
         kind = f"ops.{kind}"  # between layers: it has no weights, and no group in a file
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4

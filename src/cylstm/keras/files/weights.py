@@ -38,9 +38,24 @@ class Found(NamedTuple):
 
 def find_weights(model: Mapping[str, Any], groups: Mapping[str, Group]) -> tuple[Arrays, list[Found]]:
     """The weights by layer, and what belongs to none."""
-    if any(re.search(r"(^|[/\\])vars$", path) for path in groups):
-        return _Numbered(groups).read(model)
-    return _Named(groups).read(model)
+    numbered = any(re.search(r"(^|[/\\])vars$", path) for path in groups)
+    layout = (_Numbered if numbered else _Named)(groups)
+    arrays, left = layout.read(model)
+    for n, layer in enumerate(model["config"].get("layers", [])):
+        _check_there(layer, (n,), arrays, layout.unplaced)
+    return arrays, left
+
+
+def _check_there(layer: dict[str, Any], path: LayerPath, arrays: Arrays, unplaced: set[LayerPath]) -> None:
+    """Refuse a file without the weights of a layer that has some; but not of layers whose place is not known."""
+    if path in unplaced:
+        return
+    kind, config = layer["class_name"], layer["config"]
+    if path not in arrays and any(weights_of(kind, config) or ()):
+        raise TensorFileError(f"the file must hold the weights of the {kind} {layer['name']!r}, got none")
+    if kind in ("Bidirectional", "TimeDistributed", "RNN") or "layers" in config or "cells" in config:
+        for n, one in enumerate(layers_in(layer)):
+            _check_there(one, (*path, n), arrays, unplaced)
 
 
 class _Numbered:
@@ -54,6 +69,7 @@ class _Numbered:
                 raise TensorFileError(f"the group {path!r} must be there once, got it with / and with \\")
             self.groups[path] = group._replace(path=path)
         self.arrays: Arrays = {}
+        self.unplaced: set[LayerPath] = set()
         self.taken: set[str] = set()
 
     def read(self, model: Mapping[str, Any]) -> tuple[Arrays, list[Found]]:
@@ -151,6 +167,7 @@ class _Named:
     def __init__(self, groups: Mapping[str, Group]) -> None:
         self.groups = groups
         self.arrays: Arrays = {}
+        self.unplaced: set[LayerPath] = set()  # of layers that are known, with weights of which it is not known whose
 
     def read(self, model: Mapping[str, Any]) -> tuple[Arrays, list[Found]]:
         layers = model["config"].get("layers", [])
@@ -212,6 +229,7 @@ class _Named:
         slots = _slots(layer, path)
         if slots is None:
             if layers_in(layer):
+                self.unplaced.add(path)
                 return False
             self.arrays[path] = list(arrays.values())
             return True
