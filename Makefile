@@ -180,8 +180,11 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 	@$(LINT_PY) -m ruff format -q .
 	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
+keras-versions: $(TEST)  ## files of every version of Keras that can be installed, in environments of their own
+	@$(CLEAN_ENV) $(PY) tools/keras_versions.py
+
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-test build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .venv .venv-lint .venv-build .venv-test .venv-keras-* build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
@@ -190,7 +193,7 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz bench bench-quick \
+.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz keras-versions bench bench-quick \
     bench-cuda gpu format clean help
 
 gpu:  # before anything is installed

@@ -172,7 +172,7 @@ def main(target: str) -> None:
         if not KERAS_3:
             as_old(folder)
         np.savez(folder / "expected.npz", **expected)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as archive:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(folder.iterdir()):
                 archive.write(path, path.name)
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.container import Contents, Tensor, as_tensors
+from ..files.container import Contents, Tensor, as_tensors, unreadable
 from .files.config import layers_in
 from .files.contents import BACKWARD, CELL, FORWARD
 from .files.model import LayerPath, StoredModel, read_model
 from .files.weights import Found
 from .options import REMEDY, activations_of, described, why_not_bidirectional, why_not_lstm
+from .reading import why_not
 
 Parts = list[list[np.ndarray]]  # of each direction: kernel, recurrent_kernel, bias
 
@@ -31,25 +32,33 @@ class _Layer(NamedTuple):
     number: int = 0  # of parameters
     text: str = ""  # what else it is called
     row: int | None = None  # its place among the layers of a Sequential
+    stopped: str = ""  # why load_model does not compute it
 
 
 def read(path: Path) -> Contents:
     """The parameters of all LSTMs of a file under ``name.weight_ih_l0`` and so on, and of Dense layers."""
     model = read_model(path)
-    layers = [*_described(model), *_undescribed(model)]
+    try:
+        return _contents(model)
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:  # of a configuration
+        raise unreadable(path, "Keras file", error) from error
+
+
+def _contents(model: StoredModel) -> Contents:
+    layers = _unique([*_described(model), *_undescribed(model)])
     tensors: dict[str, Tensor] = {}
     metadata = dict(model.metadata)
     refused: dict[str, str] = {}
     others: dict[str, str] = {}
     options: dict[str, str] = {}
     joined = _joined(model, layers)
+    above = {one.name: (first, n) for first, run in joined.items() for n, one in enumerate(run) if n}
     for one in layers:
         prefix = f"{one.name}."
-        options[prefix] = described(one.config)
+        options[prefix] = described(one.config) + (f"; not for load_model: {one.stopped}" if one.stopped and not one.refused else "")
         run = joined.get(one.name)
-        if one.kind == "LSTM" and run is None:
-            first = next(name for name, above in joined.items() if one in above)
-            others[prefix] = f"LSTM, layer {joined[first].index(one)} of '{first}.'"
+        if one.name in above:
+            others[prefix] = "LSTM, layer {1} of '{0}.'".format(*above[one.name])
         elif one.kind == "LSTM" and one.refused:
             refused[prefix] = one.refused
         elif one.kind == "LSTM" and run:
@@ -64,6 +73,19 @@ def read(path: Path) -> Contents:
             number = f", {one.number:,} parameters" if one.number or not one.config else ""
             others[prefix] = f"{one.text or one.kind or 'another layer'}{one.refused and f' that {one.refused}'}{number}"
     return Contents(tensors, metadata, refused, others, options, _assumed(model, layers))
+
+
+def _unique(layers: list[_Layer]) -> list[_Layer]:
+    """The layers with names of their own: layers of somebody's own class may be called alike in a file."""
+    used: set[str] = set()
+    found = []
+    for one in layers:
+        name, n = one.name, 1
+        while name in used:
+            name, n = f"{one.name}_{n}", n + 1
+        used.add(name)
+        found.append(one._replace(name=name))
+    return found
 
 
 def _parameters(name: str, layers: list[_Layer]) -> dict[str, np.ndarray]:
@@ -95,7 +117,8 @@ def _inside(model: StoredModel, layer: dict[str, Any], path: LayerPath, around: 
             yield _Layer(name, kind, [], config=config, text=kind)
             yield from _inside(model, one, where, f"{name}.")
             continue
-        yield _one(model, one, where, name)._replace(row=n if not path and model.class_name == "Sequential" else None)
+        row = n if not path and model.class_name == "Sequential" else None
+        yield _one(model, one, where, name)._replace(row=row, stopped=why_not(one))
 
 
 def _one(model: StoredModel, layer: dict[str, Any], path: LayerPath, name: str) -> _Layer:

@@ -48,6 +48,8 @@ def activations_of(config: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
             raise ValueError(f"has {option}='hard_sigmoid', of a version of Keras that the file does not tell")
         given = _RENAMED.get(value, value) if isinstance(value, str) else value
         try:
+            if not isinstance(given, str | tuple):
+                raise TypeError
             as_activations((given, "tanh", "tanh"), 1)
         except (TypeError, ValueError):
             raise ValueError(f"has {option}={value!r:.100}, which cylstm does not know") from None
@@ -97,10 +99,13 @@ def why_not_bidirectional(config: Mapping[str, Any]) -> str:
 def described(config: Mapping[str, Any]) -> str:
     """The options of a layer that say what it computes, as text."""
     left_out = ("name", "trainable", "dtype", "cudnn", "build_config", "layers", "input_layers", "output_layers")
+    left_out += ("implementation", "unit_forget_bias", "build_input_shape")
     shown = []
     for option, value in config.items():
         training = option.endswith(("_initializer", "_regularizer", "_constraint"))
-        if training or option in left_out or value is None or value is False:
+        if training or option in left_out or value is None or value is False or value == {}:
+            continue
+        if option.endswith("dropout") and not value:
             continue
         if isinstance(value, dict) and "class_name" in value:
             value = value["class_name"]

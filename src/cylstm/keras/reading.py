@@ -65,6 +65,15 @@ def load_model(path: str | os.PathLike[str]) -> Sequential | Functional:
     return model
 
 
+def why_not(described: Mapping[str, Any]) -> str:
+    """Why :func:`load_model` does not compute a layer of a configuration; empty where it does."""
+    try:
+        _layer(described, None, ())
+    except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 @contextlib.contextmanager
 def _of_configuration(path: Path) -> Iterator[None]:
     """Errors of a configuration, as errors of the file."""

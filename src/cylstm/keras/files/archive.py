@@ -41,7 +41,7 @@ def read_raw(path: Path) -> RawFile:
     try:
         with open(path, "rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
-        return _read_zip(path, size) if zipped else _read_hdf5(path, size)
+        return _read_zip(path, size) if zipped else _read_hdf5(path)
     except TensorFileError as error:
         raise damaged(path, str(error)) from error
     except Exception as error:  # of zipfile, json, HDF5: OSError, RuntimeError, KeyError, RecursionError …
@@ -56,12 +56,12 @@ def _read_zip(path: Path, size: int) -> RawFile:
             about = _table(_member(archive, "metadata.json", MAX_CONFIG), "metadata.json")
         weights = _member(archive, "model.weights.h5", expansion_limit(size))
     version = about.get("keras_version", "")
-    groups, _ = read_hdf5(io.BytesIO(weights), size, ())
+    groups, _ = read_hdf5(io.BytesIO(weights), ())
     return RawFile(model, version if isinstance(version, str) else "", groups, {})
 
 
-def _read_hdf5(path: Path, size: int) -> RawFile:
-    groups, texts = read_hdf5(path, size, ("model_config", "keras_version", METADATA))
+def _read_hdf5(path: Path) -> RawFile:
+    groups, texts = read_hdf5(path, ("model_config", "keras_version", METADATA))
     model = None if (text := texts["model_config"]) is None else _table(text, "model_config")
     metadata = json.loads(texts[METADATA] or "{}")
     if not is_text_to_text(metadata):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ...files.container import TensorFileError
+from .shapes import weights_of
 
 #: Nested layers of a configuration.
 MAX_DEPTH = 50
@@ -55,7 +56,7 @@ def layers_in(layer: dict[str, Any]) -> list[dict[str, Any]]:
     if "layers" in config:
         return list(config["layers"])
     names = ("layer", "backward_layer", "cell")  # in the order of their weights
-    inside = [config[name] for name in names if isinstance(config.get(name), dict)]
+    inside = [one for name in names if isinstance(one := config.get(name), dict) and "class_name" in one]
     if layer["class_name"] == "Bidirectional" and len(inside) == 1:
         inside *= 2
     return inside + list(config.get("cells", []))
@@ -73,12 +74,13 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         raise TensorFileError(f"the config of a {kind} must be a table, got {config!r:.60}")
     module = layer.get("module")
     registered = layer.get("registered_name")
-    if isinstance(module, str) and module.split(".")[0] not in ("keras", "tf_keras", "builtins"):
-        kind = registered if isinstance(registered, str) and ">" in registered else f"{module}>{kind}"
-    elif module is None and isinstance(registered, str) and ">" in registered:
-        kind = registered
-    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells"} & set(config)
-    if untold or (isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))):
+    package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
+    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells", "layer"} & set(config)
+    if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
+        kind = f"{package}>{kind}"
+    elif (untold and not any(weights_of(kind, config) or ())) or (
+        isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))
+    ):
         kind = f"ops.{kind}"  # between layers: it has no weights, and no group in a file
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4
@@ -91,21 +93,32 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     for option in ("layer", "backward_layer", "cell"):
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
-    if kind == "Bidirectional" and not isinstance(config.get("layer"), dict):
+    if kind in ("Bidirectional", "TimeDistributed") and "class_name" not in (config.get("layer") or ()):
         raise TensorFileError(
-            f"the layer of the Bidirectional {name!r} must be a layer, got {config.get('layer')!r:.60}"
+            f"the layer of the {kind} {name!r} must be a layer, got {config.get('layer')!r:.60}"
         )
     for option in ("layers", "cells"):
         if option in config:
             if not isinstance(config[option], list):
                 raise TensorFileError(f"the {option} of {name!r} must be a list, got {config[option]!r:.60}")
-            config[option] = [_layer(one, major, depth + 1) for one in config[option]]
+            config[option] = [_layer(one, major, depth + 1) for one in _named(config[option])]
     if "layers" in config:
         _connect(config, kind)
     if kind == "CuDNNLSTM":
         kind = "LSTM"
         config |= {"activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "cudnn": True}
     return {"class_name": kind, "name": name, "config": config, "inbound_nodes": layer.get("inbound_nodes", [])}
+
+
+def _named(layers: list[Any]) -> list[Any]:
+    """The layers, with names for models in them that have none, as in Keras up to 2.2.2."""
+    named, used = [], 0
+    for layer in layers:
+        if isinstance(layer, dict) and isinstance(layer.get("config"), list) and "name" not in layer:
+            used += 1
+            layer = layer | {"name": f"sequential_{used}"}
+        named.append(layer)
+    return named
 
 
 def _options(config: dict[str, Any], major: int | None) -> None:
@@ -129,6 +142,11 @@ def _options(config: dict[str, Any], major: int | None) -> None:
 def _connect(config: dict[str, Any], kind: str) -> None:
     """The layers of a model begin with its input, and calls of layers are nodes."""
     layers = config["layers"]
+    names: set[str] = set()
+    for layer in layers:
+        if layer["name"] in names:
+            raise TensorFileError(f"layers must have names of their own, got {layer['name']!r:.60} twice")
+        names.add(layer["name"])
     if not any(key in config for key in ("input_layers", "output_layers")):
         shape = config.get("build_input_shape")
         if layers and isinstance(layers[0]["config"].get("batch_shape"), list):

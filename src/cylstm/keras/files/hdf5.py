@@ -40,18 +40,18 @@ class Hdf5(NamedTuple):
     attributes: dict[str, str | None]  # of the file, those that were asked for
 
 
-def read_hdf5(source: Path | io.BytesIO, size: int, attributes: tuple[str, ...]) -> Hdf5:
-    """All groups of a file but those of training, and texts of the file; ``size`` is that on the disk."""
+def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
+    """All groups of a file but those of training, and texts of the file."""
     h5py = import_h5py()
-    limit = expansion_limit(size)
-    texts = Texts(limit, check_heaps(source))
+    size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+    texts = Texts(expansion_limit(size), check_heaps(source))
     with h5py.File(source, "r") as file:
         found = {name: texts.one(file, name) for name in attributes}
-        return Hdf5({group.path: group for group in _groups(h5py, file, texts, limit)}, found)
+        return Hdf5({group.path: group for group in _groups(h5py, file, texts, size)}, found)
 
 
-def _groups(h5py: Any, file: Any, texts: Texts, limit: int) -> Iterator[Group]:
-    """The groups with their arrays; each once, whatever links lead to it."""
+def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
+    """The groups with their arrays, of a file of this size; each once, whatever links lead to it."""
     todo, seen, total = [("", file, 0)], set(), 0
     while todo:
         path, group, depth = todo.pop(0)
@@ -75,9 +75,9 @@ def _groups(h5py: Any, file: Any, texts: Texts, limit: int) -> Iterator[Group]:
             bfloat16 = _check_array(h5py, item, inside, texts)
             if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
                 continue
-            total += item.size * item.dtype.itemsize
-            if total > limit:
-                raise TensorFileError(f"the arrays must have at most {limit} bytes, got {total} or more")
+            total += item.nbytes
+            if total > size or item.id.get_storage_size() < item.nbytes:
+                raise TensorFileError(f"{inside} must have all its {item.nbytes} bytes in the file, got fewer")
             array = item[()]
             arrays[name] = widened(array) if bfloat16 else array
         order = texts.several(group, "layer_names")

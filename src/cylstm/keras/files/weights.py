@@ -38,9 +38,24 @@ class Found(NamedTuple):
 
 def find_weights(model: Mapping[str, Any], groups: Mapping[str, Group]) -> tuple[Arrays, list[Found]]:
     """The weights by layer, and what belongs to none."""
-    if any(re.search(r"(^|[/\\])vars$", path) for path in groups):
-        return _Numbered(groups).read(model)
-    return _Named(groups).read(model)
+    numbered = any(re.search(r"(^|[/\\])vars$", path) for path in groups)
+    layout = (_Numbered if numbered else _Named)(groups)
+    arrays, left = layout.read(model)
+    for n, layer in enumerate(model["config"].get("layers", [])):
+        _check_there(layer, (n,), arrays, layout.unplaced)
+    return arrays, left
+
+
+def _check_there(layer: dict[str, Any], path: LayerPath, arrays: Arrays, unplaced: set[LayerPath]) -> None:
+    """Refuse a file without the weights of a layer that has some; but not of layers whose place is not known."""
+    if path in unplaced:
+        return
+    kind, config = layer["class_name"], layer["config"]
+    if path not in arrays and any(weights_of(kind, config) or ()):
+        raise TensorFileError(f"the file must hold the weights of the {kind} {layer['name']!r}, got none")
+    if kind in ("Bidirectional", "TimeDistributed", "RNN") or "layers" in config or "cells" in config:
+        for n, one in enumerate(layers_in(layer)):
+            _check_there(one, (*path, n), arrays, unplaced)
 
 
 class _Numbered:
@@ -54,7 +69,17 @@ class _Numbered:
                 raise TensorFileError(f"the group {path!r} must be there once, got it with / and with \\")
             self.groups[path] = group._replace(path=path)
         self.arrays: Arrays = {}
+        self.unplaced: set[LayerPath] = set()
         self.taken: set[str] = set()
+        #: Of each group, the groups inside it: the numbers behind each name.
+        self.inside: dict[str, dict[str, set[int]]] = {}
+        for path in self.groups:
+            while path:
+                path, _, name = path.rpartition("/")
+                numbers = self.inside.setdefault(path, {})
+                numbers.setdefault(name, set()).add(0)
+                if match := re.fullmatch(r"(.+)_([1-9]\d{0,8})", name):
+                    numbers.setdefault(match[1], set()).add(int(match[2]))
 
     def read(self, model: Mapping[str, Any]) -> tuple[Arrays, list[Found]]:
         if "layers" in model["config"]:
@@ -66,7 +91,7 @@ class _Numbered:
         kind, config = layer["class_name"], layer["config"]
         at = f"{group}/" if group else ""
         if "layers" in config:
-            container = next((one for one in _CONTAINERS if any(p.startswith(f"{at}{one}/") for p in self.groups)), "")
+            container = next((one for one in _CONTAINERS if f"{at}{one}" in self.inside), "")
             self._take_all(config["layers"], path, f"{at}{container}")
         elif "cells" in config:
             self._take_all(config["cells"], path, f"{at}cells")
@@ -95,9 +120,7 @@ class _Numbered:
 
     def _take_all(self, layers: list[dict[str, Any]], path: LayerPath, container: str) -> None:
         """The weights of layers in a row: groups are numbered by class, in some versions with gaps."""
-        inside = {
-            p.removeprefix(f"{container}/").partition("/")[0] for p in self.groups if p.startswith(f"{container}/")
-        }
+        inside = self.inside.get(container, {})
         by_class: dict[str, list[int]] = {}
         for n, layer in enumerate(layers):
             if layer["class_name"].startswith("ops."):
@@ -105,14 +128,11 @@ class _Numbered:
             kind = "CuDNNLSTM" if layer["config"].get("cudnn") else layer["class_name"]
             by_class.setdefault(snake_case(kind.rpartition(">")[2].rpartition(".")[2]), []).append(n)
         for name, members in by_class.items():
-            numbers = sorted(
-                int(one.removeprefix(f"{name}_")) if one != name else 0
-                for one in inside
-                if re.fullmatch(rf"{re.escape(name)}(_[1-9]\d{{0,8}})?", one)
-            )
+            numbers = sorted(inside.get(name, ()))
             if len(numbers) != len(members):
-                if layers[members[0]]["class_name"] in WITHOUT:
-                    continue
+                one = layers[members[0]]
+                if not layers_in(one) and not any(weights_of(one["class_name"], one["config"]) or ()):
+                    continue  # without weights, or of a class that is not known
                 raise TensorFileError(
                     f"{container or 'the file'} must hold {len(members)} groups of the class {name}, as the "
                     f"configuration says, got {len(numbers)}"
@@ -150,43 +170,33 @@ class _Named:
     def __init__(self, groups: Mapping[str, Group]) -> None:
         self.groups = groups
         self.arrays: Arrays = {}
+        self.unplaced: set[LayerPath] = set()  # of layers that are known, with weights of which it is not known whose
 
     def read(self, model: Mapping[str, Any]) -> tuple[Arrays, list[Found]]:
         layers = model["config"].get("layers", [])
-        names = self._names([layer["name"] for layer in layers])
-        left = dict.fromkeys(name for name in names if self._arrays(name))
-        for n, name in self._matched(layers, list(left)):
-            if self._take(layers[n], (n,), self._arrays(name)):
-                del left[name]
-        return self.arrays, [found for name in left for found in undescribed(name, self._arrays(name))]
+        stored = {name: arrays for name, arrays in self._by_layer([layer["name"] for layer in layers]) if arrays}
+        for n, name in list(_matched(layers, list(stored))):
+            if self._take(layers[n], (n,), stored[name]):
+                del stored[name]
+        return self.arrays, [found for name, arrays in stored.items() for found in undescribed(name, arrays)]
 
-    def _names(self, described: list[str]) -> list[str]:
-        """The names of the outermost layers. A name with / is a group in a group."""
+    def _by_layer(self, described: list[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """The names of the outermost layers, and their weights by name. A name with / is a group in a group."""
         root = self.groups.get("")
-        if root is not None and root.order is not None:
-            return root.order
-        inside = [path for path, group in self.groups.items() if group.arrays]
-        names: dict[str, None] = {}
-        for path in inside:
-            known = [name for name in described if path == name or path.startswith(f"{name}/")]
-            names[max(known, key=len) if known else _layer_name(path)] = None
-        return list(names)
+        names = dict.fromkeys(described if root is None or root.order is None else root.order)
+        members: dict[str, list[str]] = {}
+        for path, group in self.groups.items():
+            if group.arrays:
+                parts = path.split("/")
+                around = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+                name = next((one for one in around if one in names), None) or _layer_name(parts)
+                members.setdefault(name, []).append(path)
+        if root is None or root.order is None:
+            names = dict.fromkeys(members)
+        for name in names:
+            yield name, self._arrays(name, members.get(name, []))
 
-    def _matched(self, layers: list[dict[str, Any]], names: list[str]) -> Iterator[tuple[int, str]]:
-        """Which layer is under which name: by name, else in their order, as Keras does."""
-        described = {layer["name"]: n for n, layer in enumerate(layers)}
-        if not layers or all(name in described for name in names):
-            yield from ((described[name], name) for name in names if name in described)
-            return
-        weighty = [n for n, layer in enumerate(layers) if layer["class_name"] not in WITHOUT]
-        if len(weighty) != len(names):
-            raise TensorFileError(
-                f"the layers with weights must be {listed(layers[n]['name'] for n in weighty)}, as the configuration "
-                f"says, got {listed(names)}"
-            )
-        yield from zip(weighty, names, strict=True)
-
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+    def _arrays(self, name: str, members: list[str]) -> dict[str, np.ndarray]:
         """The weights under the name of a layer, in order, by their names."""
         group = self.groups.get(name)
         if group is not None and group.order is not None:
@@ -197,12 +207,10 @@ class _Named:
                     raise TensorFileError(f"the group {name!r} must hold the weight {weight!r}, got none of that name")
                 found[weight] = self.groups[where].arrays[key]
             return found
-        prefix = f"{name}/"
         inside = {
-            f"{path}/{key}".removeprefix(prefix): array
-            for path, one in self.groups.items()
-            if path == name or path.startswith(prefix)
-            for key, array in one.arrays.items()
+            f"{path}/{key}".removeprefix(f"{name}/"): array
+            for path in members
+            for key, array in self.groups[path].arrays.items()
         }
         return dict(sorted(inside.items(), key=lambda item: _rank(item[0])))
 
@@ -211,6 +219,7 @@ class _Named:
         slots = _slots(layer, path)
         if slots is None:
             if layers_in(layer):
+                self.unplaced.add(path)
                 return False
             self.arrays[path] = list(arrays.values())
             return True
@@ -227,6 +236,21 @@ class _Named:
         for where, (one, items) in mine.items():
             self.arrays[where] = checked(one, items)
         return True
+
+
+def _matched(layers: list[dict[str, Any]], names: list[str]) -> Iterator[tuple[int, str]]:
+    """Which layer is under which name: by name, else in their order, as Keras does."""
+    described = {layer["name"]: n for n, layer in enumerate(layers)}
+    if not layers or all(name in described for name in names):
+        yield from ((described[name], name) for name in names if name in described)
+        return
+    weighty = [n for n, layer in enumerate(layers) if layer["class_name"] not in WITHOUT]
+    if len(weighty) != len(names):
+        raise TensorFileError(
+            f"the layers with weights must be {listed(layers[n]['name'] for n in weighty)}, as the configuration "
+            f"says, got {listed(names)}"
+        )
+    yield from zip(weighty, names, strict=True)
 
 
 def _slots(layer: dict[str, Any], path: LayerPath) -> tuple[list[Any], list[Any]] | None:
@@ -295,9 +319,12 @@ def undescribed(name: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Found]:
             elif inner and re.fullmatch(r"\w*_cell(_\d+)?", inner[-1]):
                 layer = inner[:-1]
         places.append((layer, part, inner, weights))
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for layer, part, _, _ in places:
+        parts.setdefault(layer, []).append(part)
     found: dict[str, Found] = {}
     for layer, part, inner, weights in places:
-        beside = [one[1] for one in places if one[0] == layer]
+        beside = parts[layer][:3]
         if beside.count(part) > 1 or (part in (FORWARD, BACKWARD) and sorted(beside) != [BACKWARD, FORWARD]):
             layer, part = inner, CELL if part else OWN
         key = ".".join((name, *layer))
@@ -307,9 +334,8 @@ def undescribed(name: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Found]:
     yield from found.values()
 
 
-def _layer_name(path: str) -> str:
-    """The name of the layer whose weights are in this group; it is there twice, else the first part is."""
-    parts = path.split("/")
+def _layer_name(parts: list[str]) -> str:
+    """The name of the layer whose weights are in this group; it is there twice, else it is the first part."""
     for n in range(1, len(parts) // 2 + 1):
         if parts[:n] == parts[n : 2 * n]:
             return "/".join(parts[:n])
