@@ -120,7 +120,8 @@ def load(
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
         path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or
-        ``.hdf5`` of Keras, with the package h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        ``.hdf5`` of Keras, with the package h5py. Nothing in the file is executed. bfloat16 becomes float32, which
+        holds each of its values exactly.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
         prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
