@@ -104,7 +104,11 @@ def leaves(model, around=""):
 
 def write(model, name: str, folder: Path) -> None:
     """Every kind of file."""
-    model.save(folder / f"{name}.h5")
+    try:
+        model.save(folder / f"{name}.h5")
+    except ValueError as error:  # Keras 3.0 gives weights of nested layers one name
+        print(f"{name}.h5: {error}", file=sys.stderr)
+        (folder / f"{name}.h5").unlink()
     model.save_weights(folder / f"{name}.weights.h5")
     if KERAS_3:
         model.save(folder / f"{name}.keras")

@@ -33,7 +33,7 @@ VERSIONS = {
 KEPT = {
     "tf-2.12": ["functional.keras", "plain.keras", "activations-hdf5.keras", "both-weights.h5", "old.h5"],
     "tf-2.15": ["activations.keras", "functional.h5", "both.h5", "plain.weights.h5"],
-    "keras-3.0.5": ["functional.keras", "activations.keras", "activations.h5", "both.weights.h5"],
+    "keras-3.0.5": ["functional.keras", "activations.keras", "plain.h5", "both.weights.h5"],
 }
 
 
