@@ -7,6 +7,7 @@ shell session with ``$``. Each page runs in a temporary folder of its own. A ``t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from sybil import Example, Sybil
-from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
@@ -29,6 +30,7 @@ WARNINGS = {
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
     ],
     "keras.md": ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"],
+    "other-weights.md": ["ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"],
 }
 BIN = str(Path(sys.executable).parent)
 
@@ -46,6 +48,7 @@ def run_console(example: Example) -> str | None:
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
+    namespace["installed"] = lambda package: importlib.util.find_spec(package) is not None  # for `% skip: next if(...)`
     stack = namespace["_leave"] = contextlib.ExitStack()
     stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
 
@@ -58,6 +61,7 @@ pages = Sybil(
     parsers=[
         PythonCodeBlockParser(doctest_optionflags=FLAGS),
         CodeBlockParser(language="console", evaluator=run_console),
+        SkipParser(),
     ],
     patterns=["README.md", "docs/*.md", "docs/design/*.md"],
     setup=enter_folder,
