@@ -125,8 +125,8 @@ def load(
         path)`` or by ``numpy.savez``; what ``torch.save`` has written (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, another
         extension or none), without PyTorch; the index ``.safetensors.index.json`` of a model in several files;
         ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or ``.hdf5`` of Keras, with the package
-        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly. Parameters that PyTorch computes
-        from others (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        Parameters that PyTorch computes from others (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
         prefix of something that holds exactly one LSTM will do. What stands before it in a checkpoint
