@@ -18,7 +18,7 @@ from cylstm import keras as ck
 # Keras hands its variables to NumPy so.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*the file has no configuration:UserWarning"),  # see test_layouts
+    pytest.mark.filterwarnings("ignore:.*the file has no configuration:UserWarning"),  # see test_configurations
 ]
 
 
