@@ -143,7 +143,7 @@ class _Numbered:
     def _undescribed(self) -> Iterator[Found]:
         """The variables that were not taken."""
         found: dict[str, Found] = {}
-        for path, group in self.groups.items():
+        for path, group in sorted(self.groups.items()):
             parent, _, last = path.rpartition("/")
             if last != "vars" or path in self.taken or not group.arrays or parent.endswith("seed_generator"):
                 continue
