@@ -220,8 +220,11 @@ format: $(LINT)  ## ruff: fix and format; clang-format
 	@$(LINT_PY) -m ruff format -q .
 	@.venv-lint/bin/clang-format -i $(C_SOURCES)
 
+keras-versions: $(TEST)  ## files of every version of Keras that can be installed, in environments of their own
+	@$(CLEAN_ENV) $(PY) tools/keras_versions.py
+
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-look .venv-test .venv-recipes
+	rm -rf .venv .venv-lint .venv-build .venv-look .venv-test .venv-recipes .venv-keras-*
 	rm -rf build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
@@ -232,7 +235,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
-    soak audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
+    keras-versions soak audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

@@ -29,10 +29,12 @@ FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
 #: Warnings that Keras and PyTorch's ONNX exporter give about themselves, where a page runs them.
 WARNINGS = {
     "coming-from.md": [
+        "ignore:.*the file has no configuration:UserWarning",
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
         "ignore:Do not pass an `input_shape`:UserWarning",
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
     ],
+    "keras.md": ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"],
     "other-weights.md": ["ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"],
 }
 BIN = str(Path(sys.executable).parent)

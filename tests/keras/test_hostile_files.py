@@ -19,7 +19,10 @@ import cylstm
 from cylstm import keras as ck
 
 # Keras hands its variables to NumPy so.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*the file has no configuration:UserWarning"),
+]
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def deep(config: dict) -> dict:
         (deep, "nested at most 50 deep"),
         (lambda config: [], "damaged|readable"),
         (lambda config: {**config, "config": {"name": "m"}}, "damaged"),
-        (lambda config: {**config, "config": {"name": "m", "layers": [1]}}, "readable"),
+        (lambda config: {**config, "config": {"name": "m", "layers": [1]}}, "a layer must be a table"),
     ],
 )
 def test_hostile_configurations(model: Path, change: Callable, word: str) -> None:
@@ -113,7 +116,8 @@ def test_hostile_hdf5(tmp_path: Path) -> None:
         "must be an array in this file",
         lambda cell: cell.create_dataset("0", (3, 16), np.float32, external=[(str(tmp_path / "raw"), 0, 192)]),
     )
-    refused("must have at most", lambda cell: cell.create_dataset("0", (2**40, 16), np.float32, chunks=(1, 16)))
+    refused("bytes in the file", lambda cell: cell.create_dataset("0", (2**40, 16), np.float32, chunks=(1, 16)))
+    refused("bytes in the file", lambda cell: cell.create_dataset("0", (3, 16), np.float32))
 
 
 def test_a_heap_without_end(tmp_path: Path) -> None:
@@ -155,3 +159,51 @@ def test_hostile_zip(model: Path) -> None:
         archive.writestr("model.weights.h5", bytes(200 << 20))
     with pytest.raises(ValueError, match="must grow to at most"):
         cylstm.load(model)
+
+
+@pytest.mark.parametrize("filters", [{"fletcher32": True}, {"compression": "gzip"}, {"shuffle": True}])
+def test_filters_are_refused(filters: dict, tmp_path: Path) -> None:
+    """A short chunk crashes some versions of HDF5, and a packed one has any size."""
+    path = tmp_path / "m.weights.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("layers/lstm/cell/vars/0", (16,), "f4", chunks=(16,), **filters)
+        data.id.write_direct_chunk((0,), b"\0")
+    with pytest.raises(ValueError, match="as Keras stores it, got 1 filter"):
+        cylstm.load(path)
+
+
+def test_heaps_of_texts_lie_in_the_file_and_apart(tmp_path: Path) -> None:
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content, size = bytearray(path.read_bytes()), 600 << 20
+    begin = content.index(b"GCOL")
+    content[begin + 8 : begin + 16] = size.to_bytes(8, "little")
+    content[begin + 24 : begin + 32] = (size - 48).to_bytes(8, "little")  # one text of that size
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a heap of texts must end within"):
+        cylstm.load(path)
+    number = 20_000
+    free = (1).to_bytes(8, "little") + bytes(8)  # objects without content, which each heap has
+    heaps = bytearray()
+    for n in range(number):
+        rest = 32 * (number - n)
+        heaps += b"GCOL\x01\0\0\0" + (rest + 16 * number).to_bytes(8, "little")
+        heaps += (1).to_bytes(8, "little") + (rest - 32).to_bytes(8, "little")
+    path.write_bytes(bytes(heaps) + free * number)
+    with pytest.raises(ValueError, match="must lie beside one another"):
+        cylstm.load(path)
+
+
+@pytest.mark.parametrize("lacks", ["class_name", "layer", "config"])
+def test_a_bidirectional_without_parts(lacks: str, tmp_path: Path) -> None:
+    path = saved(keras.Sequential([kl.Input((6, 3)), kl.Bidirectional(kl.LSTM(4))]), tmp_path, ".keras")
+
+    def without(config: dict) -> dict:
+        layer = config["config"]["layers"][1]
+        del (layer["config"] if lacks == "layer" else layer["config"]["layer"])[lacks]
+        return config
+
+    rewritten(path, without)
+    for read in (cylstm.load, ck.load_model):
+        with pytest.raises(ValueError, match=r"must be a (layer|table)"):
+            read(path)

@@ -22,7 +22,8 @@ def inspect_file(path: Path) -> dict[str, Any]:
     dict
         ``file``, ``bytes``, and ``contents``: for each prefix one of ``module`` (with ``dtype``), ``refused`` (why
         cylstm does not compute it), ``other`` (a layer of another kind) and ``arrays`` (shapes and dtypes by name, of
-        what no module was recognised in); and how many ``parameters`` there are, as the source counts them.
+        what no module was recognised in); how many ``parameters`` there are, as the source counts them; and the
+        ``options`` that the file names. ``assumed`` is what is taken for granted because the file does not tell it.
 
     Raises
     ------
@@ -38,7 +39,11 @@ def inspect_file(path: Path) -> dict[str, Any]:
         for names, entry in _entries(contents, path)
     ]
     in_order = [entry for _, entry in sorted(entries, key=lambda one: one[0])]
-    return {"file": str(path), "bytes": path.stat().st_size, "contents": in_order}
+    for entry in in_order:
+        if options := contents.options.get(entry["prefix"]):
+            entry["options"] = options
+    report = {"file": str(path), "bytes": path.stat().st_size, "contents": in_order}
+    return report | ({"assumed": contents.assumed} if contents.assumed else {})
 
 
 def _entries(contents: Contents, path: Path) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -88,7 +93,10 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     """The report of :func:`inspect_file` as text; nothing out of the file steers the terminal."""
     yield printable(f"{report['file']}: {report['bytes']:,} bytes")
     for entry in report["contents"]:
-        yield printable(f"  {entry['prefix'] or '(no prefix)'}  {_text(entry)}")
+        options = f"; {entry['options']}" if "options" in entry else ""
+        yield printable(f"  {entry['prefix'] or '(no prefix)'}  {_text(entry)}{options}")
+    if "assumed" in report:
+        yield f"  {report['assumed']}"
 
 
 def _text(entry: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ bridges to other systems' files are imported when they are needed.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ def _save_onnx(module: Any, path: Path) -> None:
 
 
 def _read_keras(path: Path) -> Contents:
-    from ..keras.convert import read
+    from ..keras.lstms import read
 
     return read(path)
 
@@ -62,6 +63,7 @@ FORMATS = {
     ".onnx": Format(_read_onnx, _save_onnx, ".onnx"),
     ".keras": Format(_read_keras, _save_keras),
     ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
+    ".hdf5": Format(_read_keras, _save_keras),
 }
 #: The usual ones of PyTorch's checkpoints. They have others too, or none: the content tells.
 _CHECKPOINTS = {".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle"}
@@ -122,10 +124,10 @@ def load(
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
         path)`` or by ``numpy.savez``; what ``torch.save`` has written (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, another
         extension or none), without PyTorch; the index ``.safetensors.index.json`` of a model in several files;
-        ``.onnx``, with the package onnx; ``.keras`` or ``.weights.h5``, with the package h5py. Nothing in the file is
-        executed. bfloat16 becomes float32, which holds each of its values exactly; but a frozen module comes back
-        frozen, and an LSTM that ONNX Runtime has quantised too. Parameters that PyTorch computes from others
-        (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
+        ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or ``.hdf5`` of Keras, with the package
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly; but a
+        frozen module comes back frozen, and an LSTM that ONNX Runtime has quantised too. Parameters that PyTorch
+        computes from others (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
         prefix of something that holds exactly one LSTM will do. What stands before it in a checkpoint
@@ -142,6 +144,12 @@ def load(
     -------
     LSTM, LSTMCell or Linear
         In evaluation mode, without dropout: what is loaded is run. ``.train()`` to train it further.
+
+    Warns
+    -----
+    UserWarning
+        If the file does not tell the options of the module, as Keras's files of weights alone do not: it says which are
+        taken.
 
     Raises
     ------
@@ -160,8 +168,12 @@ def load(
     path = Path(path)
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
+    contents = read(path)
     options: dict[str, Any] = {"batch_first": batch_first, "dropout": dropout, "backend": backend}
-    return make(read(path), path, prefix, precision=precision, **options)
+    module = make(contents, path, prefix, precision=precision, **options)
+    if contents.assumed:
+        warnings.warn(f"{path}: {contents.assumed}", UserWarning, stacklevel=2)
+    return module
 
 
 def read(path: Path) -> Contents:

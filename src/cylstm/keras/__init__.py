@@ -6,9 +6,14 @@ is not needed; files need the package ``h5py``. Convention: https://keras.io/api
 
 A map of this folder, each module above those that it imports::
 
-    convert.py        between :class:`cylstm.LSTM` and the files; from_lstm, save
-    sequential.py     layers in a row; load_model
+    lstms.py          the LSTMs and Dense layers of a file, for :func:`cylstm.load`
+    convert.py        from :class:`cylstm.LSTM` to layers and files; from_lstm, save
+    reading.py        load_model: models made from files
+    functional.py     layers that take the output of any others
+    sequential.py     layers in a row
+    model.py          what models have in common
     layers/           the layers
+    options.py        what the options of these layers ask for
     initializers.py   what draws their weights
     files/            what is in a file
 
@@ -16,17 +21,115 @@ Keras itself is never imported.
 """
 
 from .convert import from_lstm, save
-from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
-from .sequential import Sequential, load_model
+from .functional import Functional
+from .layers import (
+    ELU,
+    LSTM,
+    RNN,
+    Activation,
+    ActivityRegularization,
+    Add,
+    AlphaDropout,
+    Average,
+    AveragePooling1D,
+    BatchNormalization,
+    Bidirectional,
+    Concatenate,
+    Conv1D,
+    Cropping1D,
+    Dense,
+    Dot,
+    Dropout,
+    Embedding,
+    Flatten,
+    GaussianDropout,
+    GaussianNoise,
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    Identity,
+    Input,
+    Layer,
+    LayerNormalization,
+    LeakyReLU,
+    LSTMCell,
+    Masking,
+    Maximum,
+    MaxPooling1D,
+    Minimum,
+    Multiply,
+    Normalization,
+    Permute,
+    PReLU,
+    ReLU,
+    RepeatVector,
+    Rescaling,
+    Reshape,
+    Softmax,
+    SpatialDropout1D,
+    StackedRNNCells,
+    Subtract,
+    ThresholdedReLU,
+    TimeDistributed,
+    UnitNormalization,
+    UpSampling1D,
+    ZeroPadding1D,
+)
+from .reading import load_model
+from .sequential import Sequential
 
 __all__ = [
+    "ELU",
     "LSTM",
+    "RNN",
+    "Activation",
+    "ActivityRegularization",
+    "Add",
+    "AlphaDropout",
+    "Average",
+    "AveragePooling1D",
+    "BatchNormalization",
     "Bidirectional",
+    "Concatenate",
+    "Conv1D",
+    "Cropping1D",
     "Dense",
+    "Dot",
     "Dropout",
+    "Embedding",
+    "Flatten",
+    "Functional",
+    "GaussianDropout",
+    "GaussianNoise",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+    "Identity",
     "Input",
+    "LSTMCell",
+    "Layer",
+    "LayerNormalization",
+    "LeakyReLU",
     "Masking",
+    "MaxPooling1D",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "Normalization",
+    "PReLU",
+    "Permute",
+    "ReLU",
+    "RepeatVector",
+    "Rescaling",
+    "Reshape",
     "Sequential",
+    "Softmax",
+    "SpatialDropout1D",
+    "StackedRNNCells",
+    "Subtract",
+    "ThresholdedReLU",
+    "TimeDistributed",
+    "UnitNormalization",
+    "UpSampling1D",
+    "ZeroPadding1D",
     "from_lstm",
     "load_model",
     "save",

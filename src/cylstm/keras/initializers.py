@@ -12,22 +12,28 @@ import numpy as np
 from ..arrays.arguments import as_dtype
 from ..files.names import either
 from ..random import randn, uniform
+from .files.contents import snake_case
 
 Initializer = str | Callable[..., Any]
+
+#: Older names.
+_OTHERWISE = {"uniform": "random_uniform", "normal": "random_normal", "zero": "zeros", "one": "ones"}
 
 
 def initializer(value: Initializer) -> Callable[..., Any]:
     """What draws an array of a shape and dtype: a name of Keras's, or the callable itself."""
     if callable(value):
         return value
-    if value not in INITIALIZERS:
+    name = snake_case(_OTHERWISE.get(value, value)) if isinstance(value, str) else value
+    if not isinstance(name, str) or name not in INITIALIZERS:
         raise ValueError(f"initializer must be a callable, {either(map(repr, INITIALIZERS))}, got {value!r}")
-    return INITIALIZERS[value]
+    return INITIALIZERS[name]
 
 
 def _scaled(shape: tuple[int, ...], dtype: Any = None, *, scale: float, mode: str, distribution: str) -> np.ndarray:
-    """Keras's VarianceScaling for a matrix (fan_in, fan_out)."""
-    fan_in, fan_out = shape[0], shape[-1]
+    """Keras's VarianceScaling for a matrix (fan_in, fan_out), or such a matrix for each step of a window."""
+    window = math.prod(shape[:-2])
+    fan_in, fan_out = window * shape[-2 if len(shape) > 1 else 0], window * shape[-1]
     variance = scale / max(1.0, fan_in if mode == "fan_in" else (fan_in + fan_out) / 2)
     if distribution == "uniform":
         limit = math.sqrt(3 * variance)
@@ -51,6 +57,12 @@ def _orthogonal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     return (q if shape[-1] == few else q.T).reshape(shape).astype(as_dtype(dtype))
 
 
+def _identity(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    if len(shape) != 2:
+        raise ValueError(f"shape must have two dimensions for 'identity', got {shape}")
+    return np.eye(*shape, dtype=as_dtype(dtype))
+
+
 def _random_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     return randn(*shape, dtype=dtype) * as_dtype(dtype).type(0.05)
 
@@ -63,7 +75,9 @@ def _random_uniform(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
 INITIALIZERS: dict[str, Callable[..., Any]] = {
     "zeros": np.zeros,
     "ones": np.ones,
+    "identity": _identity,
     "orthogonal": _orthogonal,
+    "truncated_normal": partial(_truncated, deviation=0.05),
     "random_normal": _random_normal,
     "random_uniform": _random_uniform,
     **{

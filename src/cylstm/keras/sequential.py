@@ -1,26 +1,19 @@
-"""Keras's Sequential models, and how they are made from files."""
+"""Keras's Sequential models."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import DTYPES, as_array, as_dtype
-from ..files.container import damaged
-from ..files.names import either
-from ..progress import Progress
-from ..words import with_article
-from .files.contents import KerasFile, Stored, numbered, read_file, snake_case, weights_path, write_weights
-from .layers import LSTM, Bidirectional, Dense, Dropout, Input, Masking
-from .layers.arguments import checked_weights, positive
-from .layers.base import BatchShape, Layer, Recurrent, Variable
+from ..arrays.arguments import as_array
+from .files.contents import numbered
+from .layers.base import BatchShape, InputLayer, Layer
+from .model import Model, checked_input
 
 
-class Sequential:
+class Sequential(Model):
     """Layers one after the other.
 
     Parameters
@@ -39,18 +32,16 @@ class Sequential:
     (100, 3)
     """
 
-    def __init__(self, layers: Iterable[Layer | Input] = (), name: str = "sequential") -> None:
-        self.name = name
-        self.layers: list[Layer] = []
+    def __init__(self, layers: Iterable[Layer] = (), name: str = "sequential", **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self._named = name != "sequential"
+        self.layers = []
         self._used: dict[str, int] = {}
-        self._batch_shape: BatchShape | None = None
+        self._input: InputLayer | None = None
         for layer in layers:
             self.add(layer)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-    def add(self, layer: Layer | Input) -> None:
+    def add(self, layer: Layer) -> None:
         """Append a layer.
 
         Raises
@@ -58,272 +49,119 @@ class Sequential:
         TypeError, ValueError
             If it is no layer, an `Input` that is not the first, or does not fit behind the layers that are there.
         """
-        if isinstance(layer, Input):
-            if self.layers or self._batch_shape:
-                raise ValueError("Input must be the first entry, got one behind others: give it first")
-            self._batch_shape = layer.batch_shape
-            return
         if not isinstance(layer, Layer):
             raise TypeError(f"layer must be a layer of cylstm.keras, got {type(layer).__name__}")
+        if isinstance(layer, InputLayer):
+            if self.layers or self._input is not None:
+                raise ValueError("Input must be the first entry, got one behind others: give it first")
+            self._input = layer
+            return
         if any(layer is one for one in self.layers):
             raise ValueError(f"layer must be a new one, got {layer.name!r} again: make another")
-        if not self.layers and self._batch_shape is None and layer._input_shape is not None:
-            self._batch_shape = (None, *layer._input_shape)
-        if self._batch_shape is not None:
-            shape = self._output_shape(self.layers)
+        first = self._input
+        if not self.layers and first is None:
+            shape = self._shape_of_first(layer)
+            first = InputLayer(batch_shape=shape) if shape is not None else None
+        if first is not None:
+            shape = self._after(self.layers, first.batch_shape)
             if isinstance(shape, list):
                 raise ValueError(
                     f"{self.layers[-1].name} must give one array to the next layer, got {len(shape)}: make it the last"
                 )
             if not layer.built:
                 layer.build(shape)
-            layer.output_shape(shape)
+            layer.compute_output_shape(shape)
+        self._input = first
         if not layer._named:
             layer.name = numbered(layer.name, self._used)
         self.layers.append(layer)
 
-    def _output_shape(self, layers: Sequence[Layer]) -> Any:
-        shape: Any = self._batch_shape
+    @staticmethod
+    def _shape_of_first(layer: Layer) -> BatchShape | None:
+        if isinstance(layer, Model):
+            return layer.inputs[0].batch_shape if len(layer.inputs) == 1 else None
+        return None if layer._input_shape is None else (None, *layer._input_shape)
+
+    @staticmethod
+    def _after(layers: Iterable[Layer], shape: Any) -> Any:
         for layer in layers:
-            shape = layer.output_shape(shape)
+            shape = layer.compute_output_shape(shape)
         return shape
 
     @property
     def built(self) -> bool:
         """Whether all weights are there."""
-        return all(layer.built for layer in self.layers)
+        return self._input is not None and all(layer.built for layer in self.layers)
+
+    @built.setter
+    def built(self, value: bool) -> None:
+        """The layers say it."""
+
+    def build(self, input_shape: BatchShape, weights: Iterator[np.ndarray] | None = None) -> None:
+        """Make the weights of all layers for input of this shape."""
+        if self._input is None:
+            self._input = InputLayer(batch_shape=(None, *input_shape[1:]))
+        shape: Any = self._input.batch_shape
+        if len(shape) != len(input_shape) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(shape, input_shape, strict=True)
+        ):
+            raise ValueError(f"input of {self.name} must have shape {shape}, got {tuple(input_shape)}")
+        for layer in self.layers:
+            if isinstance(shape, list):
+                raise ValueError(
+                    f"input of {layer.name} must be one array, got {len(shape)} from the layer before: make that the "
+                    "last"
+                )
+            if not layer.built:
+                layer.build(shape, weights)
+            shape = layer.compute_output_shape(shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the output of the last layer."""
+        return self._after(self.layers, input_shape)
 
     @property
-    def weights(self) -> list[Variable]:
-        """The weights of all layers."""
-        return [one._replace(path=f"{self.name}/{one.path}") for layer in self.layers for one in layer.weights]
+    def inputs(self) -> list[InputLayer]:
+        """The input, if its shape is known."""
+        return [self._input] if self._input is not None else []
 
-    def get_weights(self) -> list[np.ndarray]:
-        """Copies of the weights of all layers."""
-        return [array for layer in self.layers for array in layer.get_weights()]
+    @property
+    def input_shape(self) -> BatchShape:
+        """The shape of the input with the batch."""
+        self._check_built()
+        assert self._input is not None
+        return self._input.batch_shape
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace the weights of all layers, or none where a number or shape differs."""
-        arrays = checked_weights(self, weights, [one.value for one in self.weights])
-        for layer in self.layers:
-            count = len(layer.weights)
-            layer.set_weights(arrays[:count])
-            arrays = arrays[count:]
+    def _rows(self) -> list[tuple[Layer, Any]]:
+        return [(layer, self._after(self.layers[:n], self.input_shape)) for n, layer in enumerate(self.layers, 1)]
 
-    def count_params(self) -> int:
-        """The number of weights."""
-        return sum(layer.count_params() for layer in self.layers)
-
-    def reset_states(self) -> None:
-        """Let stateful layers begin at zero."""
-        for layer in self.layers:
-            if isinstance(layer, Recurrent):
-                layer.reset_state()
-
-    def __call__(self, x: Any, mask: Any = None) -> Any:
-        """Apply all layers. A mask (B, T), or that of a `Masking` layer, goes with the sequence.
-
-        Parameters
-        ----------
-        x : array (B, T, features)
-        mask : array of bool (B, T), optional
-
-        Returns
-        -------
-        numpy.ndarray, or a tuple of them where the last layer returns several
-        """
-        x = as_array(x, "x")
-        expected = self._batch_shape or (None,) * (x.ndim - 1) + x.shape[-1:]
-        if x.ndim != len(expected) or any(a not in (None, b) for a, b in zip(expected, x.shape, strict=True)):
-            raise ValueError(f"input of {self.name} must have shape {expected}, got {x.shape}")
+    def run(self, x: Any, mask: Any = None) -> tuple[Any, Any]:
+        """The output, and the mask that goes with it."""
+        if isinstance(x, dict):
+            if len(x) != 1:
+                raise ValueError(f"x must be one array, got {len(x)}: {', '.join(map(str, x))}")
+            [x] = x.values()
+        known = self._input
+        array = as_array(x, "x")
+        array = checked_input(self, array, known.batch_shape if known is not None else array.shape)
+        shape = (None, *(array.shape[1:] if known is None else known.batch_shape[1:]))
+        if known is None:
+            shape = (*[None] * (array.ndim - 1), array.shape[-1]) if array.ndim > 2 else shape
+        x = array
         for layer in self.layers:
             if isinstance(x, tuple):
                 raise ValueError(
                     f"input of {layer.name} must be one array, got {len(x)} from the layer before: make that the last"
                 )
-            following = layer.compute_mask(x, mask)
-            x, mask = layer(x, mask=mask), following
-        self._batch_shape = expected
-        return x
+            x, mask = layer.run(x, mask)
+        if known is None:
+            self._input = InputLayer(batch_shape=shape)
+        return x, mask
 
-    def predict(self, x: Any, batch_size: int | None = 32, verbose: int | str = "auto") -> Any:
-        """Apply all layers, a batch at a time.
+    def get_config(self) -> dict[str, Any]:
+        """The layers, as Keras's configurations have them."""
+        layers = [*self.inputs, *self.layers]
+        return {"name": self.name, "layers": [layer.described() for layer in layers]}
 
-        Parameters
-        ----------
-        x : array (N, T, features)
-        batch_size : int, optional
-            Sequences at a time; None is 32. It does not change the result.
-        verbose : {"auto", 0, 1}
-            Whether progress is shown: with "auto" on a terminal.
-
-        Returns
-        -------
-        numpy.ndarray, or a list of them where the last layer returns several
-        """
-        if verbose not in ("auto", 0, 1):
-            raise ValueError(f"verbose must be 'auto', 0 or 1, got {verbose!r}")
-        size = 32 if batch_size is None else positive(batch_size, "batch_size")
-        x = as_array(x, "x")
-        if not len(x):
-            raise ValueError("x must have at least one sequence, got none")
-        results = []
-        with Progress(-(-len(x) // size), "batches", shown=None if verbose == "auto" else bool(verbose)) as bar:
-            for begin in range(0, len(x), size):
-                results.append(self(x[begin : begin + size]))
-                bar.advance(1)
-        if isinstance(results[0], tuple):
-            return [np.concatenate(parts) for parts in zip(*results, strict=True)]
-        return np.concatenate(results)
-
-    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print the layers, their output's shapes and their numbers of weights.
-
-        Raises
-        ------
-        ValueError
-            If the weights are not there yet: the model was neither called nor told its input's shape.
-        """
-        if self._batch_shape is None or not self.built:
-            raise ValueError(
-                "the model must be built, got no shape of its input yet: begin it with Input(shape), or call it first"
-            )
-        line, double = "_" * 65, "=" * 65
-
-        def row(*texts: object) -> str:
-            text = ""
-            for part, end in zip(texts, (29, 55, 65), strict=True):
-                text = f"{text}{part}"[: end - 1].ljust(end)
-            return text.rstrip()
-
-        lines = [f'Model: "{self.name}"', line, row("Layer (type)", "Output Shape", "Param #"), double]
-        for n, layer in enumerate(self.layers, 1):
-            shape = self._output_shape(self.layers[:n])
-            lines += [row(f"{layer.name} ({type(layer).__name__})", shape, f"{layer.count_params():,}"), line]
-        total = f"{self.count_params():,}"
-        lines[-1] = double
-        lines += [f"Total params: {total}", f"Trainable params: {total}", "Non-trainable params: 0", line]
-        print_fn("\n".join(lines))
-
-    def stored(self) -> list[Stored]:
-        """The weights as they lie in Keras's files; names of groups are numbered by class."""
-        used: dict[str, int] = {}
-        return [
-            Stored(layer.name, f"layers/{numbered(snake_case(type(layer).__name__), used)}", layer.parts())
-            for layer in self.layers
-        ]
-
-    def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights to a ``.weights.h5``, which Keras's ``load_weights`` reads.
-
-        Raises
-        ------
-        ValueError
-            If the path ends in something else, or the weights are not there yet.
-        """
-        if not self.built:
-            raise ValueError(
-                "the model must be built, got no shape of its input yet: begin it with Input(shape), or call it first"
-            )
-        write_weights(weights_path(path), self.stored(), name=self.name)
-
-    def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights of a model of the same layers from a ``.weights.h5`` or ``.keras`` of Keras 3.
-
-        Raises
-        ------
-        FileNotFoundError, ImportError
-            If there is no such file, or h5py is not installed.
-        ValueError
-            If the file is damaged, or its weights are not those of these layers. Nothing is taken then.
-        """
-        self.take(read_file(Path(path)), path)
-
-    def take(self, file: KerasFile, path: object) -> None:
-        """:meth:`load_weights` of what was read from the path."""
-        there = {one.path: one for one in file.stored.values()}
-        mine = [one for one in self.stored() if any(one.parts.values())]
-        if sorted(one.path for one in mine) != sorted(there):
-            wanted, found = ", ".join(one.path for one in mine), ", ".join(there)
-            raise ValueError(
-                f"{path} must hold the weights of {wanted or 'nothing'}, got those of {found or 'nothing'}"
-            )
-        arrays = [array for one in mine for part in one.parts for array in there[one.path].parts.get(part, [])]
-        self.set_weights(arrays)
-
-
-def load_model(path: str | os.PathLike[str]) -> Sequential:
-    """Make a Sequential model from a ``.keras`` file of Keras 3, with its weights. Nothing in it is executed.
-
-    What plays no part in inference (dropout, regularisers, the optimiser) is left out; what cylstm does not compute is
-    refused by name.
-
-    Raises
-    ------
-    FileNotFoundError, ImportError
-        If there is no such file, or h5py is not installed.
-    ValueError
-        If the file is damaged, or its model is not sequential or has another layer than those of this module.
-    """
-    path = Path(path)
-    file = read_file(path)
-    if file.kind != "Sequential":
-        kind = f"{with_article(file.kind)} model" if file.kind else "weights without a configuration"
-        raise ValueError(
-            f"{path} must hold a Sequential model, got {kind}: cylstm.load(path) gives an LSTM of it; or build a "
-            "cylstm.keras.Sequential and use its load_weights"
-        )
-    if path.suffix.lower() != ".keras":
-        raise ValueError(
-            f"{path} must be a .keras file, got one in Keras's older format, of which cylstm.load(path) takes the LSTM "
-            "alone: for the whole model, save it as .keras"
-        )
-    try:
-        model = Sequential(name=file.config["name"])
-        for layer in file.config["layers"]:
-            kind, config = layer["class_name"], layer["config"]
-            if kind == "InputLayer":
-                batch, *shape = config.get("batch_shape") or config["batch_input_shape"]
-                model.add(Input(tuple(shape), batch, config["name"]))
-            else:
-                model.add(_from_config(kind, config))
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    model.take(file, path)
-    return model
-
-
-def _from_config(kind: str, config: dict[str, Any]) -> Layer:
-    """The layer that a configuration describes."""
-    classes: dict[str, type[Layer]] = {one.__name__: one for one in (LSTM, Bidirectional, Dense, Masking, Dropout)}
-    if kind not in classes:
-        raise ValueError(
-            f"the layer {config.get('name')!r} must be one that cylstm computes ({either(classes)}), "
-            f"got {with_article(kind)}"
-        )
-    cls = classes[kind]
-    arguments = {name: config[name] for name in cls._arguments if name in config}
-    dtype = config.get("dtype")
-    if isinstance(dtype, dict):
-        if dtype["class_name"] != "DTypePolicy":
-            policy = with_article(dtype["class_name"])
-            raise ValueError(f"the dtype of the layer {config.get('name')!r} must be a DTypePolicy, got {policy}")
-        dtype = dtype["config"]["name"]
-    if kind == "Bidirectional":
-        arguments["layer"] = _from_config(config["layer"]["class_name"], config["layer"]["config"])
-        if other := config.get("backward_layer"):
-            arguments["backward_layer"] = _from_config(other["class_name"], other["config"])
-    elif dtype is not None:
-        if str(dtype).startswith("mixed_"):
-            dtype = "float32"  # of the variables
-        try:
-            arguments["dtype"] = as_dtype(dtype)
-        except (RuntimeError, TypeError):
-            raise ValueError(
-                f"the dtype of the layer {config.get('name')!r} must be {either(DTYPES)}, got {dtype!r}"
-            ) from None
-    if batch_shape := config.get("batch_input_shape"):  # of Keras 2
-        arguments["input_shape"] = tuple(batch_shape[1:])
-    return cls(**arguments)
+    def _described(self) -> dict[str, Any]:
+        return self.get_config()

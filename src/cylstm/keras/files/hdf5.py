@@ -1,21 +1,25 @@
-"""HDF5 as Keras uses it: groups, arrays and texts. Links, and data in other files, are refused."""
+"""HDF5 as Keras uses it: groups, arrays and texts. Links, data in other files, and filters are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...files.container import MAX_EXPANDED, TensorFileError, widened
-from ...words import needs, with_article
+from ...files.container import TensorFileError, expansion_limit, widened
 
 #: Nested groups.
 MAX_DEPTH = 50
+#: The attribute of the file in which cylstm keeps what Keras has no place for: text to text, as JSON.
+METADATA = "cylstm"
+#: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
+TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
 
 _HEAP = b"GCOL\x01\0\0\0"
 
@@ -25,11 +29,29 @@ class Group(NamedTuple):
 
     path: str
     name: str | None  # what Keras 3 says that the object is called
+    order: list[str] | None  # the names of the layers or weights in it, which older versions of Keras list
     arrays: dict[str, np.ndarray]
 
 
-def groups(h5py: Any, file: Any, limit: int) -> Iterator[Group]:
-    """All groups of a file with their arrays; each once, whatever links lead to it."""
+class Hdf5(NamedTuple):
+    """What a file of HDF5 holds."""
+
+    groups: dict[str, Group]  # by path
+    attributes: dict[str, str | None]  # of the file, those that were asked for
+
+
+def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
+    """All groups of a file but those of training, and texts of the file."""
+    h5py = import_h5py()
+    size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
+    texts = Texts(expansion_limit(size), check_heaps(source))
+    with h5py.File(source, "r") as file:
+        found = {name: texts.one(file, name) for name in attributes}
+        return Hdf5({group.path: group for group in _groups(h5py, file, texts, size)}, found)
+
+
+def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
+    """The groups with their arrays, of a file of this size; each once, whatever links lead to it."""
     todo, seen, total = [("", file, 0)], set(), 0
     while todo:
         path, group, depth = todo.pop(0)
@@ -41,37 +63,98 @@ def groups(h5py: Any, file: Any, limit: int) -> Iterator[Group]:
         seen.add(address)
         arrays: dict[str, np.ndarray] = {}
         for name in group:
+            inside = f"{path}/{name}".lstrip("/")
+            if TRAINING.fullmatch(inside):
+                continue
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise TensorFileError(f"{path}/{name} must be in its place, got a link, which is not followed")
+                raise TensorFileError(f"{inside} must be in its place, got a link, which is not followed")
             item = group[name]
             if isinstance(item, h5py.Group):
-                todo.append((f"{path}/{name}".lstrip("/"), item, depth + 1))
+                todo.append((inside, item, depth + 1))
                 continue
-            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                raise TensorFileError(f"{path}/{name} must be an array in this file, got something else")
-            bfloat16 = item.dtype == "V2" and attribute(item, "dtype") == "bfloat16"
+            bfloat16 = _check_array(h5py, item, inside, texts)
             if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
                 continue
-            total += item.size * item.dtype.itemsize
-            if total > limit:
-                raise TensorFileError(f"the arrays must have at most {limit} bytes, got {total} or more")
+            total += item.nbytes
+            if total > size or item.id.get_storage_size() < item.nbytes:
+                raise TensorFileError(f"{inside} must have all its {item.nbytes} bytes in the file, got fewer")
             array = item[()]
-            arrays[name.partition(":")[0]] = widened(array) if bfloat16 else array
-        yield Group(path, attribute(group, "name"), arrays)
+            arrays[name] = widened(array) if bfloat16 else array
+        order = texts.several(group, "layer_names")
+        if order is None:
+            order = texts.several(group, "weight_names")
+        yield Group(path, texts.one(group, "name"), order, arrays)
 
 
-def attribute(item: Any, name: str) -> str | None:
-    """An attribute that is one text."""
-    if name not in item.attrs:
-        return None
-    identifier = item.attrs.get_id(name)
-    if identifier.shape != () or identifier.get_storage_size() > MAX_EXPANDED:
-        raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got something else")
-    value = item.attrs[name]
-    if not isinstance(value, bytes | str):
-        kind = with_article(type(value).__name__)
-        raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got {kind}")
-    return value.decode() if isinstance(value, bytes) else value
+def _check_array(h5py: Any, item: Any, path: str, texts: Texts) -> bool:
+    """Refuse what is no plain array in this file. Whether it is of bfloat16, which HDF5 does not have."""
+    if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+        raise TensorFileError(f"{path} must be an array in this file, got something else")
+    if filters := item.id.get_create_plist().get_nfilters():
+        # What is unpacked has any size, and some filters crash on damaged bytes.
+        raise TensorFileError(
+            f"{path} must be stored as it is, as Keras stores it, got {filters} filter{'s' if filters > 1 else ''} "
+            "(compression or checksums): copy it without them"
+        )
+    return item.dtype == "V2" and texts.one(item, "dtype") == "bfloat16"
+
+
+class Texts:
+    """Attributes that are texts, within limits.
+
+    Parameters
+    ----------
+    limit : int
+        The number of bytes that an attribute may have.
+    heap : int
+        The size of the largest heap, and so of the longest text of variable length.
+    """
+
+    def __init__(self, limit: int, heap: int) -> None:
+        self.limit, self.heap = limit, heap
+
+    def one(self, item: Any, name: str) -> str | None:
+        """The attribute, which is one text, if it is there."""
+        if name not in item.attrs:
+            return None
+        if self._identifier(item, name).shape != ():
+            raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got several")
+        return self._text(item.attrs[name], item, name)
+
+    def several(self, item: Any, name: str) -> list[str] | None:
+        """The attribute, which is a list of texts, if it is there; a long one is in pieces, name0, name1 …"""
+        names = [name] if name in item.attrs else []
+        while not names or names[-1] != name:
+            following = f"{name}{len(names)}"
+            if following not in item.attrs:
+                break
+            names.append(following)
+        found: list[str] = []
+        for one in names:
+            shape = self._identifier(item, one).shape
+            if len(shape) != 1:
+                raise TensorFileError(f"the attribute {one!r} of {item.name} must be a list of texts, got {shape}")
+            found += [self._text(text, item, one) for text in item.attrs[one]] if shape[0] else []
+        return found if names else None
+
+    def _identifier(self, item: Any, name: str) -> Any:
+        """The attribute, whose size is checked."""
+        identifier = item.attrs.get_id(name)
+        if identifier.shape is None:
+            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got nothing")
+        number = int(np.prod(identifier.shape, dtype=object))
+        variable = identifier.get_type().get_class() == 3 and identifier.get_type().is_variable_str()
+        bytes_each = self.heap if variable else identifier.get_type().get_size()
+        if number * bytes_each > self.limit:
+            raise TensorFileError(
+                f"the attribute {name!r} of {item.name} must have at most {self.limit} bytes, got more"
+            )
+        return identifier
+
+    def _text(self, value: Any, item: Any, name: str) -> str:
+        if not isinstance(value, bytes | str):
+            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got a {type(value).__name__}")
+        return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def import_h5py() -> Any:
@@ -79,12 +162,12 @@ def import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(needs("Keras's files", "h5py")) from error
+        raise ImportError("Keras's files need the package h5py: pip install 'cylstm[keras]'") from error
     return h5py
 
 
-def check_heaps(source: Path | io.BytesIO) -> None:
-    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end.
+def check_heaps(source: Path | io.BytesIO) -> int:
+    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end; the size of the largest heap.
 
     A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
     """
@@ -95,10 +178,13 @@ def check_heaps(source: Path | io.BytesIO) -> None:
             data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         else:
             data = source.getvalue()
+        largest, steps = 0, len(data) // 16  # that heaps beside one another can have
         begin = data.find(_HEAP)
         while begin >= 0:
             end, at = begin + int.from_bytes(data[begin + 8 : begin + 16], "little"), begin + 16
-            while at + 16 <= min(end, len(data)):
+            if end > len(data):
+                raise TensorFileError(f"a heap of texts must end within {len(data)} bytes, got {end}")
+            while at + 16 <= end:
                 index, size = (
                     int.from_bytes(data[at : at + 2], "little"),
                     int.from_bytes(data[at + 8 : at + 16], "little"),
@@ -106,6 +192,11 @@ def check_heaps(source: Path | io.BytesIO) -> None:
                 if index == 0 and at + size != end:
                     raise TensorFileError(f"a heap of texts must end at byte {end}, got {at + size}")
                 at += size if index == 0 else 16 + size + -size % 8
+                steps -= 1
             if at > end or end - at >= 16:
                 raise TensorFileError(f"a heap of texts must end at byte {end}, got {at}")
+            if steps < 0:
+                raise TensorFileError("heaps of texts must lie beside one another, got some that overlap")
+            largest = max(largest, end - begin)
             begin = data.find(_HEAP, begin + 1)
+    return largest

@@ -1,23 +1,18 @@
-"""Keras's Dense layer."""
+"""Keras's Dense and Embedding layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ...files.names import either
+from ...arrays.arguments import as_array
 from ...nn.linear import Linear
-from ..files.contents import OWN
-from ..initializers import Initializer, initializer
-from .arguments import checked_weights, positive
-from .base import BatchShape, Layer, Variable
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+from ..initializers import Initializer
+from .activations import activation as named_activation
+from .activations import apply
+from .arguments import converted, positive
+from .base import BatchShape, Layer, features
 
 
 class Dense(Layer):
@@ -26,76 +21,130 @@ class Dense(Layer):
     Parameters
     ----------
     units : int
-    activation : {None, "linear", "softmax", "sigmoid", "relu", "tanh"}
+    activation : str, optional
+        A name of Keras's.
     use_bias : bool
-    kernel_initializer, bias_initializer, name, dtype, input_shape, **options
-        As for `LSTM`.
+    kernel_initializer, bias_initializer : str or callable
+    **options
+        As for `Layer`.
     """
 
-    _arguments = ("name", "units", "activation", "use_bias")
-    _ACTIVATIONS: ClassVar[dict[str | None, Callable[[np.ndarray], np.ndarray]]] = {
-        None: lambda x: x,
-        "linear": lambda x: x,
-        "softmax": _softmax,
-        "sigmoid": lambda x: (np.tanh(x / 2) + 1) / 2,
-        "relu": lambda x: np.maximum(x, 0),
-        "tanh": np.tanh,
-    }
+    _arguments = ("units", "activation", "use_bias")
+    linear: Linear
+    _kinds = ("kernel", "bias")
 
     def __init__(
         self,
         units: int,
-        activation: str | None = None,
+        activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        input_shape: Sequence[int | None] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
-        if not isinstance(activation, str | None) or activation not in self._ACTIVATIONS:
-            known = either(map(repr, self._ACTIVATIONS))
-            raise ValueError(f"activation must be {known}, got {activation!r}: use one of these, or Keras")
-        self.units, self.activation, self.use_bias = positive(units), activation, use_bias
-        self._initializers = [initializer(kernel_initializer), initializer(bias_initializer)]
+        super().__init__(kernel_initializer=kernel_initializer, bias_initializer=bias_initializer, **options)
+        self.units, self.use_bias = positive(units), bool(use_bias)
+        self.activation = named_activation(activation)
 
-    def build(self, input_shape: BatchShape) -> None:
-        """Draw the weights for input (..., features)."""
-        if input_shape[-1] is None:
-            raise ValueError(f"input_shape of {self.name} must end in the number of features, got {input_shape}")
-        features = int(input_shape[-1])
-        self.linear = Linear(features, self.units, bias=self.use_bias, dtype=self.dtype)
-        self.built = True
-        shapes = [(features, self.units), (self.units,)][: 2 if self.use_bias else 1]
-        arrays = [make(shape, dtype=self.dtype) for make, shape in zip(self._initializers, shapes, strict=False)]
-        self.set_weights(arrays)
-
-    @property
-    def weights(self) -> list[Variable]:
+    def weight_shapes(self, input_shape: BatchShape) -> dict[str, tuple[int, ...]]:
         """kernel (features, units) and bias (units,)."""
-        if not self.built:
-            return []
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (features(self, input_shape), self.units)}
+        return shapes | ({"bias": (self.units,)} if self.use_bias else {})
+
+    def _keep(self, arrays: dict[str, np.ndarray]) -> None:
+        parameters = {"weight": converted(arrays["kernel"], self.dtype, "kernel").T}
+        if self.use_bias:
+            parameters["bias"] = converted(arrays["bias"], self.dtype, "bias")
+        if self.built:
+            self.linear.load_state_dict(parameters)
+        else:
+            size = arrays["kernel"].shape[0]
+            copies = {name: array.copy() for name, array in parameters.items()}
+            self.linear = Linear._of(
+                copies, in_features=size, out_features=self.units, bias=self.use_bias, dtype=self.dtype
+            )
+
+    def _kept(self) -> dict[str, np.ndarray]:
         arrays = self.linear.state_dict()
-        names = {"kernel": arrays["weight"].T} | ({"bias": arrays["bias"]} if self.use_bias else {})
-        return [Variable(name, f"{self.name}/{name}", array) for name, array in names.items()]
+        return {"kernel": arrays["weight"].T} | ({"bias": arrays["bias"]} if self.use_bias else {})
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace kernel and bias."""
-        kernel, *bias = checked_weights(self, weights, [one.value for one in self.weights])
-        self.linear.load_state_dict({"weight": kernel.T} | ({"bias": bias[0]} if bias else {}))
-
-    def parts(self) -> dict[str, list[np.ndarray]]:
-        """The weights as they lie in Keras's files."""
-        return {OWN: self.get_weights()}
-
-    def output_shape(self, input_shape: BatchShape) -> BatchShape:
+    def compute_output_shape(self, input_shape: BatchShape) -> BatchShape:
         """(..., units)."""
-        return (*input_shape[:-1], self.units)
+        shape = (*input_shape[:-1], self.units)
+        return shape if self.activation != "glu" else (*shape[:-1], self.units // 2)
 
-    def __call__(self, x: Any, mask: Any = None) -> np.ndarray:
+    def call(self, x: np.ndarray, mask: Any = None) -> np.ndarray:
         """Apply the layer to the last dimension, (..., features) → (..., units). A mask changes nothing."""
-        x = self._enter(x)
-        return self._ACTIVATIONS[self.activation](self.linear(x))
+        return apply(self.activation, self.linear(x))
+
+
+class Embedding(Layer):
+    """Keras's Embedding: a row of a table for each index.
+
+    Parameters
+    ----------
+    input_dim : int
+        The number of rows.
+    output_dim : int
+        Their size.
+    embeddings_initializer : str or callable
+    mask_zero : bool
+        Whether the index 0 stands for no step at all: layers behind it skip it.
+    **options
+        As for `Layer`.
+    """
+
+    _arguments = ("input_dim", "output_dim", "mask_zero")
+    _kinds = ("embeddings",)
+    _nothing = (("sparse", (False,)),)
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Initializer = "uniform",
+        mask_zero: bool = False,
+        *,
+        input_length: Any = None,
+        **options: Any,
+    ) -> None:
+        if input_length is not None and options.get("input_shape") is None:
+            length = input_length if isinstance(input_length, list | tuple) else (input_length,)
+            options["input_shape"] = tuple(length)
+        super().__init__(embeddings_initializer=embeddings_initializer, **options)
+        self.input_dim, self.output_dim = positive(input_dim, "input_dim"), positive(output_dim, "output_dim")
+        self.mask_zero = self.supports_masking = bool(mask_zero)
+
+    def weight_shapes(self, input_shape: BatchShape) -> dict[str, tuple[int, ...]]:
+        """embeddings (input_dim, output_dim)."""
+        return {"embeddings": (self.input_dim, self.output_dim)}
+
+    def compute_output_shape(self, input_shape: BatchShape) -> BatchShape:
+        """(..., output_dim)."""
+        return (*input_shape, self.output_dim)
+
+    def compute_mask(self, x: np.ndarray, mask: Any = None) -> np.ndarray | None:
+        """False where the index is 0."""
+        return x != 0 if self.mask_zero else None
+
+    def _entered(self, x: Any) -> np.ndarray:
+        x = as_array(x, "x")
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"x must be of indices, for {self.name}, got {x.dtype}")
+        if not self.built:
+            self.build(x.shape)
+        return x
+
+    def call(self, x: np.ndarray, mask: Any = None) -> np.ndarray:
+        """The rows of the table, (...) → (..., output_dim). Fractions of an index are cut off.
+
+        Raises
+        ------
+        ValueError
+            If an index is not among the rows.
+        """
+        if not np.all((x > -1) & (x < self.input_dim)):  # not a number is refused, too
+            raise ValueError(
+                f"x must be of indices from 0 to {self.input_dim - 1}, the rows of {self.name}, got others"
+            )
+        return self._own["embeddings"][x.astype(np.intp)]

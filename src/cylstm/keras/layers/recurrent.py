@@ -1,20 +1,23 @@
-"""Keras's recurrent layers: LSTM, Bidirectional."""
+"""Keras's LSTM."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from ...arrays.packing import pack_padded_sequence, pad_packed_sequence
-from ...files.names import either
 from ...nn.lstm import LSTM as Module
-from ..files.contents import BACKWARD, CELL, FORWARD
-from ..initializers import Initializer, initializer
-from .arguments import checked_mask, checked_weights, converted, positive
+from ..files.contents import CELL
+from ..initializers import Initializer
+from .activations import activation as named_activation
+from .activations import of_lstm
+from .arguments import checked_mask, converted, positive
 from .base import BatchShape, Recurrent, Variable
+
+_GATES = 4
 
 
 class LSTM(Recurrent):
@@ -25,7 +28,7 @@ class LSTM(Recurrent):
     units : int
         H, the size of the state.
     activation, recurrent_activation : str
-        ``"tanh"`` and ``"sigmoid"``: nothing else is computed.
+        Of the candidate and the output, and of the gates: names of Keras's.
     use_bias : bool
     kernel_initializer, recurrent_initializer, bias_initializer : str or callable
         A name of Keras's, or ``f(shape, dtype=...)``.
@@ -41,13 +44,10 @@ class LSTM(Recurrent):
         Whether the states of the last call are those with which the next begins, until `reset_state`.
     zero_output_for_mask : bool
         Whether the output is zero at masked steps, instead of that of the step before.
-    name : str, optional
-    dtype : dtype, optional
-        Of the weights; input is converted to it.
-    input_shape : tuple, optional
-        (T, I), for the first layer of a `Sequential`.
+    time_major : bool
+        Whether input and output are (T, B, features); of Keras 2.
     **options
-        Keras's other options, with the value that asks for nothing; other values are refused by name.
+        As for `Layer`. Those about how Keras computes (``unroll``, ``implementation``, ``use_cudnn``) change nothing.
 
     Attributes
     ----------
@@ -62,23 +62,27 @@ class LSTM(Recurrent):
     """
 
     _arguments = (
-        "name",
         "units",
         "activation",
         "recurrent_activation",
         "use_bias",
+        "unit_forget_bias",
         "return_sequences",
         "return_state",
         "go_backwards",
         "stateful",
         "zero_output_for_mask",
     )
+    lstm: Module
+    _kinds = ("kernel", "recurrent", "bias")
+    _of_training = ("dropout", "recurrent_dropout", "seed", "unroll", "implementation", "use_cudnn")
+    _dimensions = (3,)
 
     def __init__(
         self,
         units: int,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         recurrent_initializer: Initializer = "orthogonal",
@@ -90,75 +94,94 @@ class LSTM(Recurrent):
         go_backwards: bool = False,
         stateful: bool = False,
         zero_output_for_mask: bool = False,
-        name: str | None = None,
-        dtype: Any = None,
-        input_shape: Sequence[int | None] | None = None,
+        time_major: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, input_shape=input_shape, **options)
-        for option, value, computed in (
-            ("activation", activation, "tanh"),
-            ("recurrent_activation", recurrent_activation, "sigmoid"),
-        ):
-            if value != computed:
-                raise ValueError(f"{option} must be {computed!r}, got {value!r}: leave it out, or use Keras")
+        super().__init__(
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            **options,
+        )
+        self.activation = named_activation(activation)
+        self.recurrent_activation = named_activation(recurrent_activation, "recurrent_activation")
+        self._activations = (
+            of_lstm(self.recurrent_activation, "recurrent_activation"),
+            *[of_lstm(self.activation, "activation")] * 2,
+        )
         self.units = positive(units)
-        self.use_bias, self.unit_forget_bias = use_bias, unit_forget_bias
-        self._initializers = [initializer(one) for one in (kernel_initializer, recurrent_initializer)]
-        self._bias_initializer = initializer(bias_initializer)
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.stateful = go_backwards, stateful
-        self.zero_output_for_mask = zero_output_for_mask
+        self.use_bias, self.unit_forget_bias = bool(use_bias), bool(unit_forget_bias)
+        self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
+        self.go_backwards, self.stateful = bool(go_backwards), bool(stateful)
+        self.zero_output_for_mask, self.time_major = bool(zero_output_for_mask), bool(time_major)
         self.states: tuple[np.ndarray, np.ndarray] | None = None
 
-    def build(self, input_shape: BatchShape) -> None:
-        """Draw the weights for input (B, T, I)."""
+    def weight_shapes(self, input_shape: BatchShape) -> dict[str, tuple[int, ...]]:
+        """kernel (I, 4H), recurrent_kernel (H, 4H) and bias (4H,)."""
         if len(input_shape) != 3 or input_shape[-1] is None:
             raise ValueError(f"input_shape of {self.name} must be (batch, steps, features), got {input_shape}")
-        I, H = int(input_shape[-1]), self.units
-        kernels = [
-            np.asarray(make((size, 4 * H), dtype=self.dtype))
-            for make, size in zip(self._initializers, (I, H), strict=True)
-        ]
+        rows = _GATES * self.units
+        shapes: dict[str, tuple[int, ...]] = {
+            "kernel": (int(input_shape[-1]), rows),
+            "recurrent_kernel": (self.units, rows),
+        }
+        return shapes | ({"bias": (rows,)} if self.use_bias else {})
+
+    def _drawn(self, name: str, shape: tuple[int, ...]) -> Any:
+        array = np.array(super()._drawn(name.removesuffix("_kernel"), shape))
+        if name == "bias" and self.unit_forget_bias:
+            array[self.units : 2 * self.units] = 1
+        return array
+
+    def _taken(self, weights: Iterator[np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        return super()._taken(iter(from_cudnn(list(islice(weights, len(shapes))), self.units)), shapes)
+
+    def _keep(self, arrays: dict[str, np.ndarray]) -> None:
+        kernel, recurrent_kernel, *bias = (converted(array, self.dtype, name) for name, array in arrays.items())
+        parameters = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent_kernel.T}
+        if bias:
+            parameters |= {"bias_ih_l0": bias[0], "bias_hh_l0": np.zeros_like(bias[0])}
+        if self.built:
+            self.lstm.load_state_dict(parameters)
+            return
+        plain = self._activations == ("sigmoid", "tanh", "tanh")
+        options: dict[str, Any] = {} if plain else {"activations": self._activations}
+        options |= {"bias": self.use_bias, "batch_first": True, "dtype": self.dtype}
+        copies = {name: array.copy() for name, array in parameters.items()}
+        self.lstm = Module._of(copies, input_size=len(kernel), hidden_size=self.units, **options)
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        arrays = {"kernel": self.lstm.weight_ih_l0.T, "recurrent_kernel": self.lstm.weight_hh_l0.T}
         if self.use_bias:
-            bias = np.array(self._bias_initializer((4 * H,), dtype=self.dtype))
-            if self.unit_forget_bias:
-                bias[H : 2 * H] = 1
-            kernels.append(bias)
-        self.lstm = Module(I, H, bias=self.use_bias, batch_first=True, dtype=self.dtype)
-        self.built = True
-        self.set_weights(kernels)
+            arrays["bias"] = self.lstm.bias_ih_l0  # that of weight_hh is zero
+        return arrays
 
     @property
     def weights(self) -> list[Variable]:
         """kernel (I, 4H), recurrent_kernel (H, 4H) and bias (4H,)."""
-        if not self.built:
-            return []
-        arrays = {"kernel": self.lstm.weight_ih_l0.T, "recurrent_kernel": self.lstm.weight_hh_l0.T}
-        if self.use_bias:
-            arrays["bias"] = self.lstm.bias_ih_l0  # that of weight_hh is zero
-        return [Variable(name, f"{self.name}/lstm_cell/{name}", array) for name, array in arrays.items()]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace kernel, recurrent_kernel and bias."""
-        kernel, recurrent_kernel, *bias = checked_weights(self, weights, [one.value for one in self.weights])
-        parameters = {"weight_ih_l0": kernel.T, "weight_hh_l0": recurrent_kernel.T}
-        if bias:
-            parameters |= {"bias_ih_l0": bias[0], "bias_hh_l0": np.zeros_like(bias[0])}
-        self.lstm.load_state_dict(parameters)
+        return [one._replace(path=f"{self.name}/lstm_cell/{one.name}") for one in super().weights]
 
     def parts(self) -> dict[str, list[np.ndarray]]:
-        """The weights as they lie in Keras's files."""
-        return {CELL: self.get_weights()}
+        """The weights by the paths of their groups in Keras's files."""
+        return {CELL: list(self._kept().values())}
 
     def reset_state(self) -> None:
         """Let the next call begin at zero."""
         self.states = None
 
-    def output_shape(self, input_shape: BatchShape) -> Any:
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make a layer like this one, by their names in Keras."""
+        return super().get_config() | ({"time_major": True} if self.time_major else {})
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """The same mask, where there is an output per step; a list with it, where states are returned too."""
+        output = mask if self.return_sequences else None
+        return [output, None, None] if self.return_state else output
+
+    def compute_output_shape(self, input_shape: BatchShape) -> Any:
         """(B, T, H) or (B, H); with return_state a list of it and the shapes of h and c."""
-        B, T, _ = input_shape
-        shape = (B, T, self.units) if self.return_sequences else (B, self.units)
+        B = input_shape[1 if self.time_major else 0]
+        shape = (*input_shape[:2], self.units) if self.return_sequences else (B, self.units)
         return [shape, (B, self.units), (B, self.units)] if self.return_state else shape
 
     def __call__(self, x: Any, initial_state: Sequence[Any] | None = None, mask: Any = None) -> Any:
@@ -167,6 +190,7 @@ class LSTM(Recurrent):
         Parameters
         ----------
         x : array (B, T, I)
+            Or a list of it and the initial states.
         initial_state : sequence of two arrays, optional
             h and c, (B, H) each.
         mask : array of bool (B, T), optional
@@ -182,30 +206,43 @@ class LSTM(Recurrent):
         ValueError, RuntimeError
             If shapes do not fit.
         """
-        x = self._enter(x, ndim=3)
+        return self.run(x, mask, initial_state)[0]
+
+    def run(self, x: Any, mask: Any = None, initial_state: Sequence[Any] | None = None) -> tuple[Any, Any]:
+        """The output, and the mask that goes with it."""
+        x, mask, initial_state = separated(x, mask, initial_state)
+        x = self._entered(x)
         mask = checked_mask(mask, x)
-        state = initial_state
-        if state is None and self.stateful and self.states is not None:
-            state = self.states
-            if len(state[0]) != len(x):
-                raise ValueError(
-                    f"x must have {len(state[0])} sequences, as the states have, got {len(x)}: call reset_state()"
-                )
-        hx = None
-        if state is not None:
-            if len(state) != 2:
-                raise ValueError(f"initial_state must be two arrays, h and c, got {len(state)}")
-            h_0, c_0 = (converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
-            hx = h_0, c_0
+        following = self.compute_mask(x, mask)
+        if self.time_major:
+            x, mask = x.swapaxes(0, 1), None if mask is None else mask.T
+        hx = self._initial(initial_state, len(x))
         if self.go_backwards:
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
-        output, h, c = self._run(x, hx, mask)
+        output, h, c = self._computed(x, hx, mask)
         if self.stateful:
             self.states = h, c
         result = output if self.return_sequences else output[:, -1]
-        return (result, h, c) if self.return_state else result
+        if self.time_major and self.return_sequences:
+            result = result.swapaxes(0, 1)
+        return ((result, h, c) if self.return_state else result), following
 
-    def _run(self, x: np.ndarray, hx: Any, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _initial(self, initial_state: Sequence[Any] | None, batch: int) -> Any:
+        state = initial_state
+        if state is None and self.stateful and self.states is not None:
+            state = self.states
+            if len(state[0]) != batch:
+                raise ValueError(
+                    f"x must have {len(state[0])} sequences, as the states have, got {batch}: call reset_state()"
+                )
+        if state is None:
+            return None
+        if len(state) != 2:
+            raise ValueError(f"initial_state must be two arrays, h and c, got {len(state)}")
+        h_0, c_0 = (converted(one, self.dtype, "initial_state")[np.newaxis] for one in state)
+        return h_0, c_0
+
+    def _computed(self, x: np.ndarray, hx: Any, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if mask is None:
             output, (h, c) = self.lstm(x, hx)
             return output, h[0], c[0]
@@ -226,141 +263,28 @@ class LSTM(Recurrent):
         return np.where(hidden, output.dtype.type(0), output), h, c
 
 
-class Bidirectional(Recurrent):
-    """Two LSTM layers, one of which reads the sequence from its end.
+def separated(x: Any, mask: Any, initial_state: Any) -> tuple[Any, Any, Any]:
+    """The sequence, its mask, and the initial states that may stand behind it in a list."""
+    if isinstance(mask, list | tuple):
+        mask = mask[0]
+    if initial_state is None and isinstance(x, list | tuple) and len(x) > 1 and np.ndim(x[0]) == 3:
+        x, initial_state = x[0], x[1:]
+    return x, mask, initial_state
 
-    Parameters
-    ----------
-    layer : LSTM
-        The layer for one direction; it is not changed.
-    merge_mode : {"concat", "sum", "mul", "ave"} or None
-        How the outputs become one; with None both are returned.
-    backward_layer : LSTM, optional
-        The layer for the other direction, with the other ``go_backwards``; by default one like ``layer``.
-    name, input_shape, **options
-        As for `LSTM`.
+
+def from_cudnn(arrays: Sequence[np.ndarray], units: int) -> list[np.ndarray]:
+    """The weights of Keras's LSTM for those of a CuDNNLSTM, which has two biases; others as they are.
+
+    The kernels of a CuDNNLSTM are, gate by gate, the rows of the transposed kernel in the shape of the kernel.
+    Source: https://github.com/keras-team/keras/blob/2.3.1/keras/engine/saving.py, preprocess_weights_for_loading.
     """
+    if len(arrays) != 3 or arrays[2].shape != (2 * _GATES * units,) or any(one.ndim != 2 for one in arrays[:2]):
+        return list(arrays)
+    if any(one.shape[1] != _GATES * units for one in arrays[:2]):
+        return list(arrays)
 
-    _arguments = ("name", "merge_mode")
-    _MERGE: ClassVar[dict[str | None, Callable[[np.ndarray, np.ndarray], Any]]] = {
-        "concat": lambda forward, backward: np.concatenate([forward, backward], axis=-1),
-        "sum": lambda forward, backward: forward + backward,
-        "mul": lambda forward, backward: forward * backward,
-        "ave": lambda forward, backward: (forward + backward) / 2,
-        None: lambda forward, backward: (forward, backward),
-    }
+    def turned(kernel: np.ndarray) -> np.ndarray:
+        gates = np.split(kernel, _GATES, axis=1)
+        return np.concatenate([np.ascontiguousarray(gate).reshape(units, -1).T for gate in gates], axis=1)
 
-    def __init__(
-        self,
-        layer: LSTM,
-        merge_mode: str | None = "concat",
-        *,
-        backward_layer: LSTM | None = None,
-        name: str | None = None,
-        input_shape: Sequence[int | None] | None = None,
-        **options: Any,
-    ) -> None:
-        if not isinstance(layer, LSTM) or not isinstance(backward_layer, LSTM | None):
-            raise TypeError(
-                f"layer and backward_layer must be a cylstm.keras.LSTM, got {type(backward_layer or layer).__name__}"
-            )
-        super().__init__(name=name, dtype=layer.dtype, input_shape=input_shape or layer._input_shape, **options)
-        if not isinstance(merge_mode, str | None) or merge_mode not in self._MERGE:
-            raise ValueError(f"merge_mode must be {either(map(repr, self._MERGE))}, got {merge_mode!r}")
-        self.merge_mode = merge_mode
-        self.forward_layer, self.backward_layer = copy.copy(layer), copy.copy(backward_layer or layer)
-        if backward_layer is None:
-            self.backward_layer.go_backwards = True
-        for option in ("return_sequences", "return_state", "stateful", "dtype"):
-            one, other = (getattr(half, option) for half in self._layers)
-            if one != other:
-                raise ValueError(f"{option} must be the same in layer and backward_layer, got {one} and {other}")
-        if self.forward_layer.go_backwards == self.backward_layer.go_backwards:
-            raise ValueError(
-                "go_backwards must be True in one of layer and backward_layer, got "
-                f"{self.forward_layer.go_backwards} in both"
-            )
-        for direction, one in (("forward", self.forward_layer), ("backward", self.backward_layer)):
-            one.name, one.built = f"{direction}_{layer.name}", False
-            one.zero_output_for_mask = one.return_sequences
-        self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
-
-    @property
-    def _layers(self) -> tuple[LSTM, LSTM]:
-        return self.forward_layer, self.backward_layer
-
-    def build(self, input_shape: BatchShape) -> None:
-        """Draw the weights for input (B, T, I)."""
-        for layer in self._layers:
-            layer.build(input_shape)
-        self.built = True
-
-    @property
-    def weights(self) -> list[Variable]:
-        """Those of the forward layer, then those of the backward layer."""
-        return [
-            variable._replace(path=f"{self.name}/{variable.path}")
-            for layer in self._layers
-            for variable in layer.weights
-        ]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replace the weights of both layers."""
-        arrays = checked_weights(self, weights, [one.value for one in self.weights])
-        first = len(self.forward_layer.weights)
-        self.forward_layer.set_weights(arrays[:first])
-        self.backward_layer.set_weights(arrays[first:])
-
-    def parts(self) -> dict[str, list[np.ndarray]]:
-        """The weights as they lie in Keras's files."""
-        return {FORWARD: self.forward_layer.get_weights(), BACKWARD: self.backward_layer.get_weights()}
-
-    def reset_state(self) -> None:
-        """Let the next call begin at zero."""
-        for layer in self._layers:
-            layer.reset_state()
-
-    def output_shape(self, input_shape: BatchShape) -> Any:
-        """As that of the LSTM, with the features of both for "concat"."""
-        forward, backward = (layer.output_shape(input_shape) for layer in self._layers)
-        states: list[BatchShape] = []
-        if self.return_state:
-            (forward, *states), (backward, *more) = forward, backward
-            states += more
-        if self.merge_mode is None:
-            return [forward, backward, *states]
-        if self.merge_mode == "concat":
-            forward = (*forward[:-1], forward[-1] + backward[-1])
-        return [forward, *states] if states else forward
-
-    def __call__(self, x: Any, initial_state: Sequence[Any] | None = None, mask: Any = None) -> Any:
-        """Run both layers.
-
-        Parameters
-        ----------
-        x : array (B, T, I)
-        initial_state : sequence of four arrays, optional
-            h and c of the forward layer, then of the backward layer.
-        mask : array of bool (B, T), optional
-            False where a step is to be skipped.
-
-        Returns
-        -------
-        numpy.ndarray or tuple
-            The merged output, or both; with ``return_state`` also h, c, h, c.
-        """
-        x = self._enter(x, ndim=3)
-        if initial_state is not None and len(initial_state) != 4:
-            raise ValueError(f"initial_state must be four arrays, h and c of each layer, got {len(initial_state)}")
-        first, second = (None, None) if initial_state is None else (initial_state[:2], initial_state[2:])
-        forward, backward = self.forward_layer(x, first, mask), self.backward_layer(x, second, mask)
-        states: tuple[np.ndarray, ...] = ()
-        if self.return_state:
-            (forward, *one), (backward, *other) = forward, backward
-            states = (*one, *other)
-        if self.return_sequences:
-            backward = backward[:, ::-1]
-        merged = self._MERGE[self.merge_mode](forward, backward)
-        if self.merge_mode is None:
-            return (*merged, *states)
-        return (merged, *states) if states else merged
+    return [turned(arrays[0]), turned(arrays[1]), arrays[2].reshape(2, -1).sum(axis=0)]
