@@ -89,7 +89,7 @@ def test_quantised_layers_are_refused_by_name(tmp_path: Path) -> None:
     model = keras.Sequential([kl.Input((6, 3)), kl.LSTM(4), kl.Dense(2, name="head")])
     model.quantize("int8")
     model.save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match="the dtype of the layer 'head' must be .*, got 'QuantizedDTypePolicy'"):
+    with pytest.raises(ValueError, match=r"the dtype of the layer 'head' must be .*, got 'QuantizedDTypePolicy'"):
         ck.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(cylstm.load(tmp_path / "m.keras").weight_ih_l0.T, model.layers[0].get_weights()[0])
 

@@ -20,11 +20,12 @@ def _key(value: Any) -> Any:
     """An index as NumPy takes it; only numbers and slices, which make a view."""
     if isinstance(value, Mapping):
         config = value.get("config", {})
-        if value.get("class_name") == "__slice__":
+        if value.get("class_name") == "__slice__" or set(value) == {"start", "stop", "step"}:
+            config = config or value  # of TensorFlow
             return slice(config.get("start"), config.get("stop"), config.get("step"))
         if value.get("class_name") == "__ellipsis__":
             return Ellipsis
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
         return tuple(_key(one) for one in value)
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise TypeError(f"an index must be of numbers and slices, got {value!r:.60}")
