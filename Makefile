@@ -23,6 +23,7 @@ LINT := .venv-lint/.stamp
 BUILD := .venv-build/.stamp
 TEST_BASE := .venv-test/.stamp-torch
 TEST := .venv-test/.stamp
+RECIPES := .venv-recipes/.stamp
 DIST := dist/.stamp
 WHEEL := wheelhouse/.stamp
 
@@ -33,6 +34,7 @@ GENERATED := $(patsubst %.pyx,%.c,$(filter %.pyx,$(SOURCES)))
 SOURCES := $(filter-out $(GENERATED),$(wildcard $(SOURCES)))
 
 PY := .venv-test/bin/python
+RECIPES_PY := .venv-recipes/bin/python
 LINT_PY := .venv-lint/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
 CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
@@ -119,7 +121,17 @@ sanitize: $(TEST)  ## the compiled module with the address and undefined behavio
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 
-C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests -name '*.[ch]' -o -name '*.cu'))
+# OpenMP's own threads synchronise in ways that ThreadSanitizer does not see: here they are pthreads.
+sanitize-threads:  ## barrier, regions and Ctrl-C of the compiled module with the thread sanitizer, on pthreads
+	@mkdir -p build
+	@$(STEP) "build tools/thread_sanitizer.c" $${CC:-gcc} -std=gnu11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror \
+	    -fsanitize=thread -pthread tools/thread_sanitizer.c -o build/thread_sanitizer
+	@$(STEP) "run it" env TSAN_OPTIONS=halt_on_error=1 build/thread_sanitizer
+
+test-recipes: $(RECIPES)  ## docs/other-weights.md with TensorFlow, coremltools and Stable-Baselines3 as well
+	@$(STEP) "examples of docs/other-weights.md" $(CLEAN_ENV) $(RECIPES_PY) -m pytest -q docs/other-weights.md
+
+C_SOURCES = $(filter-out $(GENERATED),$(shell find src tests tools -name '*.[ch]' -o -name '*.cu'))
 
 LINTS := lint-python lint-format lint-cython lint-c lint-imports lint-types
 
@@ -151,8 +163,25 @@ stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is c
 	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._layer cylstm.backends.cython_backend._lstm
 
-fuzz: $(TEST)  ## random configurations against PyTorch until stopped
-	@$(CLEAN_ENV) $(PY) tools/fuzz.py
+# make fuzz COUNT=100000 KINDS="forward gradients"
+COUNT := 1000
+KINDS :=
+
+fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call them, COUNT of each of KINDS
+	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT)
+
+soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
+	@$(CLEAN_ENV) $(PY) tools/soak.py
+
+audit: $(TEST) $(LINT)  ## known weaknesses of what is installed for tests and lint, by pip-audit; asks the network
+	@$(LINT_PY) $(PIP_INSTALL) pip-audit
+	@for python in $(PY) $(LINT_PY); do \
+	    $(STEP) "pip-audit of $$python" $(LINT_PY) -m pip_audit --progress-spinner off \
+	        --path "$$($$python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || exit; \
+	done
+
+fuzz-files: $(TEST)  ## damaged files of models until stopped
+	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
 
 ##@ Measure it
 
@@ -161,6 +190,9 @@ bench: $(TEST)  ## cylstm and its peers in turns: tables; keeps results and plot
 
 bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 	@$(PY) benchmarks/run.py --quick
+
+bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime (10 minutes)
+	@$(PY) benchmarks/precisions.py
 
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
@@ -184,7 +216,8 @@ keras-versions: $(TEST)  ## files of every version of Keras that can be installe
 	@$(CLEAN_ENV) $(PY) tools/keras_versions.py
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv .venv-lint .venv-build .venv-test .venv-keras-* build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
+	rm -rf .venv .venv-lint .venv-build .venv-test .venv-recipes .venv-keras-*
+	rm -rf build dist wheelhouse docs/_build demo-output *.egg-info src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(GENERATED) src/cylstm/backends/cython_backend/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
@@ -193,8 +226,8 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-cuda check-cuda sanitize fuzz keras-versions bench bench-quick \
-    bench-cuda gpu format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
+    keras-versions soak audit bench bench-quick bench-precisions bench-cuda gpu format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
@@ -236,6 +269,15 @@ $(TEST_BASE):
 	@tools/check_python $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv .venv-test
 	@$(STEP) "$(TORCH) into .venv-test" $(PY) $(PIP_INSTALL) $(TORCH)
+	@touch $@
+
+# Of its own, for TensorFlow asks for other versions of what the tests use.
+$(RECIPES): $(DIST)
+	@tools/check_python $(PYTHON)
+	@test -x $(RECIPES_PY) || $(PYTHON) -m venv .venv-recipes
+	@$(STEP) "$(TORCH) into .venv-recipes" $(RECIPES_PY) $(PIP_INSTALL) $(TORCH)
+	@$(STEP) "what writes weights into .venv-recipes" $(RECIPES_PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[keras]" \
+	    keras pytest sybil coremltools sb3-contrib tensorflow-cpu
 	@touch $@
 
 $(TEST): $(DIST) | $(TEST_BASE)

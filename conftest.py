@@ -7,6 +7,7 @@ shell session with ``$``. Each page runs in a temporary folder of its own. A ``t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,18 +18,20 @@ from typing import Any
 
 import pytest
 from sybil import Example, Sybil
-from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 FLAGS = ELLIPSIS | NORMALIZE_WHITESPACE
 #: Warnings that Keras and PyTorch's ONNX exporter give about themselves, where a page runs them.
 WARNINGS = {
     "coming-from.md": [
+        "ignore:.*the file has no configuration:UserWarning",
         "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning",
         "ignore:Do not pass an `input_shape`:UserWarning",
         "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",
     ],
     "keras.md": ["ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"],
+    "other-weights.md": ["ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"],
 }
 BIN = str(Path(sys.executable).parent)
 
@@ -46,6 +49,7 @@ def run_console(example: Example) -> str | None:
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
+    namespace["installed"] = lambda package: importlib.util.find_spec(package) is not None  # for `% skip: next if(...)`
     stack = namespace["_leave"] = contextlib.ExitStack()
     stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
 
@@ -58,6 +62,7 @@ pages = Sybil(
     parsers=[
         PythonCodeBlockParser(doctest_optionflags=FLAGS),
         CodeBlockParser(language="console", evaluator=run_console),
+        SkipParser(),
     ],
     patterns=["README.md", "docs/*.md", "docs/design/*.md"],
     setup=enter_folder,

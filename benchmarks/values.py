@@ -14,6 +14,14 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 
+def error_of(got: Values, expected: Values) -> float:
+    """The largest error of output and states, whose shapes are found to be right."""
+    for name, array in got.items():
+        if array.shape != expected[name].shape:
+            raise ValueError(f"{name} must have shape {expected[name].shape}, got {array.shape}")
+    return float(np.max([np.abs(array - expected[name]).max() for name, array in got.items()]))  # nan stays
+
+
 class Check(NamedTuple):
     """The largest error of a result, and why it is wrong; "" where it is right."""
 

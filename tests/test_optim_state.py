@@ -279,3 +279,45 @@ def test_parameters_read_before_a_step_stay_as_they_were():
 def test_optim_is_there_after_import_cylstm():
     code = "import cylstm; cylstm.optim.Adam(cylstm.Linear(2, 3)); from cylstm.optim import SGD"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@KINDS
+def test_the_repr_names_modules_and_options(kind):
+    ours, _ = modules()
+    optimizer = getattr(optim, kind)(ours, lr=0.5, maximize=True)
+    text = repr(optimizer)
+    assert text.startswith(f"{kind}([LSTM(3, 5, proj_size=2, num_layers=2), Linear(in_features=2, out_features=4")
+    assert text.endswith("maximize=True)")
+    assert "lr=0.5" in text
+    optimizer.lr = 0.25
+    assert "lr=0.25" in repr(optimizer)
+
+
+@KINDS
+@pytest.mark.parametrize("call", [1, 2, 10, 11, 12, 13, 14])
+def test_a_step_that_fails_half_way_changes_nothing(kind, call, monkeypatch):
+    """Memory may run out in the middle: of the first parameter, of a later module, of the copies at the end."""
+    ours, _ = modules()
+    optimizer = getattr(optim, kind)(ours, lr=0.1)
+    grads = draw(ours, np.random.default_rng(0))
+    optimizer.step(grads)
+    before, calls = snapshot(ours, optimizer), []
+
+    def fail(original):
+        def failing(*arguments):
+            calls.append(1)
+            if len(calls) == call:
+                raise MemoryError
+            return original(*arguments)
+
+        return failing
+
+    store = type(ours[0]._store)
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizer, "_update", fail(optimizer._update))
+        patch.setattr(store, "checked", fail(store.checked))
+        with pytest.raises(MemoryError):
+            optimizer.step(grads)
+    assert snapshot(ours, optimizer) == before
+    optimizer.step(grads)
+    assert snapshot(ours, optimizer) != before

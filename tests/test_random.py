@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -348,32 +347,6 @@ def test_threads_share_one_stream():
         thread.join()
     expected = random.rand(200, 100, generator=random.Generator(3))
     assert {part.tobytes() for part in drawn} == {part.tobytes() for part in expected}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.forks
-def test_a_fork_while_another_thread_draws_does_not_hang():
-    code = """
-import os, threading
-from cylstm import random
-random.manual_seed(1)
-held, released = threading.Event(), threading.Event()
-def hold():
-    with random.default_generator._guard.lock:
-        held.set()
-        released.wait()
-thread = threading.Thread(target=hold)
-thread.start()
-held.wait()
-child = os.fork()
-if child == 0:
-    os._exit(0 if random.rand(1)[0] == random.rand(1, generator=random.Generator(1))[0] else 1)
-status = os.waitpid(child, 0)[1]
-released.set()
-thread.join()
-raise SystemExit(os.waitstatus_to_exitcode(status))
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def test_importing_seeds_nothing():

@@ -183,7 +183,7 @@ def work_bits(arguments: argparse.Namespace) -> None:
     if open_regions:
         open_regions(True)
     about = {
-        "isa": CythonBackend().instruction_set,
+        "isa": CythonBackend().info()["instruction_set"],
         "sets": list(sets()) if sets else [],
         "forced": bool(open_regions),
     }

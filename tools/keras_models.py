@@ -104,7 +104,11 @@ def leaves(model, around=""):
 
 def write(model, name: str, folder: Path) -> None:
     """Every kind of file."""
-    model.save(folder / f"{name}.h5")
+    try:
+        model.save(folder / f"{name}.h5")
+    except ValueError as error:  # Keras 3.0 gives weights of nested layers one name
+        print(f"{name}.h5: {error}", file=sys.stderr)
+        (folder / f"{name}.h5").unlink()
     model.save_weights(folder / f"{name}.weights.h5")
     if KERAS_3:
         model.save(folder / f"{name}.keras")
@@ -136,10 +140,12 @@ def as_old(folder: Path) -> None:
         weights.attrs["layer_names"] = [name.encode() for name in names]
         for name in names:
             group = weights.create_group(name)
-            called = [one if "cell" not in one else "/".join(p for p in one.split("/") if not p.startswith("lstm_cell"))
-                      for one in whole[name].attrs["weight_names"]]
+            called = [
+                one if "cell" not in one else "/".join(p for p in one.split("/") if not p.startswith("lstm_cell"))
+                for one in whole[name].attrs["weight_names"]
+            ]
             group.attrs["weight_names"] = [one.encode() for one in called]
-            for one, before in zip(called, whole[name].attrs["weight_names"]):
+            for one, before in zip(called, whole[name].attrs["weight_names"], strict=True):
                 group[one] = whole[name][before][()]
     numbers = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
     one, other = (keras.models.load_model(folder / name) for name in ("old.h5", "activations.h5"))
@@ -156,8 +162,13 @@ def main(target: str) -> None:
             model = make()
             model.compile("adam", "mse", metrics=["mae"])
             x = numbers.normal(size=(3, 5, 2)).astype("float32")
-            model.fit(x, np.zeros(model.output_shape, "float32") if None not in model.output_shape else
-                      np.zeros((3, *model.output_shape[1:]), "float32"), verbose=0)
+            model.fit(
+                x,
+                np.zeros(model.output_shape, "float32")
+                if None not in model.output_shape
+                else np.zeros((3, *model.output_shape[1:]), "float32"),
+                verbose=0,
+            )
             for weight in model.weights:
                 value = numbers.normal(size=tuple(weight.shape)).astype("float32") / 2
                 weight.assign(abs(value) if "variance" in weight.name else value)

@@ -22,14 +22,18 @@ DATA = ROOT / "tests" / "keras" / "data"
 VERSIONS = {
     **{f"tf-2.{n}": ("keras", [f"tensorflow-cpu==2.{n}.*"]) for n in (12, 13, 14, 15)},
     "tf_keras-2.19": ("tf_keras", ["tensorflow-cpu==2.19.*", "tf_keras==2.19.*"]),
-    **{f"keras-{n}": ("keras", [f"keras=={n}", "jax", "h5py", "numpy<2.3"]) for n in ("3.0.5", "3.3.3", "3.6.0", "3.10.0")},
+    **{
+        f"keras-{n}": ("keras", [f"keras=={n}", "jax==0.4.30", "jaxlib==0.4.30", "numpy<2.1", "h5py", "packaging"])
+        for n in ("3.0.5", "3.3.3", "3.6.0")
+    },
+    "keras-3.10": ("keras", ["keras==3.10.*", "jax", "numpy<2.3", "h5py"]),
     "keras-3": ("keras", ["keras", "jax", "h5py"]),
 }
 #: What is kept as test data: one or two kinds of file of each layout.
 KEPT = {
     "tf-2.12": ["functional.keras", "plain.keras", "activations-hdf5.keras", "both-weights.h5", "old.h5"],
     "tf-2.15": ["activations.keras", "functional.h5", "both.h5", "plain.weights.h5"],
-    "keras-3.0.5": ["functional.keras", "activations.keras", "activations.h5", "both.weights.h5"],
+    "keras-3.0.5": ["functional.keras", "activations.keras", "plain.h5", "both.weights.h5"],
 }
 
 

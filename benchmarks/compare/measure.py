@@ -85,7 +85,7 @@ def measure(
             measured[name].seconds = seconds
             runners[name] = runner
     if budget:
-        _time(runners, measured, budget, rounds)
+        time_in_turns(runners, measured, budget, rounds)
         for name, runner in runners.items():  # what was timed: threads that are awake may go another way
             with runner.context():
                 _warm(runner)
@@ -95,7 +95,8 @@ def measure(
     return measured
 
 
-def _time(runners: dict[str, Runner], measured: dict[str, Measured], budget: float, rounds: int) -> None:
+def time_in_turns(runners: dict[str, Runner], measured: dict[str, Measured], budget: float, rounds: int) -> None:
+    """Add blocks of calls of each contender, one of each in every round, to what was measured of it."""
     names, spent = list(runners), 0.0
     collecting = gc.isenabled()
     gc.disable()

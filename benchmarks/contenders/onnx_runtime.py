@@ -24,9 +24,8 @@ class OnnxRuntime(Contender):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            onnx_model(case, problem.parameters), options, providers=["CPUExecutionProvider"]
-        )
+        model = self.model(case, problem)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         feed = {"input": problem.input}
         if case.shortest:
             feed["lengths"] = case.lengths.astype(np.int32)
@@ -37,6 +36,10 @@ class OnnxRuntime(Contender):
             return {"output": output.reshape(case.T, case.B, -1), "h_n": h_n, "c_n": c_n}
 
         return Runner(lambda: session.run(names, feed), values)
+
+    def model(self, case: Case, problem: Problem) -> bytes:
+        """The case as it is run."""
+        return onnx_model(case, problem.parameters)
 
 
 def onnx_model(case: Case, parameters: dict[str, np.ndarray]) -> bytes:

@@ -9,10 +9,12 @@ from .arrays.packing import (
     pad_packed_sequence,
     pad_sequence,
     unpack_sequence,
+    unpad_sequence,
 )
 from .backends.cython_backend.threads import get_num_threads, set_num_threads
 from .backends.errors import (
     BackendError,
+    BackendFailedError,
     BackendLoadError,
     BackendNotAvailableError,
     UnknownBackendError,
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSTM",
     "BackendError",
+    "BackendFailedError",
     "BackendLoadError",
     "BackendNotAvailableError",
     "LSTMCell",
@@ -59,6 +62,7 @@ __all__ = [
     "set_backend",
     "set_num_threads",
     "unpack_sequence",
+    "unpad_sequence",
     "use_backend",
 ]
 

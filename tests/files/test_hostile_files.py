@@ -141,6 +141,18 @@ def test_a_name_twice_in_an_npz(tmp_path: Path) -> None:
         cylstm.load(tmp_path / "m.npz")
 
 
+@pytest.mark.parametrize("extension", ["npz", "pt"])
+def test_many_members_that_grow_together(tmp_path: Path, extension: str) -> None:
+    """Each is under the limit; together they would take 100 MB."""
+    path = tmp_path / f"m.{extension}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for k in range(20):
+            data = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (5000000,)}", bytes(5_000_000))
+            archive.writestr(f"m/{k}.npy", data)
+    with pytest.raises(ValueError, match="the members must grow to at most 67108864 bytes together, got 100001"):
+        cylstm.load(path)
+
+
 def test_a_foreign_comment_in_an_npz_is_no_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", **lstm_tensors())
     with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:

@@ -100,9 +100,7 @@ def test_nothing_of_training_is_read(extension: str, optimizer: str, tmp_path: P
 
 
 @pytest.mark.parametrize("extension", [".keras", ".h5"])
-def test_inspect_lists_every_layer_in_order(
-    extension: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_lists_every_layer_in_order(extension: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = [
         kl.LSTM(3, return_sequences=True, dropout=0.25, name="z"),
         kl.Dropout(0.5, name="d"),
@@ -155,7 +153,10 @@ def test_moments_of_adam_are_no_lstms(tmp_path: Path) -> None:
         (["inner/lstm/lstm_cell", "inner/lstm_1/lstm_cell"], ["inner.lstm", "inner.lstm_1"]),
         (["inner/forward_x/lstm_cell", "inner/backward_x/lstm_cell"], ["inner.forward_x", "inner.backward_x"]),
         (["rnn/rnn/lstm_cell", "rnn/rnn/lstm_cell_1"], ["rnn.lstm_cell", "rnn.lstm_cell_1"]),
-        (["rnn/rnn/stacked/lstm_cell", "rnn/rnn/stacked/lstm_cell_1"], ["rnn.stacked.lstm_cell", "rnn.stacked.lstm_cell_1"]),
+        (
+            ["rnn/rnn/stacked/lstm_cell", "rnn/rnn/stacked/lstm_cell_1"],
+            ["rnn.stacked.lstm_cell", "rnn.stacked.lstm_cell_1"],
+        ),
         (["inner/inner/lstm/lstm_cell", "inner/inner/lstm_1/lstm_cell"], ["inner.lstm", "inner.lstm_1"]),
         (["lstm_1/lstm_1", "lstm_2/lstm_2"], ["lstm_1", "lstm_2"]),
     ],
@@ -220,7 +221,9 @@ def test_nested_models(extension: str, tmp_path: Path) -> None:
         [(Source("first", 1, 0),)],
     ]
     assert stored.config["output_layers"] == [Source("second", 0, 0)]
-    np.testing.assert_array_equal(cylstm.load(path, "second.two").weight_hh_l0.T, model.get_layer("second").layers[2].get_weights()[1])
+    np.testing.assert_array_equal(
+        cylstm.load(path, "second.two").weight_hh_l0.T, model.get_layer("second").layers[2].get_weights()[1]
+    )
 
 
 # What the configuration says ------------------------------------------------------------------------------------------
@@ -241,7 +244,9 @@ def test_options_are_seen_in_every_layout(options: dict, word: str, group: str, 
     path = zipped(tmp_path / "m.keras", sequential_config(lstm_config(**options)), {group: ONES})
     with pytest.raises(ValueError, match=word):
         cylstm.load(path)
-    path = written(tmp_path / "m.h5", ["model_weights/lstm/lstm/lstm_cell"], model_config=sequential_config(lstm_config(**options)))
+    path = written(
+        tmp_path / "m.h5", ["model_weights/lstm/lstm/lstm_cell"], model_config=sequential_config(lstm_config(**options))
+    )
     with pytest.raises(ValueError, match=word):
         cylstm.load(path)
     model = {"class_name": "Sequential", "config": [lstm_config(**options)]}  # of Keras up to 2.2.2
@@ -258,7 +263,9 @@ def test_weights_must_be_those_of_the_configuration(options: dict, tmp_path: Pat
     ]
     for path in files:
         for read in (cylstm.load, ck.load_model):
-            with pytest.raises(ValueError, match="the weights of the LSTM 'lstm' must be|must have 2 weights|units must"):
+            with pytest.raises(
+                ValueError, match=r"the weights of the LSTM 'lstm' must be|must have 2 weights|units must"
+            ):
                 read(path)
 
 

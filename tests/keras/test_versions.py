@@ -16,6 +16,7 @@ import pytest
 from keras_layers import assert_close
 
 import cylstm
+from cylstm import keras as ck
 from cylstm.keras.files.model import read_model
 
 ARCHIVES = sorted(Path(os.environ.get("CYLSTM_KERAS_ARCHIVES", Path(__file__).parent / "data")).glob("*.zip"))
@@ -71,8 +72,12 @@ def has_configuration(path: Path) -> bool:
     return "weights" not in path.name
 
 
-@pytest.mark.parametrize("unpacked", [one for one in FILES if "weights" not in one[1]], indirect=True,
-                         ids=[one for one in IDS if "weights" not in one])
+@pytest.mark.parametrize(
+    "unpacked",
+    [one for one in FILES if "weights" not in one[1]],
+    indirect=True,
+    ids=[one for one in IDS if "weights" not in one],
+)
 def test_weights_of_every_layer(unpacked: tuple[Path, str, dict[str, np.ndarray]]) -> None:
     path, _, expected = unpacked
     model = read_model(path)
@@ -86,8 +91,12 @@ def test_weights_of_every_layer(unpacked: tuple[Path, str, dict[str, np.ndarray]
     assert not wanted
 
 
-@pytest.mark.parametrize("unpacked", [one for one in FILES if "functional" not in one[1]], indirect=True,
-                         ids=[one for one in IDS if "functional" not in one])
+@pytest.mark.parametrize(
+    "unpacked",
+    [one for one in FILES if "functional" not in one[1]],
+    indirect=True,
+    ids=[one for one in IDS if "functional" not in one],
+)
 def test_the_first_lstm(unpacked: tuple[Path, str, dict[str, np.ndarray]]) -> None:
     path, model, expected = unpacked
     x, first = expected["x"], expected["first"]
@@ -104,3 +113,14 @@ def test_the_first_lstm(unpacked: tuple[Path, str, dict[str, np.ndarray]]) -> No
         one = cylstm.LSTM(2, lstm.hidden_size, batch_first=True, bidirectional=lstm.bidirectional)
         one.load_state_dict({name: array for name, array in lstm.state_dict().items() if "_l0" in name})
         assert_close(one(x)[0], first)
+
+
+@pytest.mark.parametrize(
+    "unpacked",
+    [one for one in FILES if "weights" not in one[1]],
+    indirect=True,
+    ids=[one for one in IDS if "weights" not in one],
+)
+def test_the_whole_model(unpacked: tuple[Path, str, dict[str, np.ndarray]]) -> None:
+    path, _, expected = unpacked
+    np.testing.assert_allclose(ck.load_model(path)(expected["x"]), expected["y"], rtol=2e-6, atol=1e-6)

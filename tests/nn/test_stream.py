@@ -201,7 +201,7 @@ def test_out_has_as_many_dimensions_as_the_input(backend: str) -> None:
 def test_a_stepper_that_refuses_what_it_must_take() -> None:
     class Refusing(NumpyBackend):
         def stepper(self, layers: Any, *, batch_size: int) -> Any:
-            nothing = {"step": lambda *_: None, "set_state": lambda *_: None}
+            nothing = dict.fromkeys(("step", "get_state", "set_state"), lambda *_: None)
             return SimpleNamespace(serial=True, **nothing)
 
     stream = cylstm.LSTM(4, 5, backend=Refusing()).stream()

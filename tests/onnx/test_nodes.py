@@ -168,3 +168,12 @@ def test_wrong_arguments() -> None:
         lstm(random(5, 2, 3), np.array([5, 5, 5]))
     with pytest.raises(RuntimeError, match="input_size"):
         lstm(random(5, 2, 4))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [[7, 8], [0, 7], [-1, 7], [2**40, 1]])
+def test_lengths_beyond_the_sequences_are_errors(direction: str, lengths: list[int]) -> None:
+    D = 2 if direction == "bidirectional" else 1
+    lstm = cylstm.onnx.load(node_model(D, direction=direction))
+    with pytest.raises(RuntimeError, match="sequence_lens must be from 1 to T = 7"):
+        lstm(random(7, 2, 3), np.array(lengths))

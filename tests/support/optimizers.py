@@ -29,6 +29,10 @@ OPTIONS = [
     ("AdamW", {}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.3}),
     ("AdamW", {"lr": 0.02, "weight_decay": 0.0, "betas": (0.8, 0.99)}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "maximize": True}),
+    ("Adam", {"lr": 0.02, "maximize": True, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.02, "amsgrad": True}),
+    ("AdamW", {"lr": 0.02, "amsgrad": True, "maximize": True}),
 ]
 KINDS = pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 

@@ -147,3 +147,38 @@ def test_saved_tensors_may_be_others(form, backend):
         with torch.autograd.graph.save_on_cpu():
             actual = gradient(lambda x: module(x)[0])
     assert torch.equal(actual, expected)
+
+
+def test_modules_that_share_a_weight_get_their_own_results(backend):
+    """While one module stores what it has prepared, another thread may store its own in the same place."""
+    first, second = (cylstm.torch.LSTM(2, 3, backend=backend) for _ in range(2))
+    second.weight_ih_l0 = first.weight_ih_l0
+    x = torch.randn(4, 2)
+
+    class Overtaken(dict):
+        """The place where `first` stores; `second` comes right after."""
+
+        def __setitem__(self, key: object, value: object) -> None:
+            super().__setitem__(key, value)
+            if not overtaken:
+                overtaken.append(second(x))
+
+    overtaken: list[object] = []
+    operator._prepared[first.weight_ih_l0.untyped_storage()] = Overtaken()
+    for module in (first, second):
+        plain = torch.nn.LSTM(2, 3)
+        plain.load_state_dict(module.state_dict())
+        assert close(module(x)[0], plain(x)[0])
+    assert overtaken
+
+
+def test_modules_whose_weights_lie_in_one_memory_stay_prepared():
+    counting = Counting()
+    modules = [cylstm.torch.LSTM(2, 3, backend=counting) for _ in range(3)]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    vector = torch.nn.utils.parameters_to_vector(parameters).detach()
+    torch.nn.utils.vector_to_parameters(vector, parameters)  # views of one memory
+    for _ in range(4):
+        for module in modules:
+            module(torch.randn(4, 2))
+    assert counting.prepared == 3

@@ -157,3 +157,24 @@ def test_importing_cylstm_does_not_import_pytorch():
     subprocess.run(
         [sys.executable, "-c", command], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_tensors_that_are_not_dense_are_refused():
+    module = cylstm.torch.LSTM(3, 4)
+    x = state(5, 2, 3)
+    nested = torch.nested.nested_tensor([state(3, 3), state(2, 3)])
+    for input, hx, message in (
+        (
+            x.to_sparse(),
+            None,
+            r"input must be a dense tensor, got one of layout torch\.sparse_coo: call \.to_dense\(\)",
+        ),
+        (x.to_mkldnn(), None, r"input must be a dense tensor, got one of layout torch\._mkldnn"),
+        (nested, None, r"input must be a dense tensor, got a nested one: use torch\.nn\.utils\.rnn\.pack_sequence"),
+        (x, (state(1, 2, 4), state(1, 2, 4).to_sparse()), "c_0 must be a dense tensor"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            module(input, hx)
+    packed = rnn.pack_sequence(nested.unbind(), enforce_sorted=False)
+    assert module(packed)[0].data.shape == (5, 4)

@@ -16,6 +16,8 @@ import cylstm.torch
 
 torch.set_num_threads(1)
 
+pytestmark = pytest.mark.filterwarnings("ignore:cylstm.torch.replace replaced . and left 1. own:UserWarning")
+
 
 class Own(nn.LSTM):
     """A subclass whose forward is its own."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.utils import parametrizations, parametrize
+import torch.utils.checkpoint
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch_modules import KINDS, both, close, flat, gradients, leaves_of
 
 import cylstm
@@ -77,6 +78,56 @@ def test_weight_norm_by_hooks():
             with torch.no_grad():
                 module.weight_hh_l0_g.sub_(0.1)
         assert close(ours.weight_hh_l0_v.grad, theirs.weight_hh_l0_v.grad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spectral_norm_and_prune_by_hooks(kind):
+    theirs, ours = both(3, 4, kind=kind)
+    name = next(name for name, _ in theirs.named_parameters() if name.startswith("weight_hh"))
+    for module in (theirs, ours):
+        torch.manual_seed(0)
+        torch.nn.utils.spectral_norm(module, name)
+        prune.l1_unstructured(module, name.replace("hh", "ih"), 0.5)
+    x = torch.randn(5, 3)
+    for _ in range(2):
+        grads = [gradients(m, lambda m: list(leaves_of(m(x)))) for m in (ours, theirs)]
+        assert all(map(close, *grads))
+        for module in (theirs, ours):
+            torch.optim.SGD(module.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints(reentrant):
+    theirs, ours = both(3, 4, 2)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    checkpoint = torch.utils.checkpoint.checkpoint
+    results = [checkpoint(lambda x, m=m: m(x)[0], x, use_reentrant=reentrant).sin().sum() for m in (ours, theirs)]
+    assert close(*(backward_of(result, x) for result in results))
+
+
+def backward_of(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    x.grad = None
+    result.backward()
+    return x.grad
+
+
+def test_hooks_of_modules():
+    theirs, ours = both(3, 4)
+    grads = []
+    for module in (ours, theirs):
+        x = torch.linspace(-1, 1, 30).reshape(5, 2, 3).requires_grad_()
+        module.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+        module.register_forward_hook(lambda module, args, results: (3 * results[0], results[1]))
+        module.register_full_backward_pre_hook(lambda module, grads: tuple(g if g is None else 2 * g for g in grads))
+        module.register_full_backward_hook(lambda module, of_input, of_output: (of_input[0] + 1,))
+        grads.append(backward_of(module(x)[0].sin().sum(), x))
+    assert close(*grads)
+
+
+def test_data_parallel():
+    theirs, ours = both(3, 4)
+    x = torch.randn(5, 2, 3)
+    assert close(torch.nn.DataParallel(ours)(x)[0], theirs(x)[0])
 
 
 def test_functional_call():

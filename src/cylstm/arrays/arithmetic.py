@@ -1,8 +1,15 @@
-"""The dtype of the arithmetic, and the sigmoid, for NumPy's arrays and those that follow its protocols."""
+"""The dtype of the arithmetic, the sigmoid, and silence, for NumPy's arrays and those that follow its protocols."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def arithmetic_dtype(dtype: np.dtype) -> np.dtype:
@@ -15,6 +22,17 @@ def widened(a: np.ndarray, copy: bool = False) -> np.ndarray:
     if a.dtype != arithmetic_dtype(a.dtype):
         return a.astype(arithmetic_dtype(a.dtype))
     return a.copy() if copy else a
+
+
+def silent(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let infinite and nan go through without a warning, as in PyTorch and in compiled code."""
+
+    @functools.wraps(function)
+    def called(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with np.errstate(all="ignore"):
+            return function(*arguments, **named)
+
+    return called
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:

@@ -122,10 +122,10 @@ class PackedLayout(Layout):
     dimension_error = ValueError
 
     def __init__(self, packed: PackedSequence) -> None:
-        super().__init__(len(packed.batch_sizes), int(packed.batch_sizes[0]), _locked_copy(packed.batch_sizes))
+        # Those of `as_packed`: a layout may live on in a pullback, so that it shares nothing that others can write to.
+        super().__init__(len(packed.batch_sizes), int(packed.batch_sizes[0]), packed.batch_sizes)
         self.N = len(packed.data)
-        self.sorted_indices = _locked_copy(packed.sorted_indices)
-        self.unsorted_indices = _locked_copy(packed.unsorted_indices)
+        self.sorted_indices, self.unsorted_indices = packed.sorted_indices, packed.unsorted_indices
 
     def shape(self, features: int) -> tuple[int, ...]:
         return (self.N, features)
@@ -187,14 +187,6 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """The array as kernels want it; a copy where it is strided or not aligned."""
     flags = array.flags
     return array if flags.c_contiguous and getattr(flags, "aligned", True) else array.copy()  # CuPy's always are
-
-
-def _locked_copy(indices: Any) -> Any:
-    """A layout may live on in a pullback, so that it shares nothing that the caller can write to."""
-    if indices is not None:
-        indices = indices.copy()
-        indices.flags.writeable = False
-    return indices
 
 
 @lru_cache(maxsize=256)

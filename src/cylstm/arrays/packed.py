@@ -138,6 +138,9 @@ def is_packed(value: Any) -> bool:
 def as_packed(sequence: Any, cuda: bool = False) -> PackedSequence:
     """A packed sequence of ours or of PyTorch's as one of ours, found to be consistent; with `cuda` it may be on a GPU.
 
+    Sizes and indices are locked copies: what is checked is what is used, whoever writes to the caller's arrays
+    meanwhile. The fields of a named tuple may be anything, for `_replace` and `_make` pass by the constructor.
+
     Raises
     ------
     TypeError
@@ -147,22 +150,24 @@ def as_packed(sequence: Any, cuda: bool = False) -> PackedSequence:
     """
     if not is_packed(sequence):
         raise TypeError(f"sequence must be a PackedSequence, got {type(sequence).__name__}: use pack_padded_sequence")
-    if type(sequence) is not PackedSequence:
-        indices = getattr(sequence, "sorted_indices", None), getattr(sequence, "unsorted_indices", None)
-        sequence = PackedSequence(sequence.data, sequence.batch_sizes, *indices)
-    data, batch_sizes, sorted_indices, unsorted_indices = sequence
-    if not isinstance(data, np.ndarray):
-        as_array(data, "data", cuda)
-    if batch_sizes.ndim != 1 or len(batch_sizes) == 0:
-        raise RuntimeError(f"batch_sizes must have shape (T,) with T >= 1, got {batch_sizes.shape}")
+    data = as_array(sequence.data, "data", cuda)
+    batch_sizes = _locked_integers(sequence.batch_sizes, "batch_sizes")
+    sorted_indices = _locked_integers(getattr(sequence, "sorted_indices", None), "sorted_indices")
+    unsorted_indices = _locked_integers(getattr(sequence, "unsorted_indices", None), "unsorted_indices")
+    if batch_sizes is None or batch_sizes.ndim != 1 or len(batch_sizes) == 0:
+        shape = "None" if batch_sizes is None else batch_sizes.shape
+        raise RuntimeError(f"batch_sizes must have shape (T,) with T >= 1, got {shape}")
     if batch_sizes[-1] < 1 or np.any(batch_sizes[1:] > batch_sizes[:-1]):
         raise RuntimeError(f"batch_sizes must be positive and never grow, got {batch_sizes}: use pack_padded_sequence")
-    if data.ndim == 0 or len(data) != batch_sizes.sum():
-        raise RuntimeError(f"data must have {batch_sizes.sum()} rows, the sum of batch_sizes, got shape {data.shape}")
+    rows = int(batch_sizes.sum(dtype=np.float64))  # does not wrap around, and is exact up to 2**53
+    if data.ndim == 0 or len(data) != rows:
+        raise RuntimeError(f"data must have {rows} rows, the sum of batch_sizes, got shape {data.shape}")
     for name, indices in (("sorted_indices", sorted_indices), ("unsorted_indices", unsorted_indices)):
-        if indices is not None and not np.array_equal(np.sort(indices), np.arange(batch_sizes[0])):
+        if indices is None:
+            continue
+        if indices.shape != (batch_sizes[0],) or not np.array_equal(np.sort(indices), np.arange(len(indices))):
             raise RuntimeError(f"{name} must be a permutation of 0 ... {batch_sizes[0] - 1}, got {indices}")
-    return sequence
+    return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
 
 
 def inverse(permutation: np.ndarray) -> np.ndarray:
@@ -182,6 +187,15 @@ def _integers(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an array of int64, got dtype {array.dtype}")
     return array.astype(np.int64, copy=False)
+
+
+def _locked_integers(value: Any, name: str) -> Any:
+    """A copy that nobody can write to; None of None."""
+    if value is None:
+        return None
+    array = _integers(value, name).copy()
+    array.flags.writeable = False
+    return array
 
 
 def _dtype_or_none(value: Any) -> np.dtype | None:

@@ -12,7 +12,14 @@ import numpy as np
 from .arguments import as_array, check_place
 from .packed import PackedSequence, as_packed, inverse
 
-__all__ = ["pack_padded_sequence", "pack_sequence", "pad_packed_sequence", "pad_sequence", "unpack_sequence"]
+__all__ = [
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
+    "unpack_sequence",
+    "unpad_sequence",
+]
 
 
 def pack_padded_sequence(
@@ -195,9 +202,45 @@ def unpack_sequence(packed_sequences: Any) -> list[np.ndarray]:
     return [sequence[:length].copy() for sequence, length in zip(padded, lengths, strict=True)]
 
 
+def unpad_sequence(padded_sequences: Any, lengths: Any, batch_first: bool = False) -> list[np.ndarray]:
+    """The sequences of a padded batch, without their padding: the inverse of :func:`pad_sequence`.
+
+    Parameters
+    ----------
+    padded_sequences : array (T, B, ...), or (B, T, ...) with ``batch_first``
+    lengths : sequence, array or tensor of B integers
+        Of each sequence, from 0 to T.
+    batch_first : bool
+
+    Returns
+    -------
+    list of B arrays (L, ...)
+        As copies.
+
+    Raises
+    ------
+    TypeError
+        If ``padded_sequences`` is no array or ``lengths`` are no numbers.
+    ValueError
+        If ``padded_sequences`` has fewer than two dimensions (PyTorch: IndexError), or ``lengths`` are not B numbers
+        from 0 to T. (PyTorch takes a length beyond T for T, and a negative one for 0.)
+    """
+    x = as_array(padded_sequences, "padded_sequences", cuda=True)
+    if x.ndim < 2:
+        raise ValueError(f"padded_sequences must have shape (T, B, *), or (B, T, *) with batch_first, got {x.shape}")
+    x = x if batch_first else x.swapaxes(0, 1)
+    B, T = x.shape[:2]
+    lengths = _lengths(lengths)
+    if lengths.shape != (B,):
+        raise ValueError(f"lengths must have shape ({B},), one per sequence of the batch, got {lengths.shape}")
+    if B and not 0 <= lengths.min() <= lengths.max() <= T:
+        raise ValueError(f"lengths must be from 0 to T = {T}, the steps of padded_sequences, got {lengths}")
+    return [sequence[:length].copy() for sequence, length in zip(x, lengths.tolist(), strict=True)]
+
+
 def _lengths(lengths: Any) -> np.ndarray:
     """As int64; numbers with a fraction are cut off, as in PyTorch."""
-    array = np.asarray(as_array(lengths, "lengths") if hasattr(lengths, "dtype") else lengths)
+    array = np.array(as_array(lengths, "lengths") if hasattr(lengths, "dtype") else lengths)
     if array.dtype.kind not in "biuf" or not np.all(np.isfinite(array)):
         raise TypeError(f"lengths must be a sequence or array of integers, got {lengths!r}")
     return array.astype(np.int64)

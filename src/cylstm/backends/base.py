@@ -38,8 +38,8 @@ class DirectionParameters(NamedTuple):
     The rows of the four gates follow one another in PyTorch's order i, f, g, o.
     """
 
-    weight_ih: Any  # (4H, I)
-    weight_hh: Any  # (4H, R)
+    weight_ih: Any  # (4H, I); in precision "int8" it may be an `arrays.quantization.QuantizedWeight`
+    weight_hh: Any  # (4H, R); so may it
     bias_ih: Any = None  # (4H,), or None without bias
     bias_hh: Any = None  # (4H,), or None without bias
     weight_hr: Any = None  # (P, H), or None without projection
@@ -110,6 +110,7 @@ class Capabilities(NamedTuple):
     training: bool = False  # backward is there
     projection: bool = True  # proj_size > 0 is computed
     devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[str, ...] = ("float32",)  # of float32 parameters, see `Backend.prepare`
     #: Those of `LayerOptions` that are computed, by name. ``"activations"`` means all of them in all places; the name
     #: of an activation, such as ``"relu"``, means this one in all places.
     options: frozenset[str] = frozenset()
@@ -166,12 +167,15 @@ class Backend:
         """
         return self
 
-    def prepare(self, layer_parameters: LayerParameters) -> Any:
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> Any:
         """Turn the parameters of one layer into the form that the kernels read.
 
         It is called once per version of the parameters. The result must not depend on later changes of the arrays:
         copy or pack them.
 
+        `precision` is passed only where it is another than ``"float32"``, and is one of ``capabilities.precisions``
+        then: how the parameters, which are float32, are rounded and multiplied. The numpy backend is the definition.
+        Arrays stay float32, and ``keep`` is ``"nothing"``: there are no gradients.
         Where the layer computes more than PyTorch's LSTM, the argument ``options``, `LayerOptions`, is passed by name.
         A backend without ``capabilities.options`` is never given it, and need not have it.
         """

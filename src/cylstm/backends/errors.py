@@ -31,3 +31,9 @@ class UnsupportedError(BackendError, ValueError):
     """The backend works, but cannot do what is asked of it; the message names the backends that can."""
 
     __module__ = "cylstm"
+
+
+class BackendFailedError(BackendError, RuntimeError):
+    """A backend raised an error, tried to end the program, or returned what it must not; the message names it."""
+
+    __module__ = "cylstm"

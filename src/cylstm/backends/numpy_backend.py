@@ -23,7 +23,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..arrays.activations import Activation
-from ..arrays.arithmetic import widened
+from ..arrays.arithmetic import silent, widened
+from ..arrays.quantization import prepared_for_bfloat16, prepared_for_int8, product
 from .base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOptions, LayerOutput
 from .base import LayerParameters as LayerParameters  # of the signature, for subclasses
 
@@ -60,21 +61,21 @@ class NumpyBackend(Backend):
     capabilities: ClassVar[Capabilities] = Capabilities(
         dtypes=frozenset({"bfloat16", "float16", "float32", "float64", "complex64", "complex128"}),
         training=True,
+        precisions=("float32", "bfloat16", "int8"),
         options=frozenset(LayerOptions._fields),
     )
 
     def prepare(
-        self, layer_parameters: LayerParameters, *, options: LayerOptions | None = None
+        self, layer_parameters: LayerParameters, *, precision: str = "float32", options: LayerOptions | None = None
     ) -> tuple[Direction, ...]:
         options = options or LayerOptions()
         each = options.activations * len(layer_parameters)  # the one of a plain layer is that of both directions
         return tuple(
-            Direction._make(
-                [*(None if p is None else widened(p, copy=True) for p in parameters), *activations, options]
-            )
+            Direction._make([*_in_precision(parameters, precision), *activations, options])
             for parameters, activations in zip(layer_parameters, each, strict=False)
         )
 
+    @silent
     def forward(
         self,
         prepared: tuple[Direction, ...],
@@ -107,7 +108,7 @@ class NumpyBackend(Backend):
                     all_gates[d][rows] = gates
                 c[...] = c_new
                 h_full = _parts(gates)[3] * p.h.value(c)  # (4)
-                h_new = h_full if p.weight_hr is None else h_full @ p.weight_hr.T  # (5)
+                h_new = h_full if p.weight_hr is None else product(h_full, p.weight_hr)  # (5)
                 h[...] = _rounded(_limited(h_new, p.options.proj_clip), dtype)
                 output[rows, d * R : (d + 1) * R] = h
 
@@ -115,6 +116,7 @@ class NumpyBackend(Backend):
         output, h_n, c_n = (a.astype(dtype, copy=False) for a in (output, h_n, c_n))
         return LayerOutput(output, h_n, c_n, workspace)
 
+    @silent
     def backward(
         self,
         prepared: tuple[Direction, ...],
@@ -172,6 +174,21 @@ def steps(batch_sizes: np.ndarray, reverse: bool) -> Any:
     return reversed(in_time) if reverse else iter(in_time)
 
 
+def _in_precision(p: DirectionParameters, precision: str) -> DirectionParameters:
+    """Copies of the parameters; the matrices are such that their products are those of the precision."""
+    copies = (None if array is None else widened(array, copy=True) for array in p[2:])
+    if precision == "float32":
+        return DirectionParameters(widened(p.weight_ih, copy=True), widened(p.weight_hh, copy=True), *copies)
+    prepared = DirectionParameters(
+        prepared_for_bfloat16(p.weight_ih),
+        prepared_for_int8(p.weight_hh, projected=p.weight_hr is not None)
+        if precision == "int8"
+        else prepared_for_bfloat16(p.weight_hh),
+        *copies,
+    )
+    return prepared if p.weight_hr is None else prepared._replace(weight_hr=prepared_for_bfloat16(p.weight_hr))
+
+
 # One step of one direction -------------------------------------------------------------------------------------------
 
 
@@ -187,7 +204,7 @@ def _gates_and_cell(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """a and the activated gates (b, 4H), and c after the step (b, H), of the rows x (b, I), h (b, R) and c (b, H)."""
     options = p.options
-    a = x @ p.weight_ih.T + h @ p.weight_hh.T  # (1)
+    a = product(x, p.weight_ih) + product(h, p.weight_hh)  # (1)
     if p.bias_ih is not None:
         a += p.bias_ih + p.bias_hh
     gates = np.empty_like(a)

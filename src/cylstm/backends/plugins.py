@@ -11,6 +11,8 @@ import contextlib
 import difflib
 import importlib
 import re
+import textwrap
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 from .base import API_VERSION, Backend, Capabilities
@@ -121,23 +123,29 @@ def load_class(path: str) -> type[Backend]:
         found: Any = importlib.import_module(match["module"])
         for attribute in match["attribute"].split("."):
             found = getattr(found, attribute)
-        missing, version = missing_members(found), getattr(found, "api_version", None)
+        problem = _problem_of_class(found, path)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a plugin must not end the program
         raise _import_error(path, error) from error
+    if problem:
+        raise BackendLoadError(problem)
+    return found
+
+
+def _problem_of_class(found: Any, path: str) -> str:
+    """Why what was found at a path is not a backend of this version; "" if it is."""
     if not isinstance(found, type):
-        raise BackendLoadError(f"cannot be loaded: {path!r} is not a class but {description(found)}.")
-    if missing:
-        raise BackendLoadError(
-            f"is not a backend: {path!r} lacks {', '.join(missing)}; see cylstm.backends.base.Backend."
-        )
-    if version != API_VERSION:
-        raise BackendLoadError(
-            f"has version {version} of the backend interface, and this cylstm has version {API_VERSION}: "
+        return f"cannot be loaded: {path!r} is not a class but {description(found)}."
+    if problem := shortcoming(found):
+        return f"is not a backend: {path!r} {problem}; see cylstm.backends.base.Backend."
+    version: Any = found.api_version  # type: ignore[attr-defined]
+    if not isinstance(version, int) or version != API_VERSION:
+        return (
+            f"has version {short(version)} of the backend interface, and this cylstm has version {API_VERSION}: "
             "install versions of both that go together."
         )
-    return found
+    return ""
 
 
 def _import_error(path: str, error: BaseException) -> BackendError:
@@ -155,16 +163,38 @@ def _import_error(path: str, error: BaseException) -> BackendError:
     return BackendLoadError(f"failed to load from {path!r}: {error_text(error)}.")
 
 
-def missing_members(backend: Any) -> list[str]:
-    """What of the contract a class or an object does not have, by name."""
+def shortcoming(backend: Any) -> str:
+    """What of the contract a class or an object does not have, or has in another form, in words; "" if nothing."""
     names = ["name", "api_version", "capabilities", "is_available", "prepare", "forward"]
     capabilities = getattr(backend, "capabilities", None)
-    if getattr(capabilities, "training", False):
+    if getattr(capabilities, "training", False) is True:
         names.append("backward")
     missing = [name for name in names if not hasattr(backend, name)]
     if capabilities is not None:
         missing += [f"capabilities.{name}" for name in Capabilities._fields if not hasattr(capabilities, name)]
-    return missing
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if not isinstance(backend.name, str):
+        return f"has a name that must be a str, got {short(backend.name)}"
+    for field, expected in _EXPECTED.items():
+        value = getattr(capabilities, field, None)
+        if not _FITS[expected](value):
+            return f"has capabilities.{field} that must be {expected}, got {short(value)}"
+    return ""
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "a set of names": lambda value: isinstance(value, Set) and all(isinstance(name, str) for name in value),
+    "a tuple of names": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
+    "True or False": lambda value: isinstance(value, bool),
+}
+#: The form of each field of `Capabilities`.
+_EXPECTED = {
+    "dtypes": "a set of names",
+    "training": "True or False",
+    "projection": "True or False",
+    "devices": "a tuple of names",
+}
 
 
 def availability(cls: type[Backend]) -> tuple[bool, str]:
@@ -242,6 +272,8 @@ def _info(candidate: Candidate) -> BackendInfo:
         return BackendInfo(name, distribution, "unavailable", str(error).removeprefix("is not available: "))
     except BackendLoadError as error:
         return BackendInfo(name, distribution, "broken", str(error))
+    except Exception as error:
+        return BackendInfo(name, distribution, "broken", error_text(error))
 
 
 # Words for messages -------------------------------------------------------------------------------------------------
@@ -251,10 +283,22 @@ def error_text(error: BaseException) -> str:
     """The type and message of an error, whose own ``__str__`` may fail."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return type(error).__name__
 
 
 def description(value: object) -> str:
     """What a value is that was expected to be something else."""
-    return f"{value!r}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
+    return short(value) if isinstance(value, type) else f"an object of type {type(value).__name__}"
+
+
+def short(value: object) -> str:
+    """The ``repr`` of a value, which may fail or be long."""
+    try:
+        return textwrap.shorten(repr(value), 80)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"an object of type {type(value).__name__}"

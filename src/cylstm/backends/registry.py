@@ -40,8 +40,9 @@ from .plugins import (
     error_text,
     find,
     load_class,
-    missing_members,
+    shortcoming,
 )
+from .precision import DEFAULT
 
 VARIABLE = "CYLSTM_BACKEND"
 
@@ -54,17 +55,26 @@ class _Selection(NamedTuple):
 
 
 _UNREAD = "the environment, not read yet"
-_AUTOMATIC = _Selection("", "automatic")
+_AUTOMATIC = "automatic"
+
+
+class _Made(ForkSafe):
+    """The one object of a class. The lock is held while it is made: the constructor may ask for other backends."""
+
+    def __init__(self, cls: type[Backend]) -> None:
+        super().__init__()
+        self.cls = cls
+        self.backend: Backend | None = None
 
 
 class _State(ForkSafe):
-    """Everything the registry remembers in a process."""
+    """Everything the registry remembers in a process. No code but the registry's runs under its lock."""
 
     def __init__(self) -> None:
-        super().__init__()  # its lock is re-entrant: a backend's constructor may ask for another backend
+        super().__init__()
         self.selected = _Selection("", _UNREAD)
         self.by_name: dict[str, Backend] = {}
-        self.by_class: dict[type, Backend] = {}
+        self.by_class: dict[int, _Made] = {}  # by the id of the class, which a metaclass may have made unhashable
         self.passed_over: set[str] = set()  # built-in names that the automatic choice found not to work
 
 
@@ -132,7 +142,7 @@ def get_backend() -> str:
         ``CYLSTM_BACKEND`` names a backend that cannot be used.
     """
     selection = _in_force()
-    if selection is _AUTOMATIC:
+    if selection.source == _AUTOMATIC:
         return choose(dtype="float32").name
     _instance(selection)
     return selection.name
@@ -153,6 +163,7 @@ def choose(
     projection: bool = False,
     training: bool = False,
     device: str = "cpu",
+    precision: str = DEFAULT,
     options: frozenset[str] = frozenset(),
 ) -> Backend:
     """The backend that is to compute.
@@ -170,6 +181,8 @@ def choose(
         Whether gradients will be requested.
     device : str
         Such as ``"cpu"``.
+    precision : str
+        One of `cylstm.backends.precision.PRECISIONS`.
     options : frozenset of str
         What `LayerOptions.needs` says of an LSTM that computes more than PyTorch's.
 
@@ -182,12 +195,12 @@ def choose(
     TypeError
         `backend` is neither a name nor a backend.
     """
-    needs = _Needs(dtype, projection, training, device, options)
+    needs = _Needs(dtype, projection, training, device, precision, options)
     if backend is None:
         selection = _in_force()
-        if selection is _AUTOMATIC and device.partition(":")[0] != "cuda":
+        if selection.source == _AUTOMATIC and device.partition(":")[0] != "cuda":
             return _automatic(needs)
-        if selection is _AUTOMATIC:
+        if selection.source == _AUTOMATIC:
             selection = _Selection("cupy", f"the device {device!r}")
     elif isinstance(backend, str):
         selection = _Selection(backend, "the argument backend=")
@@ -205,11 +218,11 @@ def choose(
 
 
 def _check_object(backend: object) -> None:
-    if isinstance(backend, type):
-        problem = "is a class: pass an instance of it"
-    elif missing := missing_members(backend):
-        problem = f"lacks {', '.join(missing)}"
-    else:
+    try:
+        problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
+    except Exception as error:
+        problem = f"cannot be asked what it is: {error_text(error)}"
+    if not problem:
         return
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
@@ -224,10 +237,13 @@ class _Needs(NamedTuple):
     projection: bool
     training: bool
     device: str
+    precision: str
     options: frozenset[str]
 
     def __str__(self) -> str:
         extra = ", with projection" * self.projection + ", with gradients" * self.training
+        if self.precision != DEFAULT:
+            extra += f", in {self.precision}"
         if self.options:
             extra += f", with {' and '.join(sorted(self.options))}"
         return f"dtype {self.dtype} on device {self.device!r}{extra}"
@@ -241,6 +257,8 @@ class _Needs(NamedTuple):
             unmet.append("projections (proj_size > 0)")
         if self.training and not capabilities.training:
             unmet.append("gradients")
+        if self.precision not in capabilities.precisions:
+            unmet.append(f"in precision {self.precision} (it computes in {', '.join(capabilities.precisions)})")
         if self.device.partition(":")[0] not in capabilities.devices:
             unmet.append(f"on device {self.device!r} (it computes on {', '.join(capabilities.devices)})")
         missing = lacking(capabilities.options, self.options)
@@ -266,7 +284,8 @@ def _in_force() -> _Selection:
         with _state.lock:
             if _state.selected.source == _UNREAD:
                 name = os.environ.get(VARIABLE, "").strip()
-                _state.selected = _Selection(name, VARIABLE) if name else _AUTOMATIC
+                # A new one each time: who holds that of before learns that it was read again.
+                _state.selected = _Selection(name, VARIABLE if name else _AUTOMATIC)
             selection = _state.selected
     return selection
 
@@ -340,14 +359,20 @@ def _instance_of(name: str, path: str) -> Backend:
     if not available:
         raise BackendNotAvailableError(f"is not available: {reason.rstrip('.')}.")
     with _state.lock:
-        if cls not in _state.by_class:
+        made = _state.by_class.setdefault(id(cls), _Made(cls))
+    with made.lock:
+        if made.backend is None:
             try:
-                _state.by_class[cls] = cls()
+                backend = cls()
+                problem = shortcoming(backend)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 raise BackendLoadError(f"failed in its constructor: {error_text(error)}.") from error
-        return _state.by_name.setdefault(name, _state.by_class[cls])
+            if problem:
+                raise BackendLoadError(f"is not a backend: what its constructor made {problem}.")
+            made.backend = backend
+        return _state.by_name.setdefault(name, made.backend)
 
 
 def _levels_to_caller() -> int:

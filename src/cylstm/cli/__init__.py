@@ -4,6 +4,7 @@
     parser.py      the arguments of all subcommands
     commands.py    the subcommands: what they call, and what they print
     run.py         what cylstm run does
+    sequences.py   its arrays in files: input read part by part, output on space that is there
     convert.py     what cylstm convert and cylstm inspect do
     bench.py       what cylstm bench does
     info.py        what cylstm info tells

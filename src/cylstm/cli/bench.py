@@ -14,6 +14,7 @@ from .. import random
 from ..backends import registry
 from ..backends.cython_backend.threads import get_num_threads, set_num_threads
 from ..backends.plugins import available_backends
+from ..backends.precision import check_precision, in_force, refuse_training
 from ..nn.lstm import LSTM
 
 Pass = Callable[[], list[Any]]  # returns output and states, or in training all gradients; NumPy's or PyTorch's arrays
@@ -30,6 +31,7 @@ def benchmark(
     steps: int,
     dtype: str,
     training: bool,
+    precision: str | None = None,
     backends: Sequence[str] | None = None,
     peer: str | None = None,
     threads: int | None = None,
@@ -50,9 +52,12 @@ def benchmark(
     x = random.randn(steps, batch_size, exact.input_size, dtype=dtype)
     grad = random.randn(steps, batch_size, exact.hidden_size * (1 + exact.bidirectional), dtype=dtype)
     passes = {}
-    for name in _able(dtype, training) if backends is None else backends:
-        registry.choose(name, dtype=dtype, training=training)
-        lstm = LSTM(**sizes, dtype=dtype, backend=name)
+    in_use = in_force(check_precision(precision, dtype), np.dtype(dtype))
+    if training:
+        refuse_training(in_use, "leave out --training, or the precision")
+    for name in _able(dtype, training, in_use) if backends is None else backends:
+        registry.choose(name, dtype=dtype, training=training, precision=in_use)
+        lstm = LSTM(**sizes, dtype=dtype, backend=name, precision=precision)
         lstm.load_state_dict(parameters)
         passes[name] = _pass(lstm, x, grad, training)
     if peer is not None:
@@ -67,13 +72,14 @@ def benchmark(
         for t, name in medians
     ]
     report = {"lstm": repr(exact), "batch_size": batch_size, "steps": steps, "dtype": dtype, "training": training}
+    report["precision"] = in_use
     return {**report, "threads": get_num_threads(), "rows": rows}
 
 
-def _able(dtype: str, training: bool) -> list[str]:
-    here = [row.name for row in available_backends() if row.status == "available"]
-    able = [name for name in here if dtype in registry.load(name).capabilities.dtypes]
-    return [name for name in able if not training or registry.load(name).capabilities.training]
+def _able(dtype: str, training: bool, precision: str) -> list[str]:
+    here = {row.name: registry.load(row.name).capabilities for row in available_backends() if row.status == "available"}
+    able = {name: can for name, can in here.items() if dtype in can.dtypes and precision in can.precisions}
+    return [name for name, can in able.items() if not training or can.training]
 
 
 def _pass(lstm: LSTM, x: np.ndarray, grad: np.ndarray, training: bool) -> Pass:

@@ -33,17 +33,17 @@ def backends(arguments: argparse.Namespace) -> int:
 
 def check_backend(arguments: argparse.Namespace) -> int:
     """``cylstm check-backend``."""
+    from ..backends.plugins import error_text
     from ..progress import Progress
     from ..testing import checks
+    from ..testing.kit import failure
 
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
     failures = {}
     with Progress(len(todo), "checks") as bar:
         for check in todo:
-            try:
-                check()
-            except Exception as error:
-                failures[check.id] = f"{check.description} {type(error).__name__}: {error}"
+            if (error := failure(check)) is not None:
+                failures[check.id] = f"{check.description} {error_text(error)}"
             bar.advance(1)
     for name, reason in failures.items():
         print(f"FAILED {name}: {reason}")
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             head=arguments.head,
             batch_first=arguments.batch_first,
             dtype=arguments.dtype,
+            precision=arguments.precision,
             chunk=arguments.chunk,
             batch_chunk=arguments.batch_chunk,
             progress=arguments.progress,
@@ -129,6 +130,7 @@ def bench(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         steps=arguments.steps,
         dtype=arguments.dtype,
+        precision=arguments.precision,
         training=arguments.training,
         backends=arguments.backend,
         peer=arguments.peer,
@@ -137,8 +139,9 @@ def bench(arguments: argparse.Namespace) -> int:
     )
     if _json(arguments, report):
         return 0
+    computed = report["dtype"] if report["precision"] == "float32" else f"{report['dtype']} in {report['precision']}"
     rows = {
-        "model": f"{report['lstm']}, {report['dtype']}" + ", forward and backward" * report["training"],
+        "model": f"{report['lstm']}, {computed}" + ", forward and backward" * report["training"],
         "input": f"{report['batch_size']:,} sequences of {report['steps']:,} steps",
         "threads": report["threads"],
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import registry
+from ..backends import precision, registry
 from ..backends.base import Backend
 from ..backends.errors import BackendError
 from ..backends.plugins import available_backends
@@ -19,6 +19,7 @@ from ..backends.plugins import available_backends
 #: The environment variables that change what cylstm computes with, or how fast.
 VARIABLES = (
     registry.VARIABLE,
+    precision.VARIABLE,
     "CYLSTM_NUM_THREADS",
     "CYLSTM_MAX_ISA",
     "OMP_NUM_THREADS",

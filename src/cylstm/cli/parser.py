@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..backends.precision import PRECISIONS
 from . import commands
 
 _RUN = """\
@@ -66,6 +67,7 @@ _MAIN_MORE = """\
 environment:
   CYLSTM_BACKEND      the backend: a name, or package.module:Class
   CYLSTM_NUM_THREADS  the number of threads
+  CYLSTM_PRECISION    float32, bfloat16 or int8: how float32 models are computed
   CYLSTM_MAX_ISA      the highest instruction set that the compiled kernels may use
 
 examples:
@@ -153,6 +155,7 @@ def _add_run(group: Any) -> None:
         choices=_DTYPES,
         help="convert MODEL and INPUT to it; by default INPUT must have the dtype of MODEL",
     )
+    run.add_argument("--precision", choices=PRECISIONS, help="how a float32 MODEL is computed; by default as it says")
     run.add_argument(
         "--chunk", metavar="STEPS", type=_positive, help="time steps at a time; by default about 16 MiB of them"
     )
@@ -190,6 +193,7 @@ def _add_bench(group: Any) -> None:
     bench.add_argument("--layers", metavar="L", type=_positive, default=1, help="layers (1)")
     bench.add_argument("--bidirectional", action="store_true", help="both directions")
     bench.add_argument("--dtype", choices=_DTYPES, default="float32", help="of weights and input (float32)")
+    bench.add_argument("--precision", choices=PRECISIONS, help="how float32 is computed (float32)")
     bench.add_argument("--training", action="store_true", help="forward and backward pass")
     bench.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels, and of PyTorch")
     bench.add_argument(

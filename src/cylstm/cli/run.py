@@ -1,8 +1,8 @@
 """``cylstm run``: an LSTM over a file of sequences that may be larger than memory.
 
-The input is memory-mapped and read in chunks of sequences and of time steps. The states are carried from one chunk of
-steps to the next, so the result is that of one call. The results are memory-mapped too, under temporary names, and
-moved into place when they are complete.
+The input is read in chunks of sequences and of time steps. The states are carried from one chunk of steps to the next,
+so the result is that of one call. The results are memory-mapped, under temporary names, and moved into place when they
+are complete.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..progress import Progress
 from .info import backend_info
+from .sequences import FileArray, mapped_output
 
 #: Size of a chunk of input and output where the caller does not choose.
 CHUNK_BYTES = 16 << 20
@@ -35,7 +36,7 @@ CHUNK_BYTES = 16 << 20
 class Input(NamedTuple):
     """What the input file holds."""
 
-    input: np.ndarray
+    input: np.ndarray | FileArray
     h_0: np.ndarray | None = None
     c_0: np.ndarray | None = None
 
@@ -57,6 +58,19 @@ class FileLayout(NamedTuple):
         """The view (T, B, features) of input or output."""
         return array[:, np.newaxis] if self.unbatched else array.swapaxes(0, 1) if self.batch_first else array
 
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Steps T and sequences B of an input of this shape."""
+        if self.unbatched:
+            return shape[0], 1
+        return (shape[1], shape[0]) if self.batch_first else (shape[0], shape[1])
+
+    def part(self, array: np.ndarray | FileArray, t: slice, b: slice) -> np.ndarray:
+        """Some steps of some sequences of the input, as (T, B, I)."""
+        axes = (t, None) if self.unbatched else (b, t) if self.batch_first else (t, b)
+        if isinstance(array, FileArray):
+            return self.rows(array.read(*axes))
+        return self.rows(array[axes[0]] if self.unbatched else array[axes])
+
     def state(self, array: np.ndarray) -> np.ndarray:
         """The view (layers, B, features) of a state."""
         return array[:, np.newaxis] if self.unbatched else array
@@ -75,6 +89,7 @@ def run_file(
     head: str | None = None,
     batch_first: bool | None = None,
     dtype: str | None = None,
+    precision: str | None = None,
     chunk: int | None = None,
     batch_chunk: int | None = None,
     progress: bool | None = None,
@@ -95,14 +110,14 @@ def run_file(
     """
     if output_path is not None and output_path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"output must end in .npy or .npz, got {str(output_path)!r}")
-    lstm, linear = _load_model(model, prefix, head, dtype)
+    lstm, linear = _load_model(model, prefix, head, dtype, precision)
     if batch_first is not None:
         lstm.batch_first = batch_first
     described = str(lstm)
     given = _read_input(input_path)
     _check_input(given, lstm, convert=dtype is not None)
     layout = FileLayout(unbatched=given.input.ndim == 2, batch_first=lstm.batch_first)
-    T, B, _ = layout.rows(given.input).shape
+    T, B = layout.sizes(given.input.shape)
     chunks = plan_chunks(lstm, T, B, chunk=chunk, batch_chunk=batch_chunk)
     lstm.batch_first = False  # what it is called with from here on is time-major
     with _written(output_path, _result_shapes(lstm, linear, layout, T, B), lstm.dtype) as results:
@@ -110,11 +125,12 @@ def run_file(
         start = time.perf_counter()
         _compute(lstm, linear, given, results, layout, chunks, progress)
         seconds = time.perf_counter() - start
-    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0)
+    chosen = registry.choose(dtype=lstm.dtype.name, projection=lstm.proj_size > 0, precision=lstm.precision)
     return {
         "model": str(model),
         "lstm": described,
         "dtype": lstm.dtype.name,
+        "precision": lstm.precision,
         "input": str(input_path),
         "shape": list(given.input.shape),
         "output": None if output_path is None else str(output_path),
@@ -161,7 +177,9 @@ def _features(lstm: LSTM) -> int:
     return (1 + lstm.bidirectional) * (lstm.proj_size or lstm.hidden_size)
 
 
-def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -> tuple[LSTM, Linear | None]:
+def _load_model(
+    model: Path, prefix: str, head: str | None, dtype: str | None, precision: str | None
+) -> tuple[LSTM, Linear | None]:
     lstm = load(model, prefix)
     if not isinstance(lstm, LSTM):
         raise ValueError(f"{model} must hold an LSTM, got a {type(lstm).__name__}")
@@ -177,6 +195,8 @@ def _load_model(model: Path, prefix: str, head: str | None, dtype: str | None) -
         if not np.can_cast(module.dtype, dtype or lstm.dtype, "same_kind"):
             raise ValueError(f"parameters must be convertible to {dtype or lstm.dtype}, got {module.dtype}")
         module.to(dtype=dtype or lstm.dtype)
+        if precision is not None:
+            module.precision = precision
     return lstm.eval(), linear
 
 
@@ -184,7 +204,7 @@ def _read_input(path: Path) -> Input:
     extension = path.suffix.lower()
     if extension == ".npy":
         try:
-            return Input(np.load(path, mmap_mode="r", allow_pickle=False))
+            return Input(FileArray(path))
         except OSError:
             raise
         except Exception as error:  # ValueError, EOFError; of a damaged header OverflowError, SyntaxError, TokenError …
@@ -248,10 +268,7 @@ def _written(path: Path | None, shapes: dict[str, tuple[int, ...]], dtype: np.dt
     target, single = replaceable(path), path.suffix.lower() == ".npy"
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as folder:
         files = {name: Path(folder, f"{name}.npy") for name in list(shapes)[: 1 if single else None]}
-        arrays: dict[str, np.ndarray] = {
-            name: np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shapes[name])
-            for name, file in files.items()
-        }
+        arrays: dict[str, np.ndarray] = {name: mapped_output(file, dtype, shapes[name]) for name, file in files.items()}
         yield arrays
         arrays.clear()  # closes the files
         with replacing(target) as temporary:
@@ -275,8 +292,7 @@ def _compute(
     progress: bool | None,
 ) -> None:
     """Fill the results, chunk after chunk: all the steps of some sequences, then the next sequences."""
-    x = layout.rows(given.input)
-    T, B, _ = x.shape
+    T, B = layout.sizes(given.input.shape)
     output = layout.rows(results["output"]) if "output" in results else None
     logits = layout.scores(results["logits"]) if "logits" in results else None
     in_time = chunks.steps < T
@@ -284,7 +300,7 @@ def _compute(
         for b in _slices(B, chunks.sequences):
             states: Any = _initial_states(given, lstm, layout, b)
             for t in _slices(T, chunks.steps):
-                part = np.asarray(x[t, b]).astype(lstm.dtype, copy=False)
+                part = layout.part(given.input, t, b).astype(lstm.dtype, copy=False)
                 part_of_output, states = lstm(part, states)
                 if output is not None:
                     output[t, b] = part_of_output

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.quantization import BFLOAT16, from_bfloat16_bits
+
 #: Content may grow to MAX_EXPANDED bytes, or to MAX_EXPANSION times the bytes that it has in the file.
 MAX_EXPANSION = 100
 MAX_EXPANDED = 64 << 20
@@ -37,6 +39,8 @@ class Tensor(NamedTuple):
     dtype: str  # name of the NumPy dtype that read() gives; of what NumPy does not have, the format's own name
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]  # possibly read-only and memory-mapped
+    bits: Callable[[], np.ndarray] | None = None  # of a bfloat16 that read() widens: as it is, of dtype `BFLOAT16`
+    refused: str = ""  # why no module can be made of it: what it is instead of a plain tensor
 
 
 class Contents(NamedTuple):
@@ -52,7 +56,13 @@ class Contents(NamedTuple):
 
 def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Arrays as tensors of a file."""
-    return {name: Tensor(array.dtype.name, array.shape, partial(np.asarray, array)) for name, array in arrays.items()}
+    return {name: _as_tensor(array) for name, array in arrays.items()}
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype == BFLOAT16:
+        return Tensor("float32", array.shape, partial(from_bfloat16_bits, array), partial(np.asarray, array))
+    return Tensor(array.dtype.name, array.shape, partial(np.asarray, array))
 
 
 def expansion_limit(size: int) -> int:
@@ -107,7 +117,7 @@ def replacing(path: Path) -> Iterator[Path]:
     So ``path`` holds its old content or the new one, never half of it.
     """
     target = replaceable(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")  # short: any name that path may have will do
     try:
         temporary.touch(mode=0o666, exist_ok=False)  # less the umask
         if target.exists():

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import npz, safetensors
-from .container import Contents
-from .modules import Savable, make, parameters_of
+from . import checkpoint, npz, safetensors, sharded
+from .container import Contents, existing
+from .modules import Savable, make, parameters_of, put_together
 from .names import either
 
 
@@ -65,14 +65,16 @@ FORMATS = {
     ".h5": Format(_read_keras, _save_keras, ".weights.h5"),
     ".hdf5": Format(_read_keras, _save_keras),
 }
-_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+#: The usual ones of PyTorch's checkpoints. They have others too, or none: the content tells.
+_CHECKPOINTS = {".pt", ".pth", ".ckpt", ".th", ".bin", ".pkl", ".pickle"}
 
 
 def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) -> None:
     """Write the parameters of a module to a file, under PyTorch's names.
 
     The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
-    shapes do not tell (``batch_first``, ``dropout``) goes into the file's metadata, from where :func:`load` takes it.
+    shapes do not tell (``batch_first``, ``dropout``, ``precision``) goes into the file's metadata, from where
+    :func:`load` takes it.
 
     Parameters
     ----------
@@ -107,6 +109,7 @@ def load(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
+    precision: str | None = None,
 ) -> Savable:
     """Make a module from a file of parameters under PyTorch's names.
 
@@ -119,16 +122,22 @@ def load(
     ----------
     path : path-like
         ``.safetensors`` or ``.npz``, written by :func:`save`, by ``safetensors.torch.save_file(model.state_dict(),
-        path)`` or by ``numpy.savez``; ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or
-        ``.hdf5`` of Keras, with the package h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        path)`` or by ``numpy.savez``; what ``torch.save`` has written (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, another
+        extension or none), without PyTorch; the index ``.safetensors.index.json`` of a model in several files;
+        ``.onnx``, with the package onnx; ``.keras``, ``.weights.h5``, ``.h5`` or ``.hdf5`` of Keras, with the package
+        h5py. Nothing in the file is executed. bfloat16 becomes float32, which holds each of its values exactly.
+        Parameters that PyTorch computes from others (``weight_norm``, ``spectral_norm``, ``prune``) are put together.
     prefix : str
         Where the module is, as in the ``state_dict`` of the model: ``"encoder.lstm."`` or ``"encoder.lstm"``. The
-        prefix of something that holds exactly one LSTM will do. In an ONNX file it is the name of the node, in a Keras
-        file that of the layer.
+        prefix of something that holds exactly one LSTM will do. What stands before it in a checkpoint
+        (``"state_dict."``, ``"model."``, ``"module."``) may be left out. In an ONNX file it is the name of the node,
+        in a Keras file that of the layer.
     batch_first, dropout : optional
         Options that names and shapes do not tell. By default what :func:`save` has stored, else PyTorch's defaults.
     backend : optional
         As for :class:`LSTM`.
+    precision : optional
+        As for :class:`LSTM`; by default what :func:`save` has stored of a module that was given one.
 
     Returns
     -------
@@ -146,9 +155,9 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, of an unknown format or a pickle (``.pt``), if it holds no LSTM or several, if names,
-        shapes and dtypes do not make a module, or if cylstm does not compute what the file asks for (other
-        activations, say).
+        If the file is damaged or of an unknown format, if it holds no LSTM or several, or one inside a pickled module,
+        which is code (the message has the lines that convert it), if names, shapes and dtypes do not make a module, or
+        if cylstm does not compute what the file asks for (other activations, say).
     ImportError
         If the package that reads the format is not installed.
     TypeError
@@ -159,23 +168,29 @@ def load(
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
     contents = read(path)
-    module = make(contents, path, prefix, batch_first=batch_first, dropout=dropout, backend=backend)
+    options: dict[str, Any] = {"batch_first": batch_first, "dropout": dropout, "backend": backend}
+    module = make(contents, path, prefix, precision=precision, **options)
     if contents.assumed:
         warnings.warn(f"{path}: {contents.assumed}", UserWarning, stacklevel=2)
     return module
 
 
 def read(path: Path) -> Contents:
-    """The tensors and metadata of a file, by the reader for its extension."""
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {str(path)!r}")
+    """The tensors and metadata of a file; those that a model computes of others are put together."""
+    return put_together(_read(path))
+
+
+def _read(path: Path) -> Contents:
+    """The tensors and metadata of a file, by the reader for its extension or content."""
+    path = existing(path)
     extension = path.suffix.lower()
-    if extension in _PICKLES:
-        raise ValueError(
-            f"{path} must hold tensors alone, got a pickle, which can run any code when it is read: convert it once, "
-            f"where PyTorch is: from safetensors.torch import save_file; "
-            f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
-        )
+    if path.name.lower().endswith(sharded.ENDING):
+        return sharded.read(path, _read)
+    if extension in _CHECKPOINTS or (extension not in FORMATS and checkpoint.is_checkpoint(path)):
+        return checkpoint.read(path)
     if extension not in FORMATS:
-        raise ValueError(f"path must end in {either(FORMATS)}, got {str(path)!r}")
+        raise ValueError(
+            f"path must end in {either([*FORMATS, *sorted(_CHECKPOINTS), sharded.ENDING])}, or be a checkpoint of "
+            f"PyTorch, got {str(path)!r}"
+        )
     return FORMATS[extension].read(path)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays.arguments import DTYPES
+from ..arrays.quantization import QuantizedWeight
+from ..backends.precision import PRECISIONS
 from ..nn.cell import LSTMCell
+from ..nn.frozen import of_parameters
 from ..nn.linear import Linear
 from ..nn.lstm import LSTM
 from ..nn.options import from_metadata, to_metadata
+from ..nn.reparametrised import Recipe, recipes
 from ..nn.stack import Stack
+from . import frozen
 from .container import Contents, Tensor, as_tensors
 from .names import at, choose, either, listed
 
@@ -35,9 +41,28 @@ def parameters_of(module: Savable | Mapping[str, Savable]) -> tuple[dict[str, np
         if isinstance(one, LSTM):
             metadata[f"{prefix}batch_first"] = str(one.batch_first).lower()
             metadata[f"{prefix}dropout"] = repr(float(one.dropout))
+        if one._precision is not None:
+            metadata[f"{prefix}precision"] = one._precision
         if not isinstance(one, Linear):
             metadata |= {prefix + option: text for option, text in to_metadata(one._options).items()}
+        if one.frozen:
+            metadata[f"{prefix}frozen"] = "true"
     return parameters, metadata
+
+
+def put_together(contents: Contents) -> Contents:
+    """The contents with the parameters that PyTorch would compute of what is stored; see `nn.reparametrised`."""
+    tensors = dict(contents.tensors)
+    for name, recipe in recipes({name: tensor.shape for name, tensor in tensors.items()}).items():
+        parts = [tensors.pop(part) for part in recipe.parts]
+        refused = recipe.refused or next((part.refused for part in parts if part.refused), "")
+        dtype = parts[0].dtype if parts else "unknown"
+        tensors[name] = Tensor(dtype, recipe.shape, partial(_computed, recipe, parts), refused=refused)
+    return contents._replace(tensors=tensors)
+
+
+def _computed(recipe: Recipe, parts: Sequence[Tensor]) -> np.ndarray:
+    return recipe.compute(*(part.read() for part in parts))
 
 
 def make(
@@ -48,11 +73,21 @@ def make(
     batch_first: bool | None = None,
     dropout: float | None = None,
     backend: object = None,
+    precision: str | None = None,
 ) -> Savable:
     """The module that is meant among the contents of a file; the options are those of :func:`cylstm.load`."""
     kind, prefix, names = choose(contents, prefix, path)
     tensors = {name: contents.tensors[prefix + name] for name in names}
-    options: dict[str, object] = {"dtype": _dtype(tensors, path)}
+    for name, tensor in tensors.items():
+        if tensor.refused:
+            raise ValueError(f"{path}: {prefix + name} must be a plain tensor, got {tensor.refused}")
+    what = f"{path}: the {kind} {at(prefix)}"
+    stored_precision = _stored_precision(contents.metadata, prefix, path)
+    is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)
+    if is_frozen:
+        options: dict[str, object] = {"precision": frozen.precision(stored_precision, precision, tensors, what)}
+    else:
+        options = {"dtype": _dtype(tensors, path), "precision": precision or stored_precision}
     if kind == "LSTM":
         stored = _stored_options(contents.metadata, prefix, path)
         options["batch_first"] = stored.get("batch_first", False) if batch_first is None else batch_first
@@ -67,11 +102,18 @@ def make(
         if kind == "Linear":
             raise TypeError(f"backend must be None for a Linear, which {path} holds {at(prefix)}: leave it out")
         options["backend"] = backend
-    return _make(kind, tensors, options, f"{path}: the {kind} {at(prefix)}")
+    return _make(kind, tensors, options, what, is_frozen)
 
 
-def make_lstm(parameters: Mapping[str, np.ndarray], what: str, **options: object) -> LSTM:
-    """The LSTM of these parameters under PyTorch's names; ``what`` it is stands in the message of a ValueError."""
+def make_lstm(parameters: Mapping[str, Any], what: str, **options: object) -> LSTM:
+    """The LSTM of these parameters under PyTorch's names, frozen where they are quantised.
+
+    ``what`` it is stands in the message of a ValueError.
+    """
+    if any(isinstance(parameter, QuantizedWeight) for parameter in parameters.values()):
+        lstm = _make("LSTM", as_tensors(of_parameters(parameters)), {"precision": "int8", **options}, what, True)
+        assert isinstance(lstm, LSTM)
+        return lstm
     tensors = as_tensors(parameters)
     lstm = _make("LSTM", tensors, {"dtype": _dtype(tensors, what), **options}, what)
     assert isinstance(lstm, LSTM)
@@ -91,6 +133,16 @@ def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dic
         except ValueError:
             raise ValueError(f"{path}: {prefix}dropout must be a number, got {text!r:.50}: give dropout") from None
     return options
+
+
+def _stored_precision(metadata: Mapping[str, str], prefix: str, path: Path) -> str | None:
+    """The precision from the metadata, None where they name none."""
+    precision = metadata.get(f"{prefix}precision")
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(
+            f"{path}: {prefix}precision must be {either(PRECISIONS)}, got {precision!r:.50}: give precision"
+        )
+    return precision
 
 
 def _more_options(metadata: Mapping[str, str], prefix: str, names: Iterable[str], path: Path) -> dict[str, object]:
@@ -116,9 +168,11 @@ def _dtype(tensors: Mapping[str, Tensor], path: Path | str) -> str:
     return dtype
 
 
-def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str) -> Savable:
+def _make(
+    kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], what: str, is_frozen: bool = False
+) -> Savable:
     """The module of these parameters. Everything is checked before anything is allocated."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = frozen.shapes(tensors, what) if is_frozen else {name: tensor.shape for name, tensor in tensors.items()}
     cls: type[LSTM] | type[LSTMCell] | type[Linear]
     cls, infer = {
         "LSTM": (LSTM, _lstm_from_shapes),
@@ -139,6 +193,8 @@ def _make(kind: str, tensors: Mapping[str, Tensor], options: Mapping[str, Any], 
         )
     if not all(all(shape) for shape in shapes.values()):
         raise ValueError(f"{what} must have sizes of 1 or more, got {listed(_shown(shapes))}")
+    if is_frozen:
+        return cls._of(frozen.arrays(tensors, expected), **sizes, **options)
     return cls._of(((name, tensors[name].read()) for name in expected), **sizes, **options)
 
 

@@ -8,12 +8,23 @@ from pathlib import Path
 
 from .container import Contents, Tensor
 
-# How PyTorch names the parameters of each kind of module, after the prefix.
+# How PyTorch names the parameters of each kind of module, after the prefix; and the ends of a frozen module's names.
 _NAMES = {
-    "LSTM": re.compile(r"(.*?)((?:weight_(?:ih|hh|hr|ch)|bias_ih|bias_hh)_l\d{1,6}(?:_reverse)?)", re.DOTALL),
-    "LSTMCell": re.compile(r"(.*?)(weight_(?:ih|hh|ch)|bias_ih|bias_hh)", re.DOTALL),
+    "LSTM": re.compile(
+        r"(.*?)((?:weight_(?:ih|hh|hr|ch)|bias_ih|bias_hh)_l\d{1,6}(?:_reverse)?(?:_int8|_scale)?)", re.DOTALL
+    ),
+    "LSTMCell": re.compile(r"(.*?)((?:weight_(?:ih|hh|ch)|bias_ih|bias_hh)(?:_int8|_scale)?)", re.DOTALL),
     "Linear": re.compile(r"(|.*\.)(weight|bias)", re.DOTALL),
 }
+
+
+#: What DataParallel and torch.compile put into names.
+_WRAPPERS = {"module", "_orig_mod"}
+
+
+def is_parameter(name: str) -> bool:
+    """Whether it is the name of a parameter of one of the kinds, after any prefix."""
+    return any(pattern.fullmatch(name) for pattern in _NAMES.values())
 
 
 def find_modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, list[str]]]:
@@ -53,6 +64,7 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     for kind in _NAMES:
         candidates = {p: names for p, names in found[kind].items() if p in exact}
         candidates = candidates or {p: names for p, names in found[kind].items() if p.startswith(inside)}
+        candidates = candidates or {p: names for p, names in found[kind].items() if _holds(p, inside)}
         if len(candidates) > 1:
             prefixes = listed(map(repr, candidates))
             raise ValueError(
@@ -72,6 +84,12 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     raise ValueError(f"{path} must hold an LSTM, LSTMCell or Linear{where}, got {listed(there) or 'nothing'}")
 
 
+def _holds(found: str, prefix: str) -> bool:
+    """Whether a prefix stands anywhere in the one that was found, after ``state_dict.model.``, say."""
+    within, sought = (".".join(p for p in one.split(".") if p not in _WRAPPERS) for one in (found, prefix))
+    return bool(sought) and f".{sought}" in f".{within}"
+
+
 def not_computed(which: str, reason: str) -> str:
     """The message for an LSTM that cylstm does not compute; the reason says what it is or has."""
     return f"the LSTM {which} must be one that cylstm computes, got one that {reason}"
@@ -85,7 +103,7 @@ def either(names: Iterable[str]) -> str:
 
 def listed(texts: Iterable[str], at_most: int = 20) -> str:
     """The first of the texts, and how many more there are."""
-    texts = list(texts)
+    texts = [text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts]  # names have any length
     return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
 
 

@@ -9,36 +9,36 @@ import contextlib
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays.quantization import BFLOAT16
+from .archive import check_members, opened
 from .container import (
     MAX_DIMENSIONS,
     Contents,
     Tensor,
     TensorFileError,
     damaged,
-    expansion_limit,
     is_size,
     is_text_to_text,
     parse_json,
-    regular_size,
     replacing,
-    unreadable,
 )
+
+_KIND = ".npz file"
 
 
 def read(path: Path) -> Contents:
     """Read the headers of the arrays of an ``.npz``; the arrays are read when they are requested. Never unpickles."""
-    with _opened(path) as archive:
+    with opened(path, _KIND) as archive:
+        check_members(archive, path)
         tensors: dict[str, Tensor] = {}
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
-            if name in tensors:
-                raise damaged(path, f"each name must be there once, got {name!r} twice")
             if info.filename != name:  # anything else in the archive is not an array
                 tensors[name] = _npy_member(archive, info, name, path)
         comment = archive.comment
@@ -52,7 +52,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     """Write names and arrays as an uncompressed ``.npz``, under a temporary name first (see :func:`replacing`)."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in tensors.items():
-            if array.dtype.name == "bfloat16":
+            if array.dtype.name == "bfloat16" or array.dtype == BFLOAT16:
                 raise ValueError(
                     f"{name!r} must be of a dtype that .npz has, got bfloat16: save as .safetensors instead"
                 )
@@ -63,28 +63,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
             archive.comment = json.dumps(dict(metadata)).encode()
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; the many kinds of error that a damaged one raises become one."""
-    with open(path, "rb") as file:
-        regular_size(file.fileno(), path)
-        try:
-            with zipfile.ZipFile(file) as archive:
-                yield archive
-        except TensorFileError:
-            raise
-        except Exception as error:  # BadZipFile, zlib.error, EOFError, OSError (seek), struct.error, RuntimeError …
-            raise unreadable(path, ".npz file", error) from error
-
-
 def _npy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path: Path) -> Tensor:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise damaged(path, f"{name!r} must be stored or deflated, got compression method {info.compress_type}")
-    if info.compress_size > path.stat().st_size:
-        raise damaged(path, f"{name!r} must have no more bytes than the file, got {info.compress_size}")
-    if info.file_size > expansion_limit(info.compress_size):
-        most = expansion_limit(info.compress_size)
-        raise damaged(path, f"{name!r} must grow to at most {most} bytes, got {info.file_size}")
     with archive.open(info) as member:
         dtype, shape, order = _npy_header(member, name, path)
         begin = member.tell()
@@ -92,7 +71,7 @@ def _npy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path
         raise damaged(path, f"{name!r} must have the bytes of {shape} {dtype}, got {info.file_size - begin}")
 
     def array() -> np.ndarray:
-        with _opened(path) as again, again.open(info) as member:
+        with opened(path, _KIND) as again, again.open(info) as member:
             return np.frombuffer(member.read(), dtype, math.prod(shape), begin).reshape(shape, order=order)
 
     return Tensor(dtype.name, shape, array)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays.quantization import BFLOAT16
 from .container import (
     MAX_DIMENSIONS,
     Contents,
@@ -80,7 +81,7 @@ def read(path: Path) -> Contents:
     for name, entry in header.items():
         dtype, shape, begin, end = _checked_entry(entry, name, path)
         extents.append((begin, end, name))
-        tensors[name] = Tensor(*_reading(dtype, shape, data, 8 + length + begin, name, path))
+        tensors[name] = _reading(dtype, shape, data, 8 + length + begin, name, path)
     position = 0
     for begin, end, name in sorted(extents):
         if begin != position:
@@ -97,7 +98,8 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     arrays, position = [], 0
     for name, array in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # so that each is aligned
         little = array.dtype.newbyteorder("<")
-        of_format = "BF16" if array.dtype.name == "bfloat16" else _NAMES.get(little)
+        is_bfloat16 = array.dtype.name == "bfloat16" or array.dtype == BFLOAT16
+        of_format = "BF16" if is_bfloat16 else _NAMES.get(little)
         if of_format is None:
             raise ValueError(
                 f"{name!r} must be of a dtype that safetensors has, got {array.dtype}: save as .npz instead"
@@ -136,12 +138,10 @@ def _checked_entry(entry: Any, name: str, path: Path) -> tuple[str, tuple[int, .
     return dtype, tuple(shape), begin, end
 
 
-def _reading(
-    dtype: str, shape: tuple[int, ...], data: mmap.mmap, offset: int, name: str, path: Path
-) -> tuple[str, tuple[int, ...], Callable[[], np.ndarray]]:
-    """The fields of a Tensor in a safetensors file."""
+def _reading(dtype: str, shape: tuple[int, ...], data: mmap.mmap, offset: int, name: str, path: Path) -> Tensor:
+    """A tensor in a safetensors file."""
 
-    def raw(of: str) -> np.ndarray:
+    def raw(of: Any) -> np.ndarray:
         return np.frombuffer(data, of, math.prod(shape), offset).reshape(shape)
 
     def refused() -> np.ndarray:
@@ -151,7 +151,7 @@ def _reading(
 
     numpy_dtype = _DTYPES[dtype][1]
     if dtype == "BF16":
-        return "float32", shape, lambda: widened(raw("<u2"))
+        return Tensor("float32", shape, lambda: widened(raw("<u2")), lambda: raw(BFLOAT16.newbyteorder("<")))
     if numpy_dtype is None:
-        return dtype, shape, refused
-    return np.dtype(numpy_dtype).name, shape, lambda: raw(numpy_dtype)
+        return Tensor(dtype, shape, refused)
+    return Tensor(np.dtype(numpy_dtype).name, shape, lambda: raw(numpy_dtype))

@@ -25,6 +25,8 @@ def from_lstm(lstm: Module) -> Sequential:
     """
     if not isinstance(lstm, Module):
         raise TypeError(f"lstm must be an LSTM, got {type(lstm).__name__}")
+    if lstm.frozen:
+        raise ValueError("lstm must not be frozen, for Keras has float32 weights, got a frozen one: save it before")
     if lstm.proj_size:
         raise ValueError(f"lstm must have no projection, which Keras lacks, got proj_size={lstm.proj_size}")
     if lstm.dtype.kind == "c":

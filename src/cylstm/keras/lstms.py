@@ -55,7 +55,9 @@ def _contents(model: StoredModel) -> Contents:
     above = {one.name: (first, n) for first, run in joined.items() for n, one in enumerate(run) if n}
     for one in layers:
         prefix = f"{one.name}."
-        options[prefix] = described(one.config) + (f"; not for load_model: {one.stopped}" if one.stopped and not one.refused else "")
+        options[prefix] = described(one.config) + (
+            f"; not for load_model: {one.stopped}" if one.stopped and not one.refused else ""
+        )
         run = joined.get(one.name)
         if one.name in above:
             others[prefix] = "LSTM, layer {1} of '{0}.'".format(*above[one.name])
@@ -71,7 +73,9 @@ def _contents(model: StoredModel) -> Contents:
             tensors |= as_tensors({f"{prefix}weight": weight.T} | ({f"{prefix}bias": bias[0]} if bias else {}))
         else:
             number = f", {one.number:,} parameters" if one.number or not one.config else ""
-            others[prefix] = f"{one.text or one.kind or 'another layer'}{one.refused and f' that {one.refused}'}{number}"
+            others[prefix] = (
+                f"{one.text or one.kind or 'another layer'}{one.refused and f' that {one.refused}'}{number}"
+            )
     return Contents(tensors, metadata, refused, others, options, _assumed(model, layers))
 
 

@@ -15,7 +15,7 @@ _NO_EFFECT = frozenset(
     recurrent_regularizer bias_regularizer activity_regularizer kernel_constraint recurrent_constraint bias_constraint
     dropout recurrent_dropout return_sequences return_state stateful zero_output_for_mask unroll implementation
     use_cudnn seed cudnn build_config autocast
-    """.split()
+    """.split()  # noqa: SIM905
 )
 #: Options with a value that asks for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
@@ -26,9 +26,28 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "lora_rank": (None,),
     "lora_alpha": (None,),
 }
-_BIDIRECTIONAL = frozenset("name trainable dtype layer backward_layer merge_mode batch_shape build_config".split())
+_BIDIRECTIONAL = frozenset(
+    {
+        "name",
+        "trainable",
+        "dtype",
+        "layer",
+        "backward_layer",
+        "merge_mode",
+        "batch_shape",
+        "input_shape",
+        "build_config",
+    }
+)
 #: Keras's names of activations that have another name or other parameters here.
 _RENAMED: dict[str, Any] = {"swish": "silu", "hard_swish": "hard_silu", "leaky_relu": ("leaky_relu", 0.2)}
+#: Options that say nothing of what a layer computes, beside those of training.
+_NOT_SHOWN = frozenset(
+    """
+    name trainable dtype cudnn build_config layers input_layers output_layers implementation unit_forget_bias
+    build_input_shape
+    """.split()  # noqa: SIM905
+)
 REMEDY = ": use cylstm.keras.load_model"
 
 
@@ -91,19 +110,19 @@ def why_not_bidirectional(config: Mapping[str, Any]) -> str:
     if config.get("merge_mode", "concat") != "concat":
         return f"is Bidirectional with merge_mode={config['merge_mode']!r:.100}{REMEDY}"
     if one["config"].get("units") != other["config"].get("units"):
-        return f"has {one['config'].get('units')} units in one direction and {other['config'].get('units')} in the other"
+        return (
+            f"has {one['config'].get('units')} units in one direction and {other['config'].get('units')} in the other"
+        )
     given = isinstance(config.get("backward_layer"), dict)
     return why_not_lstm(one["config"]) or why_not_lstm(other["config"], backwards=given)
 
 
 def described(config: Mapping[str, Any]) -> str:
     """The options of a layer that say what it computes, as text."""
-    left_out = ("name", "trainable", "dtype", "cudnn", "build_config", "layers", "input_layers", "output_layers")
-    left_out += ("implementation", "unit_forget_bias", "build_input_shape")
     shown = []
     for option, value in config.items():
         training = option.endswith(("_initializer", "_regularizer", "_constraint"))
-        if training or option in left_out or value is None or value is False or value == {}:
+        if training or option in _NOT_SHOWN or value is None or value is False or value == {}:
             continue
         if option.endswith("dropout") and not value:
             continue

@@ -12,6 +12,7 @@ from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
 from .dispatch import Choice, ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients, check_gradient, check_pair
 from .options import NAMES, checked_options
 from .stack import State
@@ -37,6 +38,9 @@ class LSTMCell(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
     peephole : bool
         Whether the gates i and f see c before the step and o sees c after it, through ``weight_ch`` (3H,).
     clip : float, optional
@@ -77,6 +81,7 @@ class LSTMCell(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
         peephole: bool = False,
         clip: float | None = None,
         activations: Any = None,
@@ -98,8 +103,8 @@ class LSTMCell(ComputedModule):
         )
         if not bias:
             self.bias_ih = self.bias_hh = None
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         H, bound = self.hidden_size, 1.0 / self.hidden_size**0.5
@@ -192,7 +197,7 @@ class LSTMCell(ComputedModule):
         return (result.h_n.reshape(shape).copy(), result.c_n.reshape(shape).copy()), pullback
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return [(DirectionParameters(**arrays),)]
+        return [(DirectionParameters(**as_parameters(arrays)),)]
 
     def _enter(
         self, input: Any, hx: Any, choice: Choice

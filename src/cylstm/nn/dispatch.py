@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from ..arrays.arguments import GPU_REMEDY, as_dtype, check_device
 from ..backends import registry
 from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
-from .module import Module
+from ..backends.guard import guarded
+from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
+from .frozen import rounded
+from .module import Module, exclusively
 from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
 
@@ -23,7 +26,7 @@ class Choice(NamedTuple):
     """The backend that computes one version of the parameters."""
 
     selection: object  # of the registry, in force: another one, and the choice is made again
-    backend: Backend
+    backend: Backend  # behind a `Guard`, unless it is one of cylstm's
     layers: tuple[Any, ...]  # prepared by the backend, one entry per layer
     dtype: np.dtype
     cuda: bool  # arrays on a GPU are computed there
@@ -36,9 +39,12 @@ def choose(
     *,
     training: bool,
     device: str = "cpu",
+    precision: str = DEFAULT,
     options: LayerOptions = PLAIN,
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
+    if training:
+        refuse_training(precision)
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
@@ -49,13 +55,21 @@ def choose(
         projection=first.weight_hr is not None,
         training=training,
         device=device,
+        precision=precision,
         options=options.needs(),
     )
-    more = {"options": options} if options.named() else {}
-    prepared = snapshot.derive(chosen, lambda: tuple(chosen.prepare(layer, **more) for layer in parameters))
-    choice = Choice(selection, chosen, prepared, dtype, "cuda" in chosen.capabilities.devices)
+    more: dict[str, Any] = {} if precision == DEFAULT else {"precision": precision}
+    if options.named():
+        more["options"] = options
+    # By its id, with the backend beside: a backend need not be hashable.
+    computing, prepared = snapshot.derive((id(chosen), precision), lambda: _prepared(guarded(chosen), parameters, more))
+    choice = Choice(selection, computing, prepared, dtype, "cuda" in chosen.capabilities.devices)
     snapshot.derived[training] = choice
     return choice
+
+
+def _prepared(backend: Backend, layers: list[LayerParameters], more: dict[str, Any]) -> tuple[Backend, tuple[Any, ...]]:
+    return backend, tuple(backend.prepare(layer, **more) for layer in layers)
 
 
 class _Option:
@@ -87,19 +101,70 @@ class ComputedModule(Module):
         """What they add to the ``repr``."""
         return "".join(f", {name}={value!r}" for name, value in named(self._options).items())
 
-    def _checked_place(self, device: Any, dtype: Any) -> tuple[str, np.dtype]:
+    def _checked_place(self, device: Any, dtype: Any, precision: Any) -> tuple[str, np.dtype]:
         """Device and dtype of the constructor. An explicit choice of them works or raises, before anything is drawn."""
         device, dtype = check_device(device, self._devices), as_dtype(dtype)
+        precision = check_precision(precision, dtype)
         check_real(self._options, dtype)
         if device != "cpu":
-            self._check_device(device, dtype)
+            self._check_device(device, dtype, precision)
         elif self.backend is not None:
-            registry.choose(self.backend, dtype=dtype.name, **self._needs)
+            self._check_backend(dtype, precision)
         return device, dtype
 
-    def _check_device(self, device: str, dtype: np.dtype) -> None:
+    def _check_backend(self, dtype: np.dtype, precision: str | None, device: str = "cpu") -> None:
+        registry.choose(
+            self.backend,
+            dtype=dtype.name,
+            device=device,
+            precision=in_force(precision, dtype),
+            **self._needs,
+        )
+
+    def freeze(self) -> Self:
+        """Keep the parameters as the module's precision rounds them, and nothing else of them.
+
+        In ``"bfloat16"`` weights take half of the bytes of float32; in ``"int8"`` the recurrent ones a quarter, with a
+        scale for each row, and the others half. Results stay the same, bit for bit. A frozen module is for inference in
+        this precision alone: parameters and precision cannot be changed any more. It is saved as safetensors, and
+        loaded frozen.
+
+        Returns
+        -------
+        The module itself.
+
+        Raises
+        ------
+        ValueError
+            If the precision is ``"float32"``.
+        RuntimeError
+            If the parameters are unlocked.
+
+        Examples
+        --------
+        >>> import cylstm
+        >>> cylstm.LSTM(10, 20, precision="int8").freeze()
+        LSTM(10, 20, precision='int8', frozen)
+        """
+        precision = self.precision
+        if precision == DEFAULT:
+            raise ValueError(
+                f"precision must be 'bfloat16' or 'int8' for a frozen module, got {precision!r}: set it first"
+            )
+        if not self.frozen:
+            self._check_precision(precision)
+            with exclusively([self]) as [arrays]:
+                self._precision = precision
+                self._store.freeze(rounded(arrays, precision))
+        return self
+
+    def _check_precision(self, precision: str | None) -> None:
+        if self.backend is not None or self._device != "cpu":
+            self._check_backend(self.dtype, precision, self._device)
+
+    def _check_device(self, device: str, dtype: np.dtype, precision: str | None) -> None:
         try:
-            registry.choose(self.backend, dtype=dtype.name, device=device, **self._needs)
+            self._check_backend(dtype, precision, device)
         except BackendError as error:
             raise RuntimeError(
                 f"device {device!r} cannot be used, 'cpu' can: {error} A reminder: {GPU_REMEDY}"
@@ -107,7 +172,7 @@ class ComputedModule(Module):
 
     def _move(self, device: str) -> None:
         if device != "cpu":
-            self._check_device(device, self.dtype)
+            self._check_device(device, self.dtype, self._precision)
         super()._move(device)
 
     @property
@@ -125,6 +190,12 @@ class ComputedModule(Module):
         if choice is None or choice.selection is not registry.selection() or self._store.unlocked_by is not None:
             self._store.refuse_inside_unlocked()
             choice = choose(
-                snapshot, self._layers, self.backend, training=training, device=self._device, options=self._options
+                snapshot,
+                self._layers,
+                self.backend,
+                training=training,
+                device=self._device,
+                precision=self.precision,
+                options=self._options,
             )
         return choice

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
-from ..arrays.arithmetic import widened
+from ..arrays.arithmetic import silent, widened
+from ..arrays.quantization import Bfloat16Product, prepared_for_bfloat16, product, quantized
+from ..backends.precision import DEFAULT, refuse_training
 from ..random import uniform
 from .gradients import Gradients, check_gradient
 from .module import Module
@@ -32,6 +34,10 @@ class Linear(Module):
     dtype : dtype, optional
         float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
         name or type.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        Of float32 parameters. ``"bfloat16"``: weight and input are rounded to bfloat16, sums are float32. ``"int8"``:
+        the weight is rounded to int8, with a scale for each row, and the input to bfloat16. None for
+        ``CYLSTM_PRECISION``, else ``"float32"``. On the CPU, and for inference only.
 
     Raises
     ------
@@ -48,14 +54,21 @@ class Linear(Module):
     _fixed: ClassVar[frozenset[str]] = frozenset({"in_features", "out_features", "bias"})
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        precision: str | None = None,
     ) -> None:
         self.in_features = check_size(in_features, "in_features", least=0)
         self.out_features = check_size(out_features, "out_features", least=0)
         self._has_bias = bool(bias)
         if not bias:
             self.bias = None
-        super().__init__(device=device, dtype=dtype)
+        super().__init__(device=device, dtype=dtype, precision=precision)
 
     def _initial_parameters(self, dtype: np.dtype) -> dict[str, np.ndarray]:
         I, O = self.in_features, self.out_features
@@ -93,6 +106,8 @@ class Linear(Module):
             If its last dimension is not ``in_features``, or its dtype not the module's.
         """
         x, snapshot = self._checked(input), self._store.snapshot
+        if (precision := self.precision) != DEFAULT:
+            return self._run(_rounded(snapshot, x, precision), x)
         return self._run(snapshot.arrays if type(x) is np.ndarray else _on_gpu(snapshot, x), x)
 
     forward = __call__
@@ -117,11 +132,13 @@ class Linear(Module):
         TypeError, RuntimeError
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
+        refuse_training(self.precision)
         snapshot = self._store.snapshot
         x = self._checked(input).copy()
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
 
+        @silent
         def pullback(grad_output: Any) -> Gradients:
             self._store.refuse_after_change(snapshot)
             shape = (*x.shape[:-1], self.out_features)
@@ -145,11 +162,28 @@ class Linear(Module):
         return x
 
     @staticmethod
-    def _run(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        output = widened(x) @ widened(arrays["weight"]).T
+    @silent
+    def _run(arrays: dict[str, Any], x: np.ndarray) -> np.ndarray:
+        weight = arrays["weight"]
+        output = product(widened(x), weight if isinstance(weight, Bfloat16Product) else widened(weight))
         if "bias" in arrays:
             output += widened(arrays["bias"])
         return output.astype(x.dtype, copy=False)
+
+
+def _rounded(snapshot: Snapshot, x: Any, precision: str) -> dict[str, Any]:
+    """The parameters as the precision has them, rounded once per version."""
+    if not isinstance(x, np.ndarray):
+        raise RuntimeError(f"input must lie on the CPU in precision {precision!r}, got one on a GPU: use input.get()")
+
+    def rounded() -> dict[str, Any]:
+        weight = snapshot.arrays["weight"]
+        return {
+            **snapshot.arrays,
+            "weight": prepared_for_bfloat16(quantized(weight) if precision == "int8" else weight),
+        }
+
+    return snapshot.derive(precision, rounded)
 
 
 def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from ..arrays.arguments import check_lstm_arguments
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
 from .dispatch import ComputedModule
+from .frozen import as_parameters
 from .gradients import Gradients
 from .options import NAMES, checked_options
+from .raw_arrays import parameters_from
 from .stack import Stack, State
 from .stream import Stream
 
@@ -45,6 +47,9 @@ class LSTM(ComputedModule):
         name or type.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see the attribute; None for ``CYLSTM_PRECISION``, else
+        ``"float32"``.
     peephole : bool
         Whether the gates i and f see c before the step and o sees c after it, through ``weight_ch`` (3H,).
     clip : float, optional
@@ -92,6 +97,7 @@ class LSTM(ComputedModule):
         dtype: Any = None,
         *,
         backend: str | Backend | None = None,
+        precision: str | None = None,
         peephole: bool = False,
         clip: float | None = None,
         activations: Any = None,
@@ -128,8 +134,68 @@ class LSTM(ComputedModule):
             proj_clip=proj_clip,
         )
         self._stack = self._made_stack()
-        device, dtype = self._checked_place(device, dtype)
-        super().__init__(device=device, dtype=dtype)
+        device, dtype = self._checked_place(device, dtype, precision)
+        super().__init__(device=device, dtype=dtype, precision=precision)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        weight_ih: Any,
+        weight_hh: Any = None,
+        bias_ih: Any = None,
+        bias_hh: Any = None,
+        weight_hr: Any = None,
+        weight_ch: Any = None,
+        *,
+        gate_order: str = "ifgo",
+        forget_bias: float = 0.0,
+        **options: Any,
+    ) -> LSTM:
+        """An LSTM of arrays as another system lays them out: either axis first, any order of gates, one bias or two.
+
+        Parameters
+        ----------
+        weight_ih : array or list of arrays
+            (4H, I) or (I, 4H); a list has one for each direction of each layer, in the order of `all_weights`. Lists of
+            numbers, as JSON has them, are arrays of float32. Without `weight_hh` it is the joined kernel, (I + H, 4H)
+            or (4H, I + H), input first.
+        weight_hh : array or list of arrays, optional
+            (4H, H) or (H, 4H); with a projection R instead of H.
+        bias_ih : array or list of arrays, optional
+            (4H,), also with an axis of 1; or both biases in one, (8H,) or (2, 4H).
+        bias_hh : array or list of arrays, optional
+            (4H,). Zeros where `bias_ih` is there alone.
+        weight_hr : array or list of arrays, optional
+            The projection, (R, H) or (H, R).
+        weight_ch : array or list of arrays, optional
+            Peepholes (3H,), of the gates i, f, o in the order that they have in `gate_order`.
+        gate_order : str
+            The order of the blocks of H gates: i, f, o and the candidate, g (also called c or j). PyTorch ``"ifgo"``,
+            Keras ``"ifco"``, ONNX ``"iofc"``, TensorFlow's cells ``"ijfo"`` ([i, j, f, o]), Core ML ``"ifog"``.
+        forget_bias : float
+            What the other system adds to the forget gate when it runs, and the arrays do not hold: 1.0 in TensorFlow's
+            BasicLSTMCell.
+        **options
+            Of the constructor, but for what the arrays tell (sizes, ``bias``, ``peephole``): ``bidirectional``,
+            ``batch_first``, ``dropout``, ``activations``, ``backend`` … The dtype is that of the arrays by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the arrays do not fit each other, or it is not clear which axis is which.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cylstm
+        >>> kernel, bias = np.zeros((10 + 20, 80), np.float32), np.zeros(80, np.float32)
+        >>> cylstm.LSTM.from_arrays(kernel, bias_ih=bias, gate_order="ijfo", forget_bias=1.0)
+        LSTM(10, 20)
+        """
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch")
+        arrays = dict(zip(names, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, weight_ch), strict=True))
+        parameters, options = parameters_from(arrays, gate_order, forget_bias, options)
+        return cls._of(parameters, **options)
 
     def _made_stack(self) -> Stack:
         sizes = (self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional, self.proj_size)
@@ -161,7 +227,7 @@ class LSTM(ComputedModule):
     @property
     def all_weights(self) -> list[list[np.ndarray]]:
         """The parameters, one list per layer and direction."""
-        return [[self._store[name] for name in names] for names in self._all_weights]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     @property
     def _all_weights(self) -> list[list[str]]:  # PyTorch's attribute
@@ -251,7 +317,7 @@ class LSTM(ComputedModule):
         return Stream(self, batch_size)
 
     def _layers(self, arrays: dict[str, np.ndarray]) -> list[LayerParameters]:
-        return self._stack.layers(arrays)
+        return self._stack.layers(as_parameters(arrays))
 
     def _masks(self, rows: np.ndarray) -> Iterable[np.ndarray]:
         """Those of the dropout on the inputs of the layers from the second on, drawn as they are needed."""

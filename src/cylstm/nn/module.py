@@ -9,7 +9,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
+from ..arrays.quantization import BFLOAT16
+from ..backends.precision import DEFAULT, check_precision, in_force
+from .frozen import SCALE, VALUES, FrozenArrays, is_frozen
 from .parameters import ParameterStore, locked
+from .reparametrised import completed
 
 
 class IncompatibleKeys(NamedTuple):
@@ -37,21 +41,28 @@ class Module:
     dtype : dtype, optional
         float16, bfloat16 (with ml_dtypes), float32 (default), float64, complex64 or complex128: NumPy or PyTorch dtype,
         name or type.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        See `precision`.
     """
 
     training: bool
     _device: str  # that computes; the parameters are on the CPU
     _devices: ClassVar[tuple[str, ...]] = ("cpu",)  # the kinds of it that the module knows
     _fixed: ClassVar[frozenset[str]] = frozenset()
+    _precision: str | None = None  # the caller's choice
     _store: ParameterStore
     #: Imports `cylstm.torch`. The package sets it: imports run one way, and the bridge stands on the modules.
     _torch_bridge: ClassVar[Callable[[], Any]]
 
-    def __init__(self, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(self, *, device: Any = None, dtype: Any = None, precision: str | None = None) -> None:
         self._device = check_device(device, self._devices)
         self.training = True
         dtype = as_dtype(dtype)
+        self._precision = check_precision(precision, dtype)
         given = self.__dict__.pop("_given", None)  # arrays of `_of`, handed past the constructor of the subclass
+        if isinstance(given, FrozenArrays):
+            self._store = ParameterStore(given, adopt=True, frozen=True)
+            return
         arrays = self._initial_parameters(dtype) if given is None else dict(given)
         self._store = ParameterStore({name: array.astype(dtype, copy=False) for name, array in arrays.items()})
 
@@ -59,7 +70,8 @@ class Module:
     def _of(cls, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]], **options: Any) -> Self:
         """A module with the parameters of `arrays`, in PyTorch's order. No random number is drawn.
 
-        The options are the arguments of the constructor, which checks them before it takes an array from an iterator.
+        `FrozenArrays` make a frozen one. The options are the arguments of the constructor, which checks them before it
+        takes an array from an iterator.
         """
         module = cls.__new__(cls)
         module.__dict__["_given"] = arrays
@@ -75,22 +87,63 @@ class Module:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
+        precision = "" if self.precision == DEFAULT else f", precision={self.precision!r}" + ", frozen" * self.frozen
+        return f"{type(self).__name__}({self.extra_repr()}{precision})"
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the parameters."""
         return self._store.dtype
 
+    @property
+    def precision(self) -> str:
+        """How float32 parameters are prepared and computed: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
+
+        Arrays that go in and come out are float32 in any case, and so are the parameters. The other two are for
+        inference only. It can be set at any time; None gives it back to ``CYLSTM_PRECISION``, else to ``"float32"``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If what is set is no precision, or one that parameters of this dtype do not have.
+        BackendError
+            If the backend of the module does not compute in it. It stays as it was then.
+        """
+        return in_force(self._precision, self.dtype)
+
+    @precision.setter
+    def precision(self, precision: str | None) -> None:
+        if self.frozen:
+            if check_precision(precision, self.dtype) == self._precision:
+                return
+            raise RuntimeError(
+                f"precision must be {self._precision!r}, for the module is frozen, got {precision!r}: make a new "
+                "module of float32 parameters"
+            )
+        self._check_precision(check_precision(precision, self.dtype))
+        with exclusively([self]):
+            self._precision = check_precision(precision, self.dtype)
+            self._store.renew()  # after it: who sees the new version sees the new precision
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the module has rounded parameters alone; see `LSTM.freeze`."""
+        return self._store.frozen
+
+    def _check_precision(self, precision: str | None) -> None:
+        """Raise where the module cannot be computed in this precision."""
+
     def __getattr__(self, name: str) -> np.ndarray:
         store = self.__dict__.get("_store")
         if store is not None and name in store:
             return store[name]
+        if store is not None and name + VALUES in store:
+            raise AttributeError(f"the module is frozen: it has {name + VALUES} and {name + SCALE} instead of {name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         store = self.__dict__.get("_store")
-        if store is not None and name in store:
+        if store is not None and (name in store or name + VALUES in store):
             store.replace({name: value})
         elif store is not None and name in self._fixed:
             raise AttributeError(
@@ -108,7 +161,8 @@ class Module:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the arrays as they are where nobody can write to them (read-only memory maps, say), else copies."""
-        self.__dict__.update(state, _store=ParameterStore(state["_store"], adopt=True))
+        arrays = state["_store"]
+        self.__dict__.update(state, _store=ParameterStore(arrays, adopt=True, frozen=is_frozen(arrays)))
 
     def parameters(self) -> Iterator[np.ndarray]:
         """The parameters in PyTorch's order, as locked arrays."""
@@ -126,10 +180,13 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
         """Replace the parameters by those of a mapping, converted to the module's dtype.
 
+        A frozen module takes the ``state_dict`` of one that is frozen alike, and nothing is converted.
+
         Parameters
         ----------
         state_dict : mapping of str to array
-            NumPy arrays, PyTorch tensors (of any device) or other arrays.
+            NumPy arrays, PyTorch tensors (of any device) or other arrays. What `torch.nn.utils.weight_norm`,
+            ``spectral_norm`` and ``prune`` keep in place of a parameter is put together.
         strict : bool
             Whether missing and unexpected keys are errors. Wrong shapes always are.
 
@@ -148,9 +205,10 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
+        state_dict, errors = completed(state_dict, self._store, _loaded)
         missing = [name for name in self._store if name not in state_dict]
         unexpected = [name for name in state_dict if name not in self._store]
-        errors, arrays = [], {}
+        arrays = {}
         if strict and missing:
             errors.append(f"Missing key(s) in state_dict: {', '.join(map(repr, missing))}.")
         if strict and unexpected:
@@ -164,6 +222,8 @@ class Module:
                     continue
                 if array.shape != old.shape:
                     errors.append(f"size mismatch for {name}: expected shape {old.shape}, got {array.shape}.")
+                elif self.frozen and array.dtype != old.dtype:
+                    errors.append(f"{name} must be of dtype {old.dtype} in a frozen module, got {array.dtype}.")
                 else:
                     arrays[name] = array.astype(old.dtype, copy=False)
         if errors:
@@ -171,7 +231,10 @@ class Module:
             raise RuntimeError(
                 f"Error(s) in loading state_dict for {type(self).__name__}, nothing was loaded:\n\t{listed}"
             )
-        self._store.replace(arrays)
+        if self.frozen:
+            self._store.freeze({**self._store.snapshot.arrays, **arrays})
+        else:
+            self._store.replace(arrays)
         return IncompatibleKeys(missing, unexpected)
 
     @contextmanager
@@ -218,7 +281,13 @@ class Module:
         return converted
 
     def to_torch(self) -> Any:
-        """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one."""
+        """PyTorch's module of the same name with the options, a copy of the parameters, and the mode of this one.
+
+        Raises
+        ------
+        RuntimeError
+            If this one is frozen.
+        """
         return type(self)._torch_bridge().to_torch(self)
 
     def train(self, mode: bool = True) -> Self:
@@ -239,6 +308,8 @@ class Module:
         ------
         TypeError
             If the dtype is not floating point or complex.
+        ValueError
+            If the module has a precision, which parameters of this dtype do not have.
         RuntimeError
             If the device is not the CPU.
         """
@@ -254,6 +325,7 @@ class Module:
                 dtype = as_dtype(dtype)
             except RuntimeError as error:
                 raise TypeError(str(error)) from None
+            check_precision(self._precision, dtype)
         if device is not None and (name := check_device(device, self._devices)) != self._device:
             self._move(name)
         if dtype is not None:
@@ -308,6 +380,6 @@ def _loaded(value: Any, name: str) -> np.ndarray:
         if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy alone; float32 holds every value of it
             value = value.float()
     array = as_array(value, name)
-    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16" and array.dtype != BFLOAT16:
         raise TypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
     return array

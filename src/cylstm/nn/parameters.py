@@ -3,13 +3,16 @@
 Parameters never change in place. A change makes a new `Snapshot`, and whatever was computed from the parameters
 (packed weights, say) is kept on the snapshot that it was computed from. So it cannot be stale, it is released with the
 snapshot, and a call that runs while another thread changes the parameters sees one version from beginning to end.
+
+Each store and each snapshot has a lock of its own. Under that of a store runs no code but cylstm's: what a caller hands
+in is turned into arrays before. Under that of a snapshot a backend prepares its weights, and may call other modules.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,8 @@ import numpy as np
 from ..arrays.arguments import as_array
 from ..locks import ForkSafe
 
-#: Held while parameters are replaced, and while something is derived from them: deriving one thing may need another.
-_parameters = ForkSafe()
 
-
-class Snapshot:
+class Snapshot(ForkSafe):
     """One version of the parameters.
 
     Attributes
@@ -37,6 +37,7 @@ class Snapshot:
     __slots__ = ("arrays", "derived", "version")
 
     def __init__(self, arrays: dict[str, np.ndarray], version: int) -> None:
+        super().__init__()  # with a lock that is held while something is derived: deriving one thing may need another
         self.arrays = arrays
         self.version = version
         self.derived: dict[Any, Any] = {}
@@ -46,13 +47,13 @@ class Snapshot:
         try:
             return self.derived[key]
         except KeyError:
-            with _parameters.lock:
+            with self.lock:
                 if key not in self.derived:
                     self.derived[key] = make()
                 return self.derived[key]
 
 
-class ParameterStore:
+class ParameterStore(ForkSafe):
     """Ordered names and locked arrays of one dtype, replaced as a whole.
 
     Parameters
@@ -61,11 +62,15 @@ class ParameterStore:
         The parameters in PyTorch's order. They are copied.
     adopt : bool
         Whether arrays that nobody can write to are taken as they are instead.
+    frozen : bool
+        Whether they are those of a frozen module (``frozen.py``), which never change again.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, adopt: bool = False, frozen: bool = False) -> None:
+        super().__init__()  # with a lock that is held while parameters are replaced
         take = _adopted if adopt else _locked
         self.snapshot = Snapshot({name: take(array) for name, array in arrays.items()}, version=0)
+        self.frozen = frozen
         self.unlocked_by: int | None = None  # the thread that is inside `unlocked`
 
     @property
@@ -75,7 +80,9 @@ class ParameterStore:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of all parameters."""
+        """The dtype of all parameters; of frozen ones that of what they stand for."""
+        if self.frozen:
+            return np.dtype(np.float32)
         return next(iter(self.snapshot.arrays.values())).dtype
 
     def __contains__(self, name: object) -> bool:
@@ -95,37 +102,51 @@ class ParameterStore:
         KeyError, TypeError, ValueError
             If a name is unknown, a value is no array or of another dtype, or a shape differs.
         """
-        with _parameters.lock:
+        self._refuse_while_unlocked()
+        self.refuse_if_frozen()
+        changed = self.checked(arrays)
+        with self.lock:
             self._refuse_while_unlocked()
-            self._replace(arrays)
+            self.change(changed)
+
+    def freeze(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put the arrays of a frozen module, or others of the same kind, in the place of the parameters."""
+        with self.lock:
+            self._refuse_while_unlocked()
+            self.frozen = True
+            self._next({name: _locked(array) for name, array in arrays.items()})
 
     def astype(self, dtype: np.dtype) -> None:
         """Convert all parameters."""
-        with _parameters.lock:
+        with self.lock:
             self._refuse_while_unlocked()
             if dtype != self.dtype:
+                self.refuse_if_frozen()
                 self._next({name: _locked(array.astype(dtype)) for name, array in self.snapshot.arrays.items()})
 
     def renew(self) -> None:
         """Give up what has been derived from the parameters, which stay as they are."""
-        with _parameters.lock:
+        with self.lock:
             self._refuse_while_unlocked()
             self._next(self.snapshot.arrays)
 
     @contextmanager
     def unlocked(self) -> Iterator[dict[str, np.ndarray]]:
         """See `Module.unlocked`."""
-        with _parameters.lock:
+        with self.lock:
             self._refuse_while_unlocked()
+            self.refuse_if_frozen()
             self.unlocked_by = threading.get_ident()
-        params = {name: array.copy() for name, array in self.snapshot.arrays.items()}
-        copies = list(params.values())
+        copies: list[np.ndarray] = []
         try:
+            params = {name: array.copy() for name, array in self.snapshot.arrays.items()}
+            copies.extend(params.values())
             yield params
             if params.keys() != self.snapshot.arrays.keys():
                 raise KeyError(f"parameters must keep the names {list(self)}, got {list(params)}")
-            with _parameters.lock:
-                self._replace(params)
+            changed = self.checked(params)
+            with self.lock:
+                self.change(changed)
         finally:
             self.unlocked_by = None
             for array in copies:
@@ -147,23 +168,40 @@ class ParameterStore:
                 f"{self.version} now): run vjp again"
             )
 
+    def refuse_if_frozen(self) -> None:
+        """Raise where the parameters are those of a frozen module."""
+        if self.frozen:
+            raise RuntimeError(
+                "the module is frozen: it has rounded parameters alone, which cannot be changed or trained; make a new "
+                "module of float32 parameters"
+            )
+
     def _refuse_while_unlocked(self) -> None:
         if self.unlocked_by is not None:
             raise RuntimeError("the parameters are unlocked already: leave the `with ...unlocked()` block first")
 
-    def _replace(self, arrays: Mapping[str, Any]) -> None:
+    def checked(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Locked copies of what is to take the place of parameters, for `change`. Errors are those of `replace`."""
         changed = {}
         for name, value in arrays.items():
             if name not in self:
                 raise KeyError(f"parameter must be one of {list(self)}, got {name!r}")
-            array, old = as_array(value, name), self[name]
-            if array.shape != old.shape:
-                raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}")
-            if array.dtype != old.dtype:
-                raise TypeError(
-                    f"{name} must have dtype {old.dtype}, got {array.dtype}: use .astype({str(old.dtype)!r})"
-                )
+            array = as_array(value, name)
+            self._check(name, array)
             changed[name] = _locked(array)
+        return changed
+
+    def _check(self, name: str, array: np.ndarray) -> None:
+        old = self[name]
+        if array.shape != old.shape:
+            raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}")
+        if array.dtype != old.dtype:
+            raise TypeError(f"{name} must have dtype {old.dtype}, got {array.dtype}: use .astype({str(old.dtype)!r})")
+
+    def change(self, changed: dict[str, np.ndarray]) -> None:
+        """Let what `checked` returned take its place, inside a `locked` block."""
+        for name, array in changed.items():  # once more: the dtype may have been changed meanwhile
+            self._check(name, array)
         self._next({**self.snapshot.arrays, **changed})
 
     def _next(self, arrays: dict[str, np.ndarray]) -> None:
@@ -179,9 +217,11 @@ def locked(stores: Sequence[ParameterStore]) -> Iterator[None]:
     RuntimeError
         If the parameters of one of them are unlocked.
     """
-    with _parameters.lock:
-        for store in stores:
+    with ExitStack() as stack:
+        for store in sorted(stores, key=id):  # in one order, so that nobody waits for what waits for him
+            stack.enter_context(store.lock)
             store._refuse_while_unlocked()
+            store.refuse_if_frozen()
         yield
 
 

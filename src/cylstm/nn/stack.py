@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.arguments import DTYPES, as_array, check_place
+from ..arrays.arithmetic import silent
 from ..arrays.layout import Layout, layout_of
 from ..backends.base import DirectionParameters, Keep, LayerGradients, LayerParameters
 from .dispatch import Choice
@@ -179,7 +180,7 @@ class Stack:
             mask = None
             if layer > 0 and (mask := next(remaining, None)) is not None:
                 mask = np.asarray(mask, like=rows)
-                rows = rows * mask
+                rows = _masked(rows, mask)
             result = choice.backend.forward(
                 prepared,
                 input=rows,
@@ -216,7 +217,7 @@ class Stack:
                 grad_c_n=None if grad_c_n is None else grad_c_n[first:last],
             )
             mask = kept[layer].mask
-            grad_rows = grads.input if mask is None else grads.input * mask
+            grad_rows = grads.input if mask is None else _masked(grads.input, mask)
             results.insert(0, grads)
         directions = [direction for grads in results for direction in grads.parameters]
         parameters = {
@@ -228,6 +229,11 @@ class Stack:
         return Gradients(
             layout.from_rows(results[0].input), (layout.from_state(h_0), layout.from_state(c_0)), parameters
         )
+
+
+@silent
+def _masked(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return rows * mask
 
 
 def _field(name: str) -> str:

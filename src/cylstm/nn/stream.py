@@ -156,7 +156,7 @@ class Stream:
             h, c = (_beside(state, x_t) for state in self.state)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
-            self._set_state(h, c)
+            self._take_state(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
             h_t = rows.reshape(shape)
         else:
             result = stepper.step(contiguous(x_t), None, get_num_threads())
@@ -180,8 +180,12 @@ class Stream:
                 )
             h, c = self.state
             stepper = choice.backend.stepper(choice.layers, batch_size=self.batch_size)
-            self._choice, self._selection, self._stepper = choice, choice.selection, stepper
-            self._set_state(h, c)
+            if stepper is not None:
+                stepper.set_state(*_plain(h, c))
+            # The new stepper has the state: only now it takes over, the choice last.
+            self._h, self._c = h, c
+            self._stepper = stepper
+            self._choice, self._selection = choice, choice.selection
         self._store, self._version = store, snapshot.version
 
     @property
@@ -200,27 +204,27 @@ class Stream:
         h, c = lstm._stack.check_states(hx, self._layout, lstm.dtype, cuda)
         if cuda:
             check_place(c, "c", not isinstance(h, np.ndarray))
-        self._zero_state()
-        self._set_state(h, c)
+        self._begin_with(h.copy(), c.copy())
 
     def reset(self) -> None:
         """Set the state to zeros, as at the beginning of a sequence."""
-        self._zero_state()
-        self._set_state(self._h, self._c)
-
-    def _zero_state(self) -> None:
-        """Zeros in the dtype that the module has now."""
         h_shape, c_shape = self._lstm._stack.state_shapes(self._layout)
-        self._dtype = self._lstm.dtype
-        self._h, self._c = np.zeros(h_shape, self._dtype), np.zeros(c_shape, self._dtype)
-        if self._choice is not None and self._choice.dtype != self._dtype:
+        dtype = self._lstm.dtype
+        self._begin_with(np.zeros(h_shape, dtype), np.zeros(c_shape, dtype))
+
+    def _begin_with(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Take over a state in the dtype that the module has now."""
+        if self._choice is not None and self._choice.dtype != h.dtype:
             self._store = self._choice = self._stepper = None
+        if self._stepper is not None:
+            self._stepper.set_state(*_plain(h, c))
+        self._dtype, self._h, self._c = h.dtype, h, c
 
     def _set_state(self, h: np.ndarray, c: np.ndarray) -> None:
         if self._stepper is None:
             self._h, self._c = h.copy(), c.copy()
         else:
-            self._stepper.set_state(np.array(h, order="C"), np.array(c, order="C"))
+            self._stepper.set_state(*_plain(h, c))
 
     @staticmethod
     def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, kind: Any) -> None:
@@ -233,6 +237,11 @@ class Stream:
                 f"out must be a writable array of shape {shape} and dtype {dtype}, "
                 f"got a {access} one of shape {out.shape} and dtype {out.dtype}"
             )
+
+
+def _plain(h: Any, c: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The state in arrays that a stepper reads."""
+    return np.array(h, order="C"), np.array(c, order="C")
 
 
 def _beside(state: Any, x_t: Any) -> Any:

@@ -11,6 +11,7 @@ A map of this folder, each module above those that it imports::
     reader.py       the LSTMs of a model; find
     writer.py       models of an LSTM; export, save
     stacked.py      nodes that are layers of one LSTM
+    quantized.py    ONNX Runtime's quantised LSTM
     node.py         what one LSTM node says
     graph.py        graphs, subgraphs and functions of a model, and their values
     operators.py    the operators that are evaluated

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.quantization import QuantizedWeight
+from . import quantized
 from .convention import ACTIVATIONS, INPUTS, RELATIVES, to_pytorch
 from .graph import Scope
 from .operators import Unknown
@@ -20,7 +22,7 @@ class Found(NamedTuple):
     direction: str  # forward, reverse or bidirectional
     layout: int  # 0: X is (T, B, I), 1: (B, T, I)
     hidden_size: int
-    parameters: dict[str, np.ndarray]  # under PyTorch's names
+    parameters: dict[str, Any]  # under PyTorch's names; weights of a quantised node may be a `QuantizedWeight`
     states: dict[str, np.ndarray | str | None]  # initial_h, initial_c, sequence_lens: constant, name, or not there
     transposed: bool  # X is a (B, T, I) array that the model transposes
     refused: str = ""  # why it is not computed; the rest is as far as it is known
@@ -30,17 +32,24 @@ class Found(NamedTuple):
         """Number of features I of an input row."""
         return self.parameters["weight_ih_l0"].shape[1]
 
+    @property
+    def quantized(self) -> bool:
+        """Whether it is a quantised node, of int8 or uint8."""
+        return isinstance(self.parameters.get("weight_hh_l0"), QuantizedWeight)
+
 
 def of_node(scope: Scope, node: Any) -> Found:
     """What an LSTM node, or a relative, says; ``refused`` where cylstm does not compute it."""
     name = node.name or next(filter(None, node.output), node.op_type)
     found = Found(name, (node.name,), "forward", 0, 0, {}, {}, False)
-    if node.op_type in RELATIVES:
+    if node.op_type in RELATIVES and not quantized.is_quantized(node):
         return found._replace(refused=f"is a {node.op_type}")
     try:
         return _checked(scope, node, found)
     except Unknown as error:
         return found._replace(refused=f"has weights that the file alone does not tell: {error}")
+    except quantized.Unfit as error:
+        return found._replace(refused=f"is a {node.op_type} and {error}")
     except _Refused as error:
         return found._replace(refused=str(error))
 
@@ -57,12 +66,16 @@ def _checked(scope: Scope, node: Any, found: Found) -> Found:
         raise _Refused("has peepholes (P)")
     if "W" not in given or "R" not in given or "X" not in given:
         raise _Refused("has no X, W or R")
-    arrays = _weights(scope, given, direction, hidden_size)
+    if quantized.is_quantized(node):
+        parameters = quantized.parameters_of(scope, node, _directions(direction), hidden_size)
+    else:
+        arrays = _weights(scope, given, direction, hidden_size)
+        parameters = to_pytorch(arrays["W"], arrays["R"], arrays.get("B"))
     return found._replace(
         direction=direction,
         layout=layout,
-        hidden_size=arrays["R"].shape[-1],
-        parameters=to_pytorch(arrays["W"], arrays["R"], arrays.get("B")),
+        hidden_size=parameters["weight_hh_l0"].shape[-1],
+        parameters=parameters,
         states=_states(scope, given),
         transposed=_is_transposed(scope, given["X"]),
     )

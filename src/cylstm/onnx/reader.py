@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array
 from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
+from ..nn.frozen import of_parameters
 from .convention import ONNX, import_onnx
 from .graph import scopes
 from .node import Found
@@ -91,7 +92,8 @@ def read(path: Path) -> Contents:
             remedy = "" if found.refused else f": use cylstm.onnx.load, with the name {name!r}"
             refused[f"{name}."] = reason + remedy
             continue
-        tensors |= as_tensors({f"{name}.{field}": array for field, array in found.parameters.items()})
+        arrays = of_parameters(found.parameters) if found.quantized else found.parameters
+        tensors |= as_tensors({f"{name}.{field}": array for field, array in arrays.items()})
         metadata[f"{name}.batch_first"] = str(bool(found.layout) or found.transposed).lower()
     return Contents(tensors, metadata, refused)
 

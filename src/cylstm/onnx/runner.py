@@ -82,6 +82,8 @@ class LSTM:
             raise ValueError(f"sequence_lens must have shape ({B},), got {lengths.shape}")
         if lengths is not None and lengths.dtype.kind not in "iu":
             raise TypeError(f"sequence_lens must be of integers, got {lengths.dtype}: use .astype(numpy.int32)")
+        if lengths is not None and B and not 1 <= lengths.min() <= lengths.max() <= T:
+            raise RuntimeError(f"sequence_lens must be from 1 to T = {T}, the steps of X, got {lengths}")
         if self.direction == "reverse":
             X = _reversed(X, lengths)
         hx = None

@@ -49,7 +49,7 @@ def _layer_below(scope: Scope, node: Any) -> Any:
         owner, producer = scope.producer(name)
         if owner is not scope or producer is None:
             return None
-        if producer.op_type == "LSTM" and producer.output[0] == name:
+        if producer.op_type in ("LSTM", "DynamicQuantizeLSTM") and producer.output[0] == name:
             return producer
         if producer.op_type not in _BETWEEN:
             return None
@@ -64,6 +64,7 @@ def _stacks(lower: Found, upper: Found, below: Any, node: Any) -> bool:
         and lower.direction == upper.direction != "reverse"
         and lower.layout == upper.layout
         and lower.hidden_size == upper.hidden_size
+        and lower.quantized == upper.quantized
         and lower.parameters["weight_ih_l0"].dtype == upper.parameters["weight_ih_l0"].dtype
         and ("bias_ih_l0" in lower.parameters) == ("bias_ih_l0" in upper.parameters)
         and list(below.input)[4:5] == list(node.input)[4:5]  # sequence_lens

@@ -11,11 +11,12 @@ import numpy as np
 from ..files.container import replacing
 from ..nn.lstm import LSTM as Module
 from ..nn.options import refuse
+from . import quantized
 from .convention import import_onnx, to_onnx
 
 
 def export(module: Module, *, name: str = "lstm", states: bool = False, opset_version: int = 17) -> Any:
-    """Make an ONNX model of an LSTM: one node per layer.
+    """Make an ONNX model of an LSTM: one node per layer, of ONNX Runtime's DynamicQuantizeLSTM for a frozen module.
 
     The model has the input ``input`` and the outputs ``output``, ``h_n`` and ``c_n``, in the module's shapes; the
     number of steps and the batch size are free. It is the module in evaluation mode: without dropout.
@@ -41,7 +42,8 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     TypeError
         If it is no LSTM.
     ValueError
-        If ONNX has no node for the module (``proj_size``, complex numbers; bfloat16 below opset 22), or no such opset.
+        If ONNX has no node for the module (``proj_size``, complex numbers; bfloat16 below opset 22, or frozen), or no
+        such opset.
     """
     onnx = import_onnx()
     from onnx import helper
@@ -50,7 +52,8 @@ def export(module: Module, *, name: str = "lstm", states: bool = False, opset_ve
     graph = _Graph(name)
     _add_layers(graph, module, states)
     opset = helper.make_opsetid("", opset_version)
-    model = helper.make_model(graph.finished(module, states), opset_imports=[opset], producer_name="cylstm")
+    opsets = [opset, helper.make_opsetid(quantized.DOMAIN, 1)] if module.frozen else [opset]
+    model = helper.make_model(graph.finished(module, states), opset_imports=opsets, producer_name="cylstm")
     model.ir_version = helper.find_min_ir_version_for([opset])
     helper.set_model_props(model, {f"{name}.dropout": repr(module.dropout)})
     size, most = model.ByteSize(), onnx.checker.MAXIMUM_PROTOBUF
@@ -75,6 +78,8 @@ def _check(module: object, opset_version: int, newest: int) -> None:
     refuse(module._options, "the export")
     if module.dtype.kind == "c":
         raise ValueError(f"module must be real, as the LSTM of ONNX is, got {module.dtype}")
+    if module.frozen and module.precision != "int8":
+        raise ValueError(f"a frozen module must be in int8 for ONNX, got {module.precision!r}: export it before")
     if not 14 <= opset_version <= newest:
         raise ValueError(f"opset_version must be from 14 to {newest}, got {opset_version}")
     if module.dtype.name == "bfloat16" and opset_version < 22:
@@ -139,14 +144,18 @@ def _add_layers(graph: _Graph, module: Module, states: bool) -> None:
         elif states:
             part = [constant(np.array([n]), f"part_{n}") for n in (layer * D, (layer + 1) * D, 0)]
             first = [node("Slice", [f"{s}_0", *part], [f"{s}_0_l{layer}"]) for s in "hc"]
-        weights = to_onnx(module, layer)
+        weights = quantized.to_onnx(module, layer) if module.frozen else to_onnx(module, layer)
         names = {field: constant(array, f"{graph.name}.{field}_l{layer}") for field, array in weights.items()}
         inputs = [rows, names["W"], names["R"], names.get("B", ""), "", *first]
         while not inputs[-1]:
             inputs.pop()
         outputs = [f"Y_l{layer}", ends["h"][layer], ends["c"][layer]]
         called = graph.name if layer == 0 else f"{graph.name}_{layer}"
-        Y = node("LSTM", inputs, outputs, called, hidden_size=H, direction=direction)
+        if module.frozen:
+            inputs, kind = quantized.inputs_of(rows, first, names), {"domain": quantized.DOMAIN}
+            Y = node(quantized.OPERATOR, inputs, outputs, called, hidden_size=H, direction=direction, **kind)
+        else:
+            Y = node("LSTM", inputs, outputs, called, hidden_size=H, direction=direction)
         result = "output" if layer == L - 1 and not module.batch_first else f"output_l{layer}"
         if D == 1:
             rows = node("Squeeze", [Y, constant(np.array([1]), "directions")], [result])

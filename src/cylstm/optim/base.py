@@ -25,7 +25,8 @@ class Optimizer:
 
     _buffer_names: tuple[str, ...] = ()
 
-    def __init__(self, modules: Module | Iterable[Module], lr: float) -> None:
+    def __init__(self, modules: Module | Iterable[Module], lr: float, **options: Any) -> None:
+        self._options = options  # as given, for the repr
         self._modules = [modules] if isinstance(modules, Module) else list(modules)
         for module in self._modules:
             if not isinstance(module, Module):
@@ -48,6 +49,10 @@ class Optimizer:
             {name: {buffer: np.zeros_like(array) for buffer in self._buffer_names} for name, array in named}
             for named in (module.named_parameters() for module in self._modules)
         ]
+
+    def __repr__(self) -> str:
+        options = {"lr": self.lr, **self._options}
+        return f"{type(self).__name__}({self._modules}, {', '.join(f'{k}={v!r}' for k, v in options.items())})"
 
     @property
     def lr(self) -> float:
@@ -82,25 +87,21 @@ class Optimizer:
                 f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
+        for module in self._modules:
+            module._store.refuse_if_frozen()
+        read = list(map(_read, given, self._modules))  # what a caller's mapping does may wait for other locks
         with exclusively(self._modules) as parameters:
-            checked = list(map(self._checked, given, parameters, self._buffers))
+            checked = list(map(self._checked, read, parameters, self._buffers))
+            # Everything is computed, and memory for it is there, before anything changes.
+            results = list(map(self._results, parameters, checked, self._buffers))
+            changes = [m._store.checked(changed) for m, (changed, _) in zip(self._modules, results, strict=True)]
+            for module, changed in zip(self._modules, changes, strict=True):
+                module._store.change(changed)
+            self._buffers = [buffers for _, buffers in results]
             self._steps += 1
-            for module, arrays, gradients, buffers in zip(
-                self._modules, parameters, checked, self._buffers, strict=True
-            ):
-                module._store.replace(
-                    {name: self._changed(array, gradients[name], buffers[name]) for name, array in arrays.items()}
-                )
 
     def _checked(self, grads: Grads, parameters: Arrays, buffers: dict[str, Arrays]) -> Arrays:
         """The gradients of one module as arrays that fit its parameters."""
-        missing = [name for name in parameters if name not in grads]
-        unknown = [name for name in grads if name not in parameters]
-        if missing or unknown:
-            raise RuntimeError(
-                "grads must be one gradient for each parameter, got others; "
-                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
-            )
         for name, parameter in parameters.items():
             for buffer in buffers[name].values():
                 if buffer.dtype != parameter.dtype:
@@ -109,19 +110,28 @@ class Optimizer:
                         "optimiser was made: make a new one"
                     )
         return {
-            name: check_gradient(_on_cpu(grads[name], name), f"the gradient of {name}", array.shape, array.dtype)
+            name: check_gradient(grads[name], f"the gradient of {name}", array.shape, array.dtype)
             for name, array in parameters.items()
         }
 
-    def _changed(self, parameter: np.ndarray, gradient: np.ndarray, buffers: Arrays) -> np.ndarray:
-        """The parameter after the step. The buffers are changed in place."""
-        parameter = parameter.copy()
-        with np.errstate(all="ignore"):  # infinite or nan, as in PyTorch, rather than an error half way
-            self._update(*map(_real_items, (parameter, gradient, *buffers.values())))
-        return parameter
+    def _results(
+        self, parameters: Arrays, gradients: Arrays, buffers: dict[str, Arrays]
+    ) -> tuple[Arrays, dict[str, Arrays]]:
+        """Parameters and buffers of one module after the step."""
+        changed, new_buffers = {}, {}
+        for name, parameter in parameters.items():
+            given = map(_real_items, (parameter, gradients[name], *buffers[name].values()))
+            with np.errstate(all="ignore"):  # infinite or nan, as in PyTorch, rather than an error half way
+                results = self._update(self._steps + 1, *given)
+            arrays = [result.view(parameter.dtype).reshape(parameter.shape) for result in results]
+            changed[name] = arrays[0]
+            new_buffers[name] = dict(zip(buffers[name], arrays[1:], strict=True))
+        return changed, new_buffers
 
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
-        """Step number ``self._steps``, from 1: change parameter and buffers, all of them 1-D and real, in place."""
+    def _update(
+        self, step: int, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Step number `step`, from 1: new parameter and buffers. All arrays are 1-D and real; those given stay."""
         raise NotImplementedError
 
     def state_dict(self) -> Arrays:
@@ -179,6 +189,19 @@ class Optimizer:
             for name, by_kind in buffers.items():
                 for kind, buffer in by_kind.items():
                     yield f"{n}.{name}.{kind}", buffer
+
+
+def _read(grads: Grads, module: Module) -> Arrays:
+    """The gradients of one module as arrays on the CPU, one for each parameter."""
+    names = [name for name, _ in module.named_parameters()]
+    missing = [name for name in names if name not in grads]
+    unknown = [name for name in grads if name not in names]
+    if missing or unknown:
+        raise RuntimeError(
+            "grads must be one gradient for each parameter, got others; "
+            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
+        )
+    return {name: _on_cpu(grads[name], name) for name in names}
 
 
 def _on_cpu(gradient: Any, name: str) -> np.ndarray:

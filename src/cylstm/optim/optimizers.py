@@ -28,6 +28,8 @@ class SGD(Optimizer):
         This many times the parameter is added to its gradient.
     nesterov : bool
         Whether the momentum is looked ahead.
+    maximize : bool
+        Whether steps go along the gradients instead of against them.
 
     Raises
     ------
@@ -53,25 +55,41 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         self._momentum = at_least_zero(momentum, "momentum")
         self._dampening = float(dampening)
         self._weight_decay = at_least_zero(weight_decay, "weight_decay")
-        self._nesterov = nesterov
+        self._nesterov, self._maximize = nesterov, maximize
         if nesterov and (not momentum or dampening):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         if momentum:
             self._buffer_names = ("momentum_buffer",)
-        super().__init__(modules, lr)
+        super().__init__(
+            modules,
+            lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+        )
 
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
+    def _update(
+        self, step: int, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        if self._maximize:
+            gradient = -gradient
         if self._weight_decay:
             gradient = gradient + self._weight_decay * parameter
+        new_buffers = []
         for buffer in buffers:
-            buffer *= self._momentum
-            buffer += gradient if self._steps == 1 else (1 - self._dampening) * gradient
-            gradient = gradient + self._momentum * buffer if self._nesterov else buffer
-        parameter -= self.lr * gradient
+            momentum = self._momentum * buffer
+            momentum += gradient if step == 1 else (1 - self._dampening) * gradient
+            gradient = gradient + self._momentum * momentum if self._nesterov else momentum
+            new_buffers.append(momentum)
+        return parameter - self.lr * gradient, *new_buffers
 
 
 class Adam(Optimizer):
@@ -89,6 +107,10 @@ class Adam(Optimizer):
         Added to the root.
     weight_decay : float
         This many times the parameter is added to its gradient.
+    amsgrad : bool
+        Whether the root is that of the largest mean square so far.
+    maximize : bool
+        Whether steps go along the gradients instead of against them.
 
     Raises
     ------
@@ -98,7 +120,7 @@ class Adam(Optimizer):
         If a number is outside its range, or ``modules`` is empty or names one twice.
     """
 
-    _buffer_names = ("exp_avg", "exp_avg_sq")
+    _buffer_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     _decoupled = False
 
     def __init__(
@@ -108,29 +130,41 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         self._betas = tuple(map(float, betas))
         if len(self._betas) != 2 or not all(0 <= beta < 1 for beta in self._betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
         self._eps = at_least_zero(eps, "eps")
         self._weight_decay = at_least_zero(weight_decay, "weight_decay")
-        super().__init__(modules, lr)
+        self._maximize = maximize
+        if amsgrad:
+            self._buffer_names = (*self._buffer_names, "max_exp_avg_sq")
+        super().__init__(
+            modules, lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
+        )
 
-    def _update(self, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray) -> None:
-        exp_avg, exp_avg_sq = buffers
+    def _update(
+        self, step: int, parameter: np.ndarray, gradient: np.ndarray, *buffers: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         beta_1, beta_2 = self._betas
+        if self._maximize:
+            gradient = -gradient
         if self._decoupled:
-            parameter *= 1 - self.lr * self._weight_decay
+            parameter = (1 - self.lr * self._weight_decay) * parameter
         elif self._weight_decay:
             gradient = gradient + self._weight_decay * parameter
-        exp_avg *= beta_1
+        exp_avg = beta_1 * buffers[0]
         exp_avg += (1 - beta_1) * gradient
-        exp_avg_sq *= beta_2
+        exp_avg_sq = beta_2 * buffers[1]
         exp_avg_sq += (1 - beta_2) * (gradient * gradient)
-        root = np.sqrt(exp_avg_sq)
-        root /= math.sqrt(1 - beta_2**self._steps)
+        largest = [np.maximum(each, exp_avg_sq) for each in buffers[2:]]  # with amsgrad
+        root = np.sqrt(largest[0] if largest else exp_avg_sq)
+        root /= math.sqrt(1 - beta_2**step)
         root += self._eps
-        parameter -= self.lr / (1 - beta_1**self._steps) * (exp_avg / root)
+        return parameter - self.lr / (1 - beta_1**step) * (exp_avg / root), exp_avg, exp_avg_sq, *largest
 
 
 class AdamW(Adam):
@@ -142,6 +176,8 @@ class AdamW(Adam):
         As for `Adam`.
     weight_decay : float
         Each step first makes the parameters smaller by this many times lr.
+    amsgrad, maximize
+        As for `Adam`.
 
     Raises
     ------
@@ -158,5 +194,8 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(modules, lr, betas, eps, weight_decay)
+        super().__init__(modules, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

@@ -47,10 +47,22 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = DEFAULT_SEED) -> None:
-        self._guard = ForkSafe()
+        self._guard = ForkSafe(fork_waits=True)  # NumPy's generator has a lock of its own inside
         self._seed = None if seed is None else _checked_seed(seed)
         self._bits: np.random.MT19937 | None = None  # made when first needed
         self._normal: float | None = None  # the second value of a Box-Muller pair
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and copy take along: the stream goes on in both."""
+        with self._guard.lock:
+            if self._seed is None:
+                self.seed()
+            return {"seed": self._seed, "twister": self._twister().state, "normal": self._normal}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["seed"])  # type: ignore[misc]
+        self._bits, self._normal = np.random.MT19937(0), state["normal"]
+        self._bits.state = state["twister"]
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of this seed.

@@ -11,7 +11,8 @@
 Every claim in the backend's ``capabilities`` is tested: each dtype (bfloat16 where the package ml_dtypes is installed,
 which adds it to NumPy), gradients, projection. Values and gradients are
 compared with the numpy backend, the definition, evaluated in float64 or complex128 on the same numbers; gradients also
-with central differences. Symbols and shapes are those of :mod:`cylstm.backends.base`.
+with central differences. In the precisions bfloat16 and int8, each step is compared with the definition's.
+Symbols and shapes are those of :mod:`cylstm.backends.base`.
 
 A map of this folder::
 
@@ -19,11 +20,13 @@ A map of this folder::
     layer.py      checks of one layer: values, and the contract of a backend
     gradients.py  checks of its gradients
     bitwise.py    checks bit for bit: steps, chunks, batches, threads
+    precision.py  checks of a layer in bfloat16 and int8
     module.py     checks of cylstm.LSTM on the backend
     problems.py   Case and Problem: one layer with its arguments, and what a backend gives for it
     compare.py    tolerances and comparisons
 
-Imports run one way: ``kit`` → ``layer``, ``gradients``, ``bitwise`` → ``module`` → ``problems``, ``compare``.
+Imports run one way: ``kit`` → ``layer``, ``gradients``, ``bitwise``, ``precision`` → ``module`` → ``problems``,
+``compare``.
 """
 
 from .compare import TOLERANCES, Tolerance

@@ -10,12 +10,16 @@ import numpy as np
 
 from ..arrays.arguments import as_dtype
 from ..backends.base import Backend, lacking
+from ..backends.guard import raised_by_a_signal_handler
+from ..backends.plugins import error_text
+from ..backends.precision import DEFAULT
 from ..backends.registry import load
 from ..nn.options import check_real
 from . import bitwise as bitwise_checks
 from . import gradients as gradient_checks
 from . import layer as layer_checks
 from . import module as module_checks
+from . import precision as precision_checks
 from .problems import CASES, OPTION_CASES, Case
 
 _WIDEST_FIRST = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
@@ -149,9 +153,26 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             yield check(function.__name__, function, dtype)
         if training and bitwise and dtype in ("float32", "float64"):
             yield check("bitwise_gradient_threads", bitwise_checks.bitwise_gradient_threads, dtype)
+    for precision in subject.capabilities.precisions if "float32" in dtypes else ():
+        if precision != DEFAULT:
+            yield from _in_precision(subject, precision, check, bitwise)
     for function in (*module_checks.CHECKS, *(module_checks.TRAINING_CHECKS if training else ())):
         for dtype in dtypes[:1]:
             yield check(function.__name__, function, dtype)
+
+
+def _in_precision(backend: Backend, precision: str, check: Callable[..., Check], bitwise: bool) -> Iterator[Check]:
+    """The checks of a precision other than float32: each is named for it."""
+    for topic, cases in CASES.items():
+        cases = [case for case in cases if backend.capabilities.projection or not case.P]
+        if cases:
+            yield check(
+                f"values-{topic}-float32-{precision}", precision_checks.values, precision=precision, cases=cases
+            )
+    for function in precision_checks.EACH_PRECISION:
+        yield check(f"{function.__name__}-float32-{precision}", function, precision=precision)
+    for function in (*precision_checks.OF_FLOAT32, *(bitwise_checks.EACH_DTYPE if bitwise else ())):
+        yield check(f"{function.__name__}-float32-{precision}", precision_checks.in_precision(function, precision))
 
 
 def parametrize_with_checks(
@@ -201,14 +222,25 @@ def _declared(todo: list[Check], expected_failures: Mapping[str, str] | None) ->
     return reasons
 
 
-def _result(check: Check, reason: str | None) -> CheckResult:
+def failure(check: Check) -> BaseException | None:
+    """What a check raises; None where it passes. A backend that ends the program, by SystemExit say, fails too."""
     try:
         check()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if raised_by_a_signal_handler(error):
+            raise
+        return error
+    return None
+
+
+def _result(check: Check, reason: str | None) -> CheckResult:
+    error = failure(check)
+    if error is not None:
         if reason is not None:
             return CheckResult(check.id, "expected failure", reason)
-        detail = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        return CheckResult(check.id, "failed", detail)
+        return CheckResult(check.id, "failed", str(error) if isinstance(error, AssertionError) else error_text(error))
     if reason is not None:
         return CheckResult(check.id, "passed, though declared as expected failure", reason)
     return CheckResult(check.id, "passed", "")

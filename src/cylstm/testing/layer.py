@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays.activations import ACTIVATIONS
 from ..backends.base import API_VERSION, Backend, LayerOptions
+from ..backends.precision import DEFAULT, PRECISIONS
 from .compare import TOLERANCES, assert_close, assert_consistent, copies
 from .problems import (
     SMALL,
@@ -31,7 +32,7 @@ def contract(backend: Backend) -> None:
     assert isinstance(backend.name, str), f"name must be a str, got {backend.name!r}"
     assert backend.name, "name must not be empty"
     assert backend.api_version == API_VERSION, f"api_version must be {API_VERSION}, got {backend.api_version}"
-    dtypes, training, projection, devices, options = backend.capabilities
+    dtypes, training, projection, devices, precisions, options = backend.capabilities
     unknown = set(dtypes) - set(TOLERANCES)
     assert dtypes, "capabilities.dtypes must not be empty"
     assert not unknown, f"capabilities.dtypes must be of {sorted(TOLERANCES)}, got {sorted(unknown)}"
@@ -39,6 +40,10 @@ def contract(backend: Backend) -> None:
     assert isinstance(projection, bool), f"capabilities.projection must be a bool, got {projection!r}"
     assert isinstance(devices, tuple), f"capabilities.devices must be a tuple of str, got {devices!r}"
     assert "cpu" in devices, f"capabilities.devices must have 'cpu', for the kit passes NumPy arrays, got {devices!r}"
+    assert isinstance(precisions, tuple), f"capabilities.precisions must be a tuple of str, got {precisions!r}"
+    unknown = set(precisions) - set(PRECISIONS)
+    assert not unknown, f"capabilities.precisions must be of {PRECISIONS}, got {sorted(unknown)}"
+    assert DEFAULT in precisions, f"capabilities.precisions must have {DEFAULT!r}, got {precisions}"
     unknown = set(options) - {*LayerOptions._fields, *ACTIVATIONS}
     assert isinstance(options, frozenset), f"capabilities.options must be a frozenset of str, got {options!r}"
     assert not unknown, f"capabilities.options must be names of options or activations, got {sorted(unknown)}"

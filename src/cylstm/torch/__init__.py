@@ -9,9 +9,12 @@ cylstm, on the memory of the tensors, and autograd goes through it.
 
 This package imports PyTorch; ``import cylstm`` does not import this package. A map of this folder::
 
-    modules.py   the drop-ins, replace and restore
-    operator.py  the operators of PyTorch that they call
-    convert.py   from_torch and to_torch
+    modules.py      the drop-ins, replace and restore
+    report.py       what replace tells
+    derivatives.py  autograd, torch.func and vmap of the operators
+    operator.py     the operators of PyTorch that the drop-ins call
+    convert.py      from_torch and to_torch
+    quantized.py    what quantize_dynamic makes, for from_torch
 """
 
 from .convert import from_torch, to_torch

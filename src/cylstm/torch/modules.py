@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+import torch.onnx
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from ..arrays.arguments import as_dtype
 from ..backends import registry
 from ..backends.base import Backend
+from ..backends.precision import DEFAULT, check_precision, in_force
+from .derivatives import lstm as _run
 from .operator import Arguments, Options, backend_name
-from .operator import lstm as _operator
+from .report import tell, why_left
 
 __all__ = ["LSTM", "LSTMCell", "parameter_names", "replace", "restore"]
 
@@ -25,15 +28,47 @@ class _OnBackend:
     """What the drop-ins add to PyTorch's classes beside ``forward``."""
 
     backend: str | Backend | None = None
+    precision: str | None = None  # the caller's choice
 
-    def __init__(self, *args: Any, backend: str | Backend | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        device: Any = None,
+        backend: str | Backend | None = None,
+        precision: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.backend = backend
+        self.precision = precision
+        if device is not None:  # named in the signature, where torch.nn.utils.skip_init looks for it
+            kwargs["device"] = device
         super().__init__(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "qconfig":  # each of PyTorch's quantisations sets it, on the modules too that it will leave
+            warnings.warn(
+                f"{type(self).__name__} stays in the dtype of its parameters, for PyTorch's quantisation does not know "
+                "cylstm.torch: call cylstm.torch.restore(model) before it, to quantise this module too",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which compiles Python and knows no backend."""
+        raise RuntimeError(
+            f"cylstm.torch.{type(self).__name__} cannot be scripted: call cylstm.torch.restore(model) before "
+            "torch.jit.script, or use torch.jit.trace"
+        )
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as PyTorch does; a backend that cannot compute them raises before."""
-        _check_backend(self, self.backend)
+        _check_choice(self, self.backend, self.precision)
         super().reset_parameters()  # type: ignore[misc]  # of the class that comes next
+
+    def extra_repr(self) -> str:
+        """What PyTorch shows, and the precision where it was chosen."""
+        text = super().extra_repr()  # type: ignore[misc]
+        return text if self.precision in (None, DEFAULT) else f"{text}, precision={self.precision!r}"
 
 
 class LSTM(_OnBackend, nn.LSTM):
@@ -45,6 +80,9 @@ class LSTM(_OnBackend, nn.LSTM):
         Those of ``torch.nn.LSTM``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see `cylstm.LSTM`; an attribute too. The last two are for
+        inference only.
 
     Raises
     ------
@@ -87,20 +125,26 @@ class LSTM(_OnBackend, nn.LSTM):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if _exporting_to_onnx():  # the exporters know the LSTM that is PyTorch's own
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         packed = isinstance(input, PackedSequence)
         data, batch_sizes, sorted_indices, unsorted_indices = input if packed else (input, None, None, None)
         data, hx = _checked(data, hx, weights[0], RuntimeError if packed else ValueError)
         D, H, R = 1 + bool(self.bidirectional), self.hidden_size, self.proj_size or self.hidden_size
         if batch_sizes is not None and hx[0] is None:
-            leading = self.num_layers * D, int(batch_sizes[0])
+            leading = self.num_layers * D, batch_sizes[0]  # no int: a trace follows it
             hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
-        masks = []
-        if self.training and self.dropout > 0:  # drawn as torch.nn.LSTM draws them: the same seed drops the same
+        masks = None
+        if (
+            self.training and self.dropout > 0 and self.num_layers > 1
+        ):  # drawn as torch.nn.LSTM draws them: the same seed drops the same
             ones = data.new_ones(data.shape[:-1].numel(), D * R)
-            masks = [nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)]
+            masks = torch.stack([nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)])
         output, *state = _run(
-            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], weights, masks),
+            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], masks, weights),
             Options(
                 self.num_layers,
                 self.bias,
@@ -108,6 +152,7 @@ class LSTM(_OnBackend, nn.LSTM):
                 bool(self.bidirectional),
                 self.proj_size,
                 backend_name(self.backend),
+                self.precision,
             ),
         )
         if packed:
@@ -124,6 +169,9 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         Those of ``torch.nn.LSTMCell``.
     backend : str or Backend, optional
         The backend; None for the selection in force at each call, see `cylstm.set_backend`.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        How float32 parameters are prepared and computed, see `cylstm.LSTM`; an attribute too. The last two are for
+        inference only.
 
     Raises
     ------
@@ -150,8 +198,21 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTMCell`` does for the same mistake.
         """
-        weights = [getattr(self, name) for name in parameter_names(self)]
+        if _exporting_to_onnx():
+            return super().forward(input, hx)
+        if (tracer := _tracer_of(input, hx)) is not None:
+            return _as_leaf(self, tracer, input, hx)
+        weights = _weights(self)
         data, hx = _checked(input, hx, weights[0], RuntimeError)
+        if not torch.jit.is_tracing():  # a trace runs with other sizes, which the operator checks
+            self._check_shapes(data, hx)
+        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
+        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, None, weights)
+        options = Options(1, bool(self.bias), False, False, 0, backend_name(self.backend), self.precision)
+        _, h_1, c_1 = _run(arguments, options)
+        return h_1.squeeze(0), c_1.squeeze(0)
+
+    def _check_shapes(self, data: Tensor, hx: tuple[Tensor | None, Tensor | None]) -> None:
         if data.dim() not in (1, 2):
             raise ValueError(f"input must be 1-D (input_size,) or 2-D (B, input_size), got shape {tuple(data.shape)}")
         if data.shape[-1] != self.input_size:
@@ -161,17 +222,53 @@ class LSTMCell(_OnBackend, nn.LSTMCell):
             if state is not None and state.shape != expected:
                 error = RuntimeError if state.dim() in (1, 2) else ValueError
                 raise error(f"{name} must have shape {expected}, got {tuple(state.shape)}")
-        h_0, c_0 = (None if state is None else state.unsqueeze(0) for state in hx)
-        arguments = Arguments(data.unsqueeze(0), None, None, None, h_0, c_0, weights, [])
-        _, h_1, c_1 = _run(arguments, Options(1, bool(self.bias), False, False, 0, backend_name(self.backend)))
-        return h_1.squeeze(0), c_1.squeeze(0)
 
 
-def _check_backend(module: nn.Module, backend: str | Backend | None) -> None:
+@torch.compiler.assume_constant_result  # the compiler, by which PyTorch exports too, takes it for False
+def _exporting_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+def _tracer_of(*values: Any) -> fx.Tracer | None:
+    """The tracer of ``torch.fx`` where one of the values stands for a tensor of a later call."""
+    for value in values:
+        tracer = (
+            _tracer_of(*value)
+            if isinstance(value, (tuple, list))
+            else value.tracer
+            if isinstance(value, fx.Proxy)
+            else None
+        )
+        if tracer is not None:
+            return tracer
+    return None
+
+
+def _as_leaf(module: nn.Module, tracer: fx.Tracer, input: Any, hx: Any) -> fx.Proxy:
+    """One call of the module in the graph, as the tracer makes of PyTorch's own modules."""
+    arguments = (input,) if hx is None else (input, hx)
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    """The weights in PyTorch's order, as hooks and parametrisations compute them."""
+    weights = [getattr(module, name) for name in parameter_names(module)]
+    if any(type(weight).__name__ == "ExpandedWeight" for weight in weights):
+        raise NotImplementedError(
+            "cylstm has no expanded weights (call_for_per_sample_grads): use torch.func.vmap(torch.func.grad(...)) for "
+            "the gradients of each sample, or torch.nn.LSTM, which cylstm.torch.restore(model) puts back"
+        )
+    return weights
+
+
+def _check_choice(module: nn.Module, backend: str | Backend | None, precision: str | None) -> None:
     """An explicit choice works or raises, here rather than at the first call."""
-    if backend is not None:
-        dtype = as_dtype(next(module.parameters()).dtype).name
-        registry.choose(backend, dtype=dtype, projection=getattr(module, "proj_size", 0) > 0)
+    if backend is not None or precision is not None:
+        dtype = as_dtype(next(module.parameters()).dtype)
+        precision = in_force(check_precision(precision, dtype), dtype)
+        if backend is not None:
+            projection = getattr(module, "proj_size", 0) > 0
+            registry.choose(backend, dtype=dtype.name, projection=projection, precision=precision)
 
 
 def _checked(
@@ -188,6 +285,11 @@ def _checked(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            kind, remedy = f"one of layout {tensor.layout}", "call .to_dense()"
+            if tensor.is_nested:
+                kind, remedy = "a nested one", "use torch.nn.utils.rnn.pack_sequence(input.unbind(), False)"
+            raise RuntimeError(f"{name} must be a dense tensor, got {kind}: {remedy}")
         if tensor.device != weight.device:
             raise RuntimeError(
                 f"{name} must lie on {weight.device}, as the weights do, got {tensor.device}: move one of them"
@@ -202,30 +304,25 @@ def _checked(
     return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
 
 
-def _run(arguments: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, h_n and c_n. What the backward pass needs is kept where there can be one."""
-    candidates = (arguments.input, arguments.h_0, arguments.c_0, *arguments.weights)
-    differentiable = [tensor for tensor in candidates if tensor is not None]
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in differentiable):
-        raise NotImplementedError(  # an operator without a rule for it would give tangents of zero
-            "cylstm has no forward-mode derivatives (jvp, jacfwd): use reverse mode, or torch.nn.LSTM, which "
-            "cylstm.torch.restore(model) puts back"
-        )
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
-    return _operator(*arguments, *options, keep)[:3]
-
-
 # Models ---------------------------------------------------------------------------------------------------------------
 
 _DROP_INS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
 
 
-def replace(model: AnyModule, *, backend: str | Backend | None = None, back: bool = False) -> AnyModule:
+def replace(
+    model: AnyModule,
+    *,
+    backend: str | Backend | None = None,
+    precision: str | None = None,
+    back: bool = False,
+    verbose: bool = False,
+) -> AnyModule:
     """Turn each ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` of a model into the drop-in, in place.
 
     The modules stay the objects that they are, with their parameters, hooks and mode; only their class changes. So
     optimisers, other references and shared weights go on as before. Modules of a subclass of ``torch.nn.LSTM`` are
-    left alone, for their ``forward`` may be their own.
+    left alone, for their ``forward`` may be their own; so are quantised and scripted ones, those in bfloat16, and those
+    with a ``forward`` of their own. A warning names each that was left and why, and says where there was none at all.
 
     Parameters
     ----------
@@ -234,8 +331,12 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     backend : str or Backend, optional
         The backend of the drop-ins, those that were there before too; None for the selection in force at each call,
         and for drop-ins that were there before the one that they have.
+    precision : {"float32", "bfloat16", "int8"}, optional
+        That of the drop-ins, as for `LSTM`; those that were there before keep theirs where it is None.
     back : bool
         The other way round: turn the drop-ins into PyTorch's modules.
+    verbose : bool
+        Print what was done with each LSTM, and how many there are, instead of the warning.
 
     Returns
     -------
@@ -247,7 +348,7 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
     TypeError
         If it is no model.
     ValueError
-        If a backend is named for the way back.
+        If a backend or a precision is named for the way back, or parameters do not have the precision.
     BackendError
         If the backend cannot compute one of the modules. None of them has changed then.
 
@@ -264,24 +365,39 @@ def replace(model: AnyModule, *, backend: str | Backend | None = None, back: boo
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if back and backend is not None:
         raise ValueError(f"backend must be None where back is True, got {backend!r}: leave it out")
-    kinds = {module: parametrize.type_before_parametrizations(module) for module in model.modules()}
-    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS]
+    if back and precision is not None:
+        raise ValueError(f"precision must be None where back is True, got {precision!r}: leave it out")
+    names = {module: name for name, module in model.named_modules()}
+    kinds = {module: parametrize.type_before_parametrizations(module) for module in names}
+    left = {module: why for module in names if (why := why_left(module, tuple(_DROP_INS), (LSTM, LSTMCell)))}
+    theirs = [module for module, kind in kinds.items() if kind in _DROP_INS and module not in left]
     ours = [module for module, kind in kinds.items() if kind in _DROP_INS.values()]
     if back:
         classes = {new: old for old, new in _DROP_INS.items()}
         for module in ours:
             module.__class__ = _class_in_place_of(type(module), classes)
             vars(module).pop("backend", None)
+            vars(module).pop("precision", None)
+        tell("restored", [names[module] for module in ours], {}, verbose)
         return model
-    changed = theirs if backend is None else theirs + ours
-    if backend is not None and not changed:
-        registry.choose(backend, dtype="float32")  # a wrong name is wrong without an LSTM too
-    for module in changed:
-        _check_backend(module, backend)
+    check_precision(precision, "float32")  # what is wrong is wrong without an LSTM too
+    if backend is not None and not (theirs or ours):
+        registry.choose(backend, dtype="float32", precision=precision or DEFAULT)
+    given = {name: value for name, value in (("backend", backend), ("precision", precision)) if value is not None}
+    choices: dict[nn.Module, dict[str, Any]]
+    choices = {module: {"backend": None, "precision": None, **given} for module in theirs}
+    if given:
+        choices |= {module: {"backend": module.backend, "precision": module.precision, **given} for module in ours}
+    for module, choice in choices.items():
+        _check_choice(module, **choice)
     for module in theirs:
         module.__class__ = _class_in_place_of(type(module), _DROP_INS)
-    for module in changed:
-        module.backend = backend
+    for module, choice in choices.items():
+        for name, value in choice.items():
+            setattr(module, name, value)
+    if not (theirs or left or any(isinstance(module, _OnBackend) for module in names)):
+        warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
+    tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)
     return model
 
 

@@ -1,14 +1,15 @@
 """The operators ``cylstm::lstm`` and ``cylstm::lstm_backward`` of PyTorch; `cylstm.torch` puts modules around them.
 
 They are the layer stack of `cylstm.LSTM` on the memory of tensors: layouts, checks, stacking and dispatch are its own,
-and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that autograd,
-``torch.compile``, ``torch.func`` and hooks on saved tensors work as for its own.
+and nothing is computed here. PyTorch sees two opaque operators with known shapes, so that ``torch.compile`` works as
+for its own; `derivatives` says how they are differentiated and mapped.
 
 What is not obvious:
 
-- **Prepared weights** are kept with a copy of the bytes they were made of, for as long as the first weight lives. Each
-  call compares all bytes. So every change is seen, those too that PyTorch's version counters do not count
-  (``weight.data.mul_(0.9)``, a write through ``weight.numpy()``), at a few percent of the price of preparing.
+- **Prepared weights** are kept with a copy of the bytes they were made of, for as long as the memory of the first
+  weight lives. Each call compares all bytes. So every change is seen, those too that PyTorch's version counters do not
+  count (``weight.data.mul_(0.9)``, a write through ``weight.numpy()``), at a few percent of the price of preparing. The
+  weak reference is to the memory, for PyTorch can exchange two tensors only where none refers to them.
 - **The workspace** of a backend may be any Python object, and an operator returns tensors. So it hangs on the memory of
   a tensor of one byte and is freed with it. Where PyTorch hands another tensor to the backward pass (a hook has copied
   it, say), the forward pass is run again.
@@ -24,13 +25,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..arrays.arguments import as_array, as_dtype
 from ..arrays.layout import Layout, contiguous
 from ..arrays.packed import PackedSequence
 from ..backends import registry
 from ..backends.base import Backend
+from ..backends.precision import check_precision, in_force, refuse_training
 from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
 from ..nn.stack import LayerKept, Stack
@@ -57,8 +59,8 @@ class Arguments(NamedTuple):
     unsorted_indices: Tensor | None  # (B,)
     h_0: Tensor | None  # (L * D, B, R), without B for unbatched input; None for zeros unless packed
     c_0: Tensor | None  # (L * D, B, H)
+    masks: Tensor | None  # (L - 1, N, D * R), of the dropout on the inputs of layers 1 ... L - 1
     weights: list[Tensor]  # in PyTorch's order
-    masks: list[Tensor]  # (N, D * R) each, of the dropout on the inputs of layers 1 ... L - 1; or none of them
 
 
 class Options(NamedTuple):
@@ -70,13 +72,16 @@ class Options(NamedTuple):
     bidirectional: bool
     proj_size: int
     backend: str | None  # see `backend_name`
+    precision: str | None = None  # the caller's choice
 
 
 _ARGUMENTS = (
     "Tensor input, Tensor? batch_sizes, Tensor? sorted_indices, Tensor? unsorted_indices, Tensor? h_0, Tensor? c_0, "
-    "Tensor[] weights, Tensor[] masks"
+    "Tensor? masks, Tensor[] weights"
 )
-_OPTIONS = "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend"
+_OPTIONS = (
+    "int num_layers, bool bias, bool batch_first, bool bidirectional, int proj_size, str? backend, str? precision"
+)
 _N = len(Arguments._fields)
 
 
@@ -87,15 +92,19 @@ class _Problem(NamedTuple):
     dtype: np.dtype
     batch_first: bool
     backend: str | Backend | None
+    precision: str
 
 
 @functools.lru_cache(maxsize=256)
 def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Problem:
     if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
         raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128, got bfloat16")
-    num_layers, bias, batch_first, bidirectional, proj_size, backend = options
+    num_layers, bias, batch_first, bidirectional, proj_size, backend, precision = options
     stack = Stack(input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
-    return _Problem(stack, as_dtype(dtype), batch_first, None if backend is None else _objects.get(backend, backend))
+    chosen = None if backend is None else _objects.get(backend, backend)
+    of_weights = as_dtype(dtype)
+    precision = in_force(check_precision(precision, of_weights), of_weights)
+    return _Problem(stack, of_weights, batch_first, chosen, precision)
 
 
 class _Prepared(NamedTuple):
@@ -106,14 +115,16 @@ class _Prepared(NamedTuple):
     snapshot: Snapshot
 
 
-_prepared: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # the first weight → _Prepared
+#: The memory of the first weight → its place there → `_Prepared`. Modules may lie side by side in one memory.
+_prepared: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
     """The weights as the stack takes them: what was made of the same bytes before, or anew."""
     shapes = problem.stack.shapes()
     arrays = {name: contiguous(as_array(w, name)) for name, w in zip(shapes, weights, strict=True)}
-    held = _prepared.get(weights[0])
+    memory, place = weights[0].untyped_storage(), weights[0].storage_offset()
+    held = _prepared.get(memory, {}).get(place)
     if held is not None and held.problem is problem and all(map(_same, held.copies, arrays.values())):
         return held.snapshot
     for name, array in arrays.items():
@@ -125,8 +136,9 @@ def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
         name: np.frombuffer(copy, array.dtype).reshape(array.shape)
         for (name, array), copy in zip(arrays.items(), copies, strict=True)
     }
-    _prepared[weights[0]] = _Prepared(problem, copies, Snapshot(copied, version=0))
-    return _prepared[weights[0]].snapshot
+    snapshot = Snapshot(copied, version=0)
+    _prepared.setdefault(memory, {})[place] = _Prepared(problem, copies, snapshot)
+    return snapshot
 
 
 def _same(copy: bytearray, array: np.ndarray) -> bool:
@@ -162,10 +174,13 @@ def _as_workspace(kept: _Saved) -> Tensor:
 def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Saved]:
     """The forward pass: output, h_n and c_n in the caller's form, and what is kept."""
     problem = _problem(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
+    if keep:
+        remedy = "call it inside torch.inference_mode() or torch.no_grad(), or set precision = 'float32'"
+        refuse_training(problem.precision, remedy)
     stack, snapshot = problem.stack, _snapshot(problem, a.weights)
     choice = snapshot.derived.get(keep)
     if choice is None or choice.selection is not registry.selection():
-        choice = choose(snapshot, stack.layers, problem.backend, training=keep)
+        choice = choose(snapshot, stack.layers, problem.backend, training=keep, precision=problem.precision)
     packed = a.batch_sizes is not None
     value = PackedSequence(a.input, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else a.input
     hx = None if a.h_0 is None else (a.h_0, a.c_0)
@@ -181,7 +196,7 @@ def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.nda
 
 
 def _masks(a: Arguments) -> list[np.ndarray]:
-    return [as_array(mask, "masks") for mask in a.masks]
+    return [] if a.masks is None else list(as_array(a.masks, "masks"))
 
 
 @torch.library.custom_op(
@@ -210,7 +225,7 @@ def lstm_backward(
     a, options = Arguments(*args[:_N]), Options(*args[_N:])
     memory = _workspaces.get(workspace.data_ptr())
     stack, choice, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
-    if a.masks:
+    if a.masks is not None:
         layers = [layer._replace(mask=mask) for layer, mask in zip(layers, [None, *_masks(a)], strict=True)]
     if grad_output is not None and a.batch_sizes is not None:
         grad_output = PackedSequence(grad_output, layout.batch_sizes)
@@ -257,34 +272,3 @@ def _(
     a, options = Arguments(*args[:_N]), Options(*args[_N:])
     grad_weights = [weight.new_empty(weight.shape) for weight in a.weights]
     return (_empty_rows(a, options, a.input.shape[-1]), *_empty_states(a, options), grad_weights)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a = Arguments(*inputs[:_N])
-    ctx.options, ctx.number_of_weights = inputs[_N:-1], len(a.weights)
-    ctx.save_for_backward(output[-1], *a[:6], *a.weights, *a.masks)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    workspace, *tensors = ctx.saved_tensors
-    weights, masks = tensors[6 : 6 + ctx.number_of_weights], tensors[6 + ctx.number_of_weights :]
-    a = Arguments._make([*tensors[:6], weights, masks])
-    grad_input, grad_h_0, grad_c_0, grad_weights = lstm_backward(*grads[:3], workspace, *a, *ctx.options)
-    if a.h_0 is None:
-        grad_h_0 = grad_c_0 = None
-    of_arguments = (grad_input, None, None, None, grad_h_0, grad_c_0, grad_weights, [None] * len(masks))
-    return (*of_arguments, *[None] * len(ctx.options), None)
-
-
-lstm.register_autograd(_differentiate, setup_context=_setup_context)
-
-
-def _differentiate_again(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError(
-        "cylstm has no second derivatives of the LSTM: where they are needed (a gradient penalty, gradgradcheck), use "
-        "torch.nn.LSTM; cylstm.torch.restore(model) puts it back"
-    )
-
-
-lstm_backward.register_autograd(_differentiate_again)

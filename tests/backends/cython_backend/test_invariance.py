@@ -17,7 +17,11 @@ _layer = pytest.importorskip("cylstm.backends.cython_backend._layer", reason="th
 cython_backend = pytest.importorskip("cylstm.backends.cython_backend")
 pytestmark = pytest.mark.names_backend("cython")
 
-ISAS = _layer.instruction_sets()
+#: Instruction set, dtype, precision: each line of the table of kernels that runs here.
+TRAINING = [(isa, dtype, "float32") for isa in _layer.instruction_sets() for dtype in ("float32", "float64")]
+KERNELS = TRAINING + [
+    (isa, "float32", precision) for precision in ("bfloat16", "int8") for isa in _layer.instruction_sets(precision)
+]
 # input_size, hidden_size, num_layers, bidirectional, proj_size: sizes above and below the point where threads come in,
 # and none a multiple of the vector
 SHAPES = [
@@ -29,23 +33,37 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=ISAS)
-def isa_backend(request: pytest.FixtureRequest) -> object:
-    backend = cython_backend.CythonBackend()
-    backend._isa = request.param
-    return backend
-
-
 @pytest.fixture(params=SHAPES, ids=str)
 def shape(request: pytest.FixtureRequest) -> tuple[int, int, int, bool, int]:
     return request.param
 
 
-@pytest.fixture(params=["float32", "float64"])
-def lstm(request: pytest.FixtureRequest, isa_backend: object, shape: tuple[int, int, int, bool, int]) -> cylstm.LSTM:
+@pytest.fixture(params=KERNELS, ids="-".join)
+def lstm(request: pytest.FixtureRequest, shape: tuple[int, int, int, bool, int]) -> cylstm.LSTM:
+    return made(request.param, shape)
+
+
+@pytest.fixture(params=TRAINING, ids="-".join)
+def trained(request: pytest.FixtureRequest, shape: tuple[int, int, int, bool, int]) -> cylstm.LSTM:
+    return made(request.param, shape)
+
+
+def made(kernels: tuple[str, str, str], shape: tuple[int, int, int, bool, int]) -> cylstm.LSTM:
     cylstm.manual_seed(1)
+    isa, dtype, precision = kernels
+    backend = cython_backend.CythonBackend()
+    backend._cap = isa
     I, H, layers, bidirectional, P = shape
-    return cylstm.LSTM(I, H, layers, bidirectional=bidirectional, proj_size=P, dtype=request.param, backend=isa_backend)
+    options = {"bidirectional": bidirectional, "proj_size": P, "dtype": dtype, "precision": precision}
+    return cylstm.LSTM(I, H, layers, backend=backend, **options)
+
+
+def one_way(lstm: cylstm.LSTM) -> cylstm.LSTM:
+    """Another LSTM where this one has two directions: a second direction begins at the end."""
+    if not lstm.bidirectional:
+        return lstm
+    sizes = (lstm.input_size, lstm.hidden_size, lstm.num_layers)
+    return cylstm.LSTM(*sizes, dtype=lstm.dtype, backend=lstm.backend, precision=lstm.precision)
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +117,7 @@ def test_a_sequence_alone_and_in_a_batch(lstm: cylstm.LSTM, B: int) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("B", [1, 6, 40])
 def test_bulk_and_in_chunks_of_any_length(lstm: cylstm.LSTM, B: int, chunk: int) -> None:
-    if lstm.bidirectional:
-        lstm = cylstm.LSTM(lstm.input_size, lstm.hidden_size, lstm.num_layers, dtype=lstm.dtype, backend=lstm.backend)
+    lstm = one_way(lstm)
     x = draw(lstm, 130 if chunk == 100 else 13, B)
     output, state = lstm(x)
     hx, parts = None, []
@@ -113,8 +130,7 @@ def test_bulk_and_in_chunks_of_any_length(lstm: cylstm.LSTM, B: int, chunk: int)
 
 
 def test_bulk_and_stream(lstm: cylstm.LSTM) -> None:
-    if lstm.bidirectional:
-        lstm = cylstm.LSTM(lstm.input_size, lstm.hidden_size, lstm.num_layers, dtype=lstm.dtype, backend=lstm.backend)
+    lstm = one_way(lstm)
     x = draw(lstm, 50, 3)
     stream = lstm.stream(batch_size=3)
     output, (h_n, c_n) = lstm(x)
@@ -140,7 +156,8 @@ def test_packed_and_padded(lstm: cylstm.LSTM) -> None:
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("B", [1, 5, 40])
-def test_gradients_with_any_number_of_threads_kept_or_recomputed(lstm: cylstm.LSTM, B: int, ragged: bool) -> None:
+def test_gradients_with_any_number_of_threads_kept_or_recomputed(trained: cylstm.LSTM, B: int, ragged: bool) -> None:
+    lstm = trained
     x = draw(lstm, 23, B)
     if ragged:
         lengths = np.random.default_rng(2).integers(1, 24, B)

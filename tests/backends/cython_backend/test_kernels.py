@@ -61,14 +61,14 @@ def test_an_unknown_instruction_set_is_refused() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_max_isa_caps_the_choice(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("CYLSTM_MAX_ISA", isa)
-    assert cython_backend.CythonBackend().instruction_set == isa
+    assert cython_backend.CythonBackend().instruction_set() == isa
 
 
 def test_a_wrong_max_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYLSTM_MAX_ISA", "avx1024")
     known = ", ".join(dict.fromkeys(isa for isa, _, _ in _layer.kernel_table()))
     with pytest.raises(ValueError, match=f"CYLSTM_MAX_ISA must be one of {known}, got 'avx1024'"):
-        _ = cython_backend.CythonBackend().instruction_set
+        _ = cython_backend.CythonBackend().instruction_set()
 
 
 def test_denormals_count_as_zero_and_the_callers_mode_comes_back() -> None:
@@ -119,7 +119,7 @@ def test_nan_and_inf_go_where_the_definition_lets_them_go(where: str, isa: str, 
 
 def _capped(isa: str) -> object:
     backend = cython_backend.CythonBackend()
-    backend._isa = isa
+    backend._cap = isa
     return backend
 
 

@@ -115,7 +115,9 @@ class CupyBackend(Backend):
         of_device = CupyBackend(int(number), tier=self._tier, system=self._system)
         return self._on.setdefault(int(number), of_device)
 
-    def prepare(self, layer_parameters: LayerParameters) -> PreparedLayer:
+    def prepare(  # type: ignore[override]  # no other precision than float32 is declared, so none is passed
+        self, layer_parameters: LayerParameters
+    ) -> PreparedLayer:
         devices = self._devices()
         device = devices.device(devices.current() if self._device is None else self._device)
         dtype, hidden_size = layer_parameters[0].weight_ih.dtype.name, layer_parameters[0].weight_ih.shape[0] // 4

@@ -10,6 +10,7 @@
     _pass.pxd       one direction of one call: its structs, and the cursor over its steps
     _forward.pxd    the forward pass of a direction
     _backward.pxd   the backward pass of a direction
+    _operands.pxd   rows of input and h as a reduced precision multiplies them
     _product.pxd    matrix products with packed panels, cut into tiles
     _memory.pxd     buffers, and the memory of arrays
     _kernels.pxd    kernels/ for Cython

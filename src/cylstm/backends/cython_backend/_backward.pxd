@@ -7,8 +7,9 @@
 from libc.string cimport memcpy
 
 from ._forward cimport Forward, forward_direction, init_forward
+from ._operands cimport Operands, operands_of
 from ._kernels cimport GatesBackwardTile
-from ._parallel cimport barrier_wait
+from ._parallel cimport barrier_wait, halt_look, halt_seen
 from ._pass cimport (
     Kept, Partition, Pass, Shape, Share, Step, behind_last, ceil_div, chunk_steps, previous_step, real, rows_of_step,
     segment_steps,
@@ -77,7 +78,7 @@ cdef inline Scratch scratch_of(const Shape* s, const Partition* partition, bint 
 cdef inline Backward init_backward(const Pass* p, const Scratch* at, const Kept* kept) noexcept nogil:
     cdef Backward b
     cdef const Shape* s = p.shape
-    cdef Py_ssize_t W = 4 * s.VL, row = p.kernels.panel_bytes
+    cdef Py_ssize_t W = 4 * s.VL, row = p.kernels.input.group_bytes
     b.at, b.stored, b.kept = at[0], kept[0], kept[0]
     init_products(&b.through_state, s.blocks, W, W, at.chunk_rows * W, W)
     b.through_state.panels, b.through_state.panel_step = p.packed.weight_hh_t, s.blocks * W * row
@@ -114,7 +115,10 @@ cdef inline void backward_direction(
                 gates_backward_of_step(p, own, b, scratch, grad_output, &step)
         barrier_wait(&own.everyone)
         chunk_gradients(p, own, b, scratch, input, grad_input)
+        halt_look(p.halt, &own.everyone, 0, p.asks)
         barrier_wait(&own.everyone)
+        if halt_seen(&own.everyone, 0):
+            return
 
 
 cdef inline Py_ssize_t rows_of_steps(const Pass* p, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -149,7 +153,8 @@ cdef inline void recompute_segment(
                        <real*>b.stored.c_segment + ((k * s.blocks + j) * s.B + own.b0) * s.VL,
                        (own.b1 - own.b0) * s.VL * sizeof(real))
     barrier_wait(&own.everyone)
-    f = init_forward(&again, &b.kept, scratch + at.h_full, scratch + at.start if p.partition.hoisted else NULL)
+    cdef Operands none = operands_of(p.kernels, s, p.partition, NULL)
+    f = init_forward(&again, &b.kept, scratch + at.h_full, scratch + at.start if p.partition.hoisted else NULL, &none)
     forward_direction(&again, own, input + b.kept.first * s.I, <real*>b.stored.h_segment + k * s.B * s.R,
                       scratch + at.c, scratch + at.output, &f)
     barrier_wait(&own.everyone)
@@ -250,7 +255,7 @@ cdef inline void chunk_gradients(
     # (11) grad_input = grad_a W_ih
     init_products(&products, s.blocks, W, W, at.chunk_rows * W, I)
     products.rows, products.columns = chunk.rows, I
-    products.panels, products.panel_step = p.packed.weight_ih_t, s.blocks * W * p.kernels.panel_bytes
+    products.panels, products.panel_step = p.packed.weight_ih_t, s.blocks * W * p.kernels.input.group_bytes
     products.a, products.out, products.out_step = scratch + at.grad_a, grad_input + chunk.first * I, W
     tiles = ceil_div(I, W) * tiles_of(p.kernels, &products)
     run_products(p.kernels, &products, tiles * own.rank // own.team, tiles * (own.rank + 1) // own.team)

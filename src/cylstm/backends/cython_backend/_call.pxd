@@ -2,14 +2,20 @@
 
 from cython.parallel cimport parallel
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from ._backward cimport Backward, Scratch, backward_direction, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
-from ._parallel cimport Arrival, Barrier, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
+from ._operands cimport Operands, operands_of
+from ._parallel cimport Arrival, Barrier, Halt, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
 from ._partition cimport MACS_LONG_CALL, Partition, for_started, share_of
 from ._pass cimport Kept, Packed, Pass, Shape, Share, real, segment_count
 from ._region cimport region_enter, region_leave, region_thread_begins, region_thread_ends
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # leaves an exception as it is, for the end of the call
+
 
 cdef struct Call:
     const Kernels* kernels
@@ -22,6 +28,12 @@ cdef struct Call:
     bint h_0_per_direction      # else all directions begin with the same zeros
     void* h_full                # (D, B, blocks VL), with projection
     void* start                 # (D, blocks, hoisted rows, 4, VL), where the input is hoisted
+    char* operands              # (threads,), what operands_of says; NULL where rows are taken as they lie
+    Halt halt                   # of calls of more than one step
+
+
+cdef inline int ask_python() noexcept with gil:
+    return PyErr_CheckSignals()
 
 
 cdef struct Thread:    # one of the region
@@ -34,10 +46,12 @@ cdef struct Thread:    # one of the region
     int team           # threads of a direction
 
 
-cdef inline Thread begin_thread(const Call* call, int rank, int started, Py_ssize_t most_units) noexcept nogil:
+cdef inline Thread begin_thread(Call* call, int rank, int started, Py_ssize_t most_units) noexcept nogil:
     """What every thread does first: the directions that it takes part in, and its rank among their threads."""
     cdef Thread t
     t.mode = fpmode_set()
+    if rank == 0:
+        call.halt.mode = t.mode
     t.started = started
     t.all = Barrier(call.arrivals, rank, started)
     t.since = region_thread_begins(&t.all) if started > 1 else 0
@@ -57,10 +71,11 @@ cdef inline void end_thread(const Thread* t) noexcept nogil:
     fpmode_restore(t.mode)
 
 
-cdef inline Pass pass_of(const Call* call, const Thread* t, int d) noexcept nogil:
+cdef inline Pass pass_of(Call* call, const Thread* t, int d) noexcept nogil:
     cdef Pass p
     p.kernels, p.shape, p.partition = call.kernels, call.shape, &t.partition
     p.packed, p.batch_sizes, p.reverse = &call.packed[d], call.batch_sizes, d == 1
+    p.halt, p.asks = &call.halt, t.all.rank == 0
     return p
 
 
@@ -88,7 +103,7 @@ cdef inline Kept kept_of(const Call* call, int d, Py_ssize_t itemsize) noexcept 
 
 
 cdef inline void run_forward(
-    const Call* call,
+    Call* call,
     const real* input,  # IN (N, I)
     const real* h_0,    # IN (D, B, R) or, as the call says, (B, R); or NULL: zeros that add nothing
     real* c,            # IN/OUT (D, blocks, B, VL)
@@ -97,6 +112,7 @@ cdef inline void run_forward(
     """All threads of a forward pass."""
     cdef int threads = call.partition.threads
     cdef bint entered = region_enter(threads, call.partition.macs > MACS_LONG_CALL)
+    call.halt.ask = ask_python
     if entered:
         with parallel(num_threads=threads):
             forward_thread(call, omp_get_thread_num(), omp_get_num_threads(), input, h_0, c, output)
@@ -106,7 +122,7 @@ cdef inline void run_forward(
 
 
 cdef inline void forward_thread(
-    const Call* call, int rank, int started, const real* input, const real* h_0, real* c, real* output
+    Call* call, int rank, int started, const real* input, const real* h_0, real* c, real* output
 ) noexcept nogil:
     """One thread: its direction or both, one after the other."""
     cdef const Shape* s = call.shape
@@ -117,9 +133,12 @@ cdef inline void forward_thread(
     cdef Share own
     cdef Kept kept
     cdef Forward f
+    cdef Operands operands = operands_of(call.kernels, s, call.partition, NULL)
     cdef void* h_full
     cdef void* start
     cdef int d
+    if operands.bytes:
+        operands = operands_of(call.kernels, s, call.partition, call.operands + rank * operands.bytes)
     for d in range(t.first, t.last):
         p = pass_of(call, &t, d)
         own = share_in(call, &t, &p)
@@ -128,10 +147,29 @@ cdef inline void forward_thread(
         start = NULL
         if t.partition.hoisted:
             start = <real*>call.start + d * s.blocks * t.partition.hoisted * 4 * s.VL
-        f = init_forward(&p, &kept if keeps else NULL, h_full, start)
+        f = init_forward(&p, &kept if keeps else NULL, h_full, start, &operands)
         forward_direction(&p, &own, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
                           output + d * s.R, &f)
+        if t.team == 1 and call.halt.stop:
+            break
     end_thread(&t)
+
+
+cdef inline void last_h(
+    const Call* call,
+    const real* output,  # IN (N, D R)
+    real* h_n,           # OUT (D, B, R)
+) noexcept nogil:
+    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
+    cdef const Shape* s = call.shape
+    cdef Py_ssize_t R = s.R, row = s.N, t, b
+    for t in range(s.T - 1, -1, -1):
+        row -= call.batch_sizes[t]
+        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
+            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
+    if s.D == 2:
+        for b in range(s.B):
+            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
 
 
 cdef struct BackwardArrays:  # of all directions; void for the state's type
@@ -144,12 +182,13 @@ cdef struct BackwardArrays:  # of all directions; void for the state's type
 
 
 cdef inline void run_backward(
-    const Call* call, const BackwardArrays* a, const Scratch* at,
+    Call* call, const BackwardArrays* a, const Scratch* at,
     real* scratch,  # (D, at.total)
 ) noexcept nogil:
     """All threads of a backward pass."""
     cdef int threads = call.partition.threads
     cdef bint entered = region_enter(threads, call.partition.macs > MACS_LONG_CALL)
+    call.halt.ask = ask_python
     if entered:
         with parallel(num_threads=threads):
             backward_thread(call, omp_get_thread_num(), omp_get_num_threads(), a, at, scratch)
@@ -159,7 +198,7 @@ cdef inline void run_backward(
 
 
 cdef inline void backward_thread(
-    const Call* call, int rank, int started, const BackwardArrays* a, const Scratch* at, real* scratch
+    Call* call, int rank, int started, const BackwardArrays* a, const Scratch* at, real* scratch
 ) noexcept nogil:
     """One thread: its direction or both, one after the other."""
     cdef const Shape* s = call.shape
@@ -181,6 +220,8 @@ cdef inline void backward_thread(
         if a.grad_output != NULL:
             grad_output = <const real*>a.grad_output + d * s.R
         backward_direction(&p, &own, &b, arrays, <const real*>a.input, grad_output, <real*>a.grad_input + d * s.N * s.I)
+        if t.team == 1 and call.halt.stop:
+            break
         j0, j1 = s.blocks * t.rank // t.team, s.blocks * (t.rank + 1) // t.team
         if s.I:
             unpack_gates(arrays + at.grad_weight_ih, <real*>a.grad_weight_ih + d * 4 * s.H * s.I, s, s.I, j0, j1)

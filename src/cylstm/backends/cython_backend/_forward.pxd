@@ -5,15 +5,18 @@
 
 from libc.string cimport memcpy, memset
 
-from ._kernels cimport GatesTile, ProductTile, prefetch
-from ._parallel cimport barrier_wait
+from ._kernels cimport Factor, GatesTile, ProductTile, operand_stride, panel_bytes, prefetch
+from ._operands cimport Operands, convert_rows
+from ._parallel cimport barrier_wait, halt_look, halt_seen
 from ._pass cimport (
     Kept, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
+    steps_of_look,
 )
 from ._product cimport Products, init_products, prefetch_slice, run_products, tiles_of
 
 cdef struct Forward:          # what a thread needs from step to step; the constant fields of the tiles are set once
     const Kept* kept
+    Operands operands
     GatesTile pair[2]
     ProductTile projection    # h = h_full W_hrᵀ
     void* h_full              # (B, blocks VL), h before the projection; NULL without
@@ -34,6 +37,8 @@ cdef inline void forward_direction(
 ) noexcept nogil:
     cdef const Shape* s = p.shape
     cdef Step step = before_first(p)
+    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 0  # a single step has no look
+    cdef int turn = 0
     if not own.steps:
         return
     for _ in range(s.T):
@@ -46,32 +51,42 @@ cdef inline void forward_direction(
         if s.P:
             barrier_wait(&own.group)
             project_step(f, p, own, &step, output)
+        left -= 1
+        if left == 0:
+            halt_look(p.halt, &own.group, turn, p.asks)
         barrier_wait(&own.group)
+        if left == 0:
+            if halt_seen(&own.group, turn):
+                return
+            turn, left = 1 - turn, each
         if own.shares_state:
             prefetch(output + step.first * s.D * s.R, s.R * <Py_ssize_t>sizeof(real))
 
 
 cdef inline Forward init_forward(
-    const Pass* p, const Kept* kept, void* h_full, void* start
+    const Pass* p, const Kept* kept, void* h_full, void* start, const Operands* operands,
 ) noexcept nogil:
     cdef Forward f
     cdef const Shape* s = p.shape
     cdef Py_ssize_t W = 4 * s.VL, hoisted = p.partition.hoisted
+    cdef bint converts = operands.input != NULL
     cdef GatesTile* tile = &f.pair[0]
     f.kept, f.h_full, f.start, f.hoisted_until, f.hoisted_first = kept, h_full, start, 0, 0
+    f.operands = operands[0]
     memset(tile, 0, sizeof(GatesTile))
-    tile.input_stride = s.I
+    tile.input_stride = operand_stride(s.I) if converts else s.I
     tile.start_stride = W if hoisted else 0
     tile.I = 0 if hoisted else s.I
     tile.h_out_stride = s.blocks * s.VL if s.P else s.D * s.R
     f.pair[1] = f.pair[0]
     memset(&f.projection, 0, sizeof(ProductTile))
     f.projection.segments, f.projection.a_k = 1, 1
-    f.projection.a_row, f.projection.K, f.projection.out_stride = s.blocks * s.VL, s.H, s.D * s.R
+    f.projection.K, f.projection.out_stride = s.H, s.D * s.R
+    f.projection.a_row = operand_stride(s.H) if converts else s.blocks * s.VL
     if hoisted:
-        init_products(&f.hoisted, 1, s.I, s.I, 0, W)
+        init_products(&f.hoisted, 1, s.I, tile.input_stride, 0, W)
         f.hoisted.columns = s.blocks * W
-        f.hoisted.panels, f.hoisted.panel_step = p.packed.weight_ih, s.I * p.kernels.panel_bytes
+        f.hoisted.panels, f.hoisted.panel_step = p.packed.weight_ih, panel_bytes(&p.kernels.input, s.I)
         f.hoisted.start, f.hoisted.start_step = p.packed.bias, W
         f.hoisted.out, f.hoisted.out_step = start, hoisted * W
     return f
@@ -91,6 +106,10 @@ cdef inline void hoist_input(
     f.hoisted_first = step.first + step.rows - rows if p.reverse else step.first
     f.hoisted.rows = rows
     f.hoisted.a = input + f.hoisted_first * p.shape.I
+    if f.operands.input != NULL:
+        convert_rows(&p.kernels.input, <const real*>f.hoisted.a, p.shape.I, rows, p.shape.I, False,
+                     f.operands.input, NULL)
+        f.hoisted.a = f.operands.input
     tiles = tiles_of(p.kernels, &f.hoisted)
     run_products(p.kernels, &f.hoisted, own.j0 * tiles, own.j1 * tiles)
 
@@ -142,6 +161,28 @@ cdef inline void copy_state(
         memset(out, 0, R * sizeof(real))
 
 
+cdef inline void convert_step(
+    Forward* f, const Pass* p, const Share* own, const Step* step,
+    const real* input, const real* h_0, const real* output,
+) noexcept nogil:
+    """The operands of the thread's rows: h before the step, and the input where it is not hoisted."""
+    cdef const Shape* s = p.shape
+    cdef const Operands* to = &f.operands
+    cdef const Factor* state = &p.kernels.state
+    cdef Py_ssize_t I = s.I, R = s.R, stride = s.D * s.R, n, low, high, carried
+    for n in range(own.tiles):
+        low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
+        carried = max(low, min(high, step.carried))
+        convert_rows(state, output + (step.before + low) * stride, stride, carried - low, R, s.P == 0,
+                     to.state + low * to.state_row, to.scales + low)
+        if h_0 != NULL:
+            convert_rows(state, h_0 + carried * R, R, high - carried, R, s.P == 0,
+                         to.state + carried * to.state_row, to.scales + carried)
+        if f.start == NULL:
+            convert_rows(&p.kernels.input, input + (step.first + low) * I, I, high - low, I, False,
+                         to.input + low * to.input_row, NULL)
+
+
 cdef inline void gates_of_step(
     Forward* f, const Pass* p, const Share* own, const Step* step,
     const real* input, const real* h_0, real* c, real* output,
@@ -154,12 +195,15 @@ cdef inline void gates_of_step(
     cdef const Shape* s = p.shape
     cdef const Kept* kept = f.kept
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, B = s.B, I = s.I, R = s.R, stride = s.D * s.R, count = own.j1 - own.j0
-    cdef Py_ssize_t panel_ih = I * p.kernels.panel_bytes, panel_hh = R * p.kernels.panel_bytes
+    cdef Py_ssize_t panel_ih = panel_bytes(&p.kernels.input, I), panel_hh = panel_bytes(&p.kernels.state, R)
     cdef bint ascending = own.fits_l1 or (step.index + p.partition.descending_first) % 2 == 0
     cdef bint prefetches = B > 1 and step.index + 1 < s.T
     cdef Py_ssize_t m, j, n, r, k, high, stop, slice
     cdef const char* next_panel
     cdef GatesTile* tile
+    cdef const Operands* operands = &f.operands
+    if operands.input != NULL:
+        convert_step(f, p, own, step, input, h_0, output)
     for m in range(count):
         j = own.j0 + m if ascending else own.j1 - 1 - m
         tile = &f.pair[m % 2 if own.pair_blocks else 0]
@@ -178,15 +222,20 @@ cdef inline void gates_of_step(
                 else:
                     stop = high
                     tile.h, tile.h_stride, tile.R = h_0 + r * R, R, R if h_0 != NULL else 0
+                if operands.input != NULL:
+                    tile.h, tile.h_stride = operands.state + r * operands.state_row, operand_stride(R)
+                    tile.h_scale = operands.scales + r
                 tile.rows = stop - r
                 tile.prefetch = NULL
                 if next_panel != NULL:
-                    tile.prefetch = prefetch_slice(p.kernels, next_panel, R, n)
+                    tile.prefetch = prefetch_slice(&p.kernels.state, next_panel, R, n)
                 if f.start != NULL:
                     tile.start = <real*>f.start + (j * p.partition.hoisted + step.first - f.hoisted_first + r) * W
                 else:
                     tile.start = <real*>p.packed.bias + j * W
                     tile.input = input + (step.first + r) * I
+                    if operands.input != NULL:
+                        tile.input = operands.input + r * operands.input_row
                 tile.c = c + (j * B + r) * VL
                 if s.P:
                     tile.h_out = <real*>f.h_full + (r * s.blocks + j) * VL
@@ -216,16 +265,24 @@ cdef inline void project_step(
     """Eq. (5): h = W_hr h, of the thread's columns and rows."""
     cdef const Shape* s = p.shape
     cdef ProductTile* tile = &f.projection
-    cdef Py_ssize_t W = 4 * s.VL, g, n, low, high
+    cdef const Operands* operands = &f.operands
+    cdef Py_ssize_t W = 4 * s.VL, row = s.blocks * s.VL, g, n, low, high
     if own.shares_state:
         prefetch(f.h_full, s.H * <Py_ssize_t>sizeof(real))
+    if operands.input != NULL:
+        for n in range(own.tiles):
+            low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
+            convert_rows(&p.kernels.input, <real*>f.h_full + low * row, row, high - low, s.H, False,
+                         operands.full + low * operands.full_row, NULL)
     for g in range(own.s0, own.s1):
-        tile.panel = p.packed.weight_hr + g * s.H * p.kernels.panel_bytes
+        tile.panel = p.packed.weight_hr + g * panel_bytes(&p.kernels.input, s.H)
         tile.columns = min(W, s.P - g * W)
         for n in range(own.tiles):
             low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
             if low < high:
                 tile.rows = high - low
-                tile.a = <real*>f.h_full + low * s.blocks * s.VL
+                tile.a = <real*>f.h_full + low * row
+                if operands.input != NULL:
+                    tile.a = operands.full + low * operands.full_row
                 tile.out = output + (step.first + low) * s.D * s.R + g * W
                 p.kernels.product(tile)

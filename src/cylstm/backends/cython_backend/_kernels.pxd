@@ -3,9 +3,15 @@ cdef extern from "kernels/kernels.h" nogil:
     const Py_ssize_t LINE
     ctypedef struct PackTask:
         const void* matrix[4]
+        const float* scale[4]
         Py_ssize_t lanes[4]
         Py_ssize_t stride, K
         void* panel
+
+    ctypedef struct Factor:
+        Py_ssize_t group, group_bytes, tail_bytes, operand_bytes, speed
+        void (*pack)(const PackTask*) noexcept nogil
+        void (*convert)(const void* row, Py_ssize_t K, bint bounded, void* operand, float* scale) noexcept nogil
 
     ctypedef struct GatesTile:
         Py_ssize_t rows, lanes
@@ -15,6 +21,7 @@ cdef extern from "kernels/kernels.h" nogil:
         Py_ssize_t input_stride, I
         const void* weight_ih
         const void* h
+        const float* h_scale
         Py_ssize_t h_stride, R
         const void* weight_hh
         const void* prefetch
@@ -52,9 +59,9 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Kernels:
         const char* isa
         const char* precision
-        Py_ssize_t itemsize, lanes, max_rows, panel_bytes
+        Py_ssize_t itemsize, lanes, max_rows
         double headroom
-        void (*pack)(const PackTask*) noexcept nogil
+        Factor input, state
         void (*gates)(const GatesTile*) noexcept nogil
         void (*gates_pair)(const GatesTile*) noexcept nogil
         void (*product)(const ProductTile*) noexcept nogil
@@ -74,3 +81,13 @@ cdef extern from "kernels/transpose.h" nogil:
                          Py_ssize_t rows, Py_ssize_t columns)
     void transpose_double(const double* a, Py_ssize_t a_stride, double* out, Py_ssize_t out_stride,
                           Py_ssize_t rows, Py_ssize_t columns)
+
+
+cdef inline Py_ssize_t panel_bytes(const Factor* factor, Py_ssize_t K) noexcept nogil:
+    """The size of a panel (K, 4, VL)."""
+    return (K + factor.group - 1) // factor.group * factor.group_bytes + factor.tail_bytes
+
+
+cdef inline Py_ssize_t operand_stride(Py_ssize_t K) noexcept nogil:
+    """Numbers from one converted row (K,) to the next: whole cache lines, whole groups, whole vectors."""
+    return (K + 63) // 64 * 64

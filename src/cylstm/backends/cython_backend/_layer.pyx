@@ -6,9 +6,12 @@
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memset
 
-from ._kernels cimport LINE, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here
+from ._kernels cimport (
+    LINE, Factor, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here, panel_bytes,
+)
 from ._memory cimport allocate, release
 from ._parallel cimport fpmode_restore, fpmode_set
+from ._partition cimport macs_of_row
 from ._pass cimport MACS_FOR_REGION, Packed, Shape, ceil_div, real, segment_count
 
 
@@ -21,9 +24,9 @@ def kernel_table():
     return lines
 
 
-def instruction_sets():
-    """Names of the instruction sets that this processor can run, best first."""
-    return list(dict.fromkeys(isa for isa, _, runs_here in kernel_table() if runs_here))
+def instruction_sets(precision="float32"):
+    """Names of the instruction sets that this processor can run and that have the precision, best first."""
+    return [isa for isa, has, runs_here in kernel_table() if runs_here and has == precision]
 
 
 cdef const Kernels* _kernels(isa, precision) except NULL:
@@ -59,7 +62,7 @@ cdef class Layer:
         self.shape.blocks = ceil_div(H, self.shape.VL)
         self.D, self.H, self.R, self.P = D, H, self.shape.R, P
         self.blocks, self.lanes = self.shape.blocks, self.shape.VL
-        self.serial_below = ceil_div(MACS_FOR_REGION, max(1, 4 * H * (I + self.shape.R) * D))
+        self.serial_below = ceil_div(MACS_FOR_REGION, max(1, macs_of_row(self.kernels, H, I, self.shape.R) * D))
         self.finite = True
 
     def __dealloc__(self):
@@ -82,6 +85,11 @@ cdef class Layer:
         return self.kernels.precision.decode()
 
     @property
+    def whole(self):
+        """Whether the precision multiplies whole numbers in the recurrent product."""
+        return self.kernels.state.tail_bytes != 0
+
+    @property
     def trains(self):
         """Whether the precision has a backward pass."""
         return self.kernels.gates_backward != NULL
@@ -90,7 +98,7 @@ cdef class Layer:
         """The panels of the backward pass, made from those of the forward pass when first needed."""
         cdef Shape s = self.shape
         cdef Packed* p
-        cdef Py_ssize_t W = 4 * s.VL, panel_bytes = self.kernels.panel_bytes
+        cdef Py_ssize_t W = 4 * s.VL, row = self.kernels.input.group_bytes
         cdef char* weight_hh_t
         cdef int d
         for d in range(<int>s.D):
@@ -98,13 +106,13 @@ cdef class Layer:
             if p.weight_hh_t != NULL:
                 continue
             if p.weight_ih_t == NULL:  # it is there where memory ran out afterwards
-                p.weight_ih_t = <char*>allocate(ceil_div(s.I, W) * s.blocks * W, panel_bytes)
+                p.weight_ih_t = <char*>allocate(ceil_div(s.I, W) * s.blocks * W, row)
             self.kernels.transpose(p.weight_ih, p.weight_ih_t, s.blocks * W, s.I)
             if s.P:
                 if p.weight_hr_t == NULL:
-                    p.weight_hr_t = <char*>allocate(ceil_div(s.H, W) * s.P, panel_bytes)
+                    p.weight_hr_t = <char*>allocate(ceil_div(s.H, W) * s.P, row)
                 self.kernels.transpose(p.weight_hr, p.weight_hr_t, s.P, s.H)
-            weight_hh_t = <char*>allocate(ceil_div(s.R, W) * s.blocks * W, panel_bytes)
+            weight_hh_t = <char*>allocate(ceil_div(s.R, W) * s.blocks * W, row)
             self.kernels.transpose(p.weight_hh, weight_hh_t, s.blocks * W, s.R)
             p.weight_hh_t = weight_hh_t  # last: it says that all are there
         return 0
@@ -113,7 +121,8 @@ cdef class Layer:
 def pack(
     Layer layer not None, int d,
     const real[:, ::1] weight_ih not None,  # (4H, I)
-    const real[:, ::1] weight_hh not None,  # (4H, R)
+    const float[::1] scale_ih,              # (4H,) of its rows, or None: 1
+    const real[:, ::1] weight_hh,           # (4H, R), or None where the precision wants whole numbers: `pack_whole`
     const real[::1] bias_ih,                # (4H,) or None
     const real[::1] bias_hh,                # (4H,) or None
     const real[:, ::1] weight_hr,           # (P, H) or None
@@ -121,54 +130,84 @@ def pack(
     """Pack the weights of direction d. Called once per direction, before the layer is used."""
     cdef Shape s = layer.shape
     cdef Packed* p = &layer.packed[d]
-    cdef Py_ssize_t W = 4 * s.VL, H = s.H, panel_bytes = layer.kernels.panel_bytes, unit, gate
-    cdef real* bias
+    cdef const Kernels* kernels = layer.kernels
+    cdef const float* scales = NULL
+    cdef Py_ssize_t W = 4 * s.VL, H = s.H, unit, gate
+    cdef real* padded
     cdef unsigned long long mode
-    if not 0 <= d < s.D or (bias_ih is None) != (bias_hh is None) or (weight_hr is None) != (s.P == 0):
-        raise ValueError(f"direction {d} must be one of {s.D}, with both biases or none, and weight_hr where P > 0")
-    if sizeof(real) != layer.kernels.itemsize:
-        raise TypeError(
-            f"weights must have {layer.kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
-    p.weight_ih = <char*>allocate(s.blocks * s.I, panel_bytes)
-    p.weight_hh = <char*>allocate(s.blocks * s.R, panel_bytes)
+    if (not 0 <= d < s.D or (bias_ih is None) != (bias_hh is None) or (weight_hr is None) != (s.P == 0)
+            or (weight_hh is None) != layer.whole):
+        raise ValueError(f"direction {d} must be one of {s.D}, with both biases or none, weight_hr where P > 0, and "
+                         f"weight_hh but for a precision of whole numbers")
+    if sizeof(real) != kernels.itemsize:
+        raise TypeError(f"weights must have {kernels.itemsize} bytes each for {layer.precision}, got {sizeof(real)}")
+    if scale_ih is not None:
+        scales = &scale_ih[0]
+    p.weight_ih = <char*>allocate(s.blocks, panel_bytes(&kernels.input, s.I))
     p.bias = allocate(s.blocks * W, sizeof(real))
     if s.P:
-        p.weight_hr = <char*>allocate(ceil_div(s.P, W) * H, panel_bytes)
+        p.weight_hr = <char*>allocate(ceil_div(s.P, W), panel_bytes(&kernels.input, H))
+    if weight_hh is not None:
+        p.weight_hh = <char*>allocate(s.blocks, panel_bytes(&kernels.state, s.R))
     with nogil:
         mode = fpmode_set()  # the sums of the biases are rounded to nearest too, and inf * 0 traps nobody
         if s.I:
-            _pack_gates(layer.kernels, &weight_ih[0, 0], p.weight_ih, H, s.I)
-        _pack_gates(layer.kernels, &weight_hh[0, 0], p.weight_hh, H, s.R)
+            _pack_gates(layer, &kernels.input, <const char*>&weight_ih[0, 0], sizeof(real), scales, p.weight_ih, s.I)
         if s.P:
-            _pack_columns(layer.kernels, &weight_hr[0, 0], p.weight_hr, s.P, H)
+            _pack_columns(kernels, &weight_hr[0, 0], p.weight_hr, s.P, H)
         if bias_ih is not None:
             layer.bias = True
-            bias = <real*>p.bias
+            padded = <real*>p.bias
             for gate in range(4):
                 for unit in range(H):
-                    bias[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = (
+                    padded[(unit // s.VL) * W + gate * s.VL + unit % s.VL] = (
                         bias_ih[gate * H + unit] + bias_hh[gate * H + unit])
-        if not _all_finite(&weight_hh[0, 0], 4 * H * s.R, <real>layer.kernels.headroom):
-            layer.finite = False
+        if weight_hh is not None:
+            _pack_gates(layer, &kernels.state, <const char*>&weight_hh[0, 0], sizeof(real), NULL, p.weight_hh, s.R)
+            if not _all_finite(&weight_hh[0, 0], 4 * H * s.R, <real>kernels.headroom):
+                layer.finite = False
         fpmode_restore(mode)
 
 
+def pack_whole(
+    Layer layer not None, int d,
+    const signed char[:, ::1] values not None,  # (4H, R)
+    const float[::1] scale not None,            # (4H,) of its rows
+):
+    """Pack weight_hh = scale * values of direction d, for a precision that multiplies whole numbers."""
+    cdef Shape s = layer.shape
+    cdef Packed* p = &layer.packed[d]
+    if not 0 <= d < s.D or not layer.whole:
+        raise ValueError(f"direction {d} must be one of {s.D} of a precision of whole numbers, got {layer.precision}")
+    p.weight_hh = <char*>allocate(s.blocks, panel_bytes(&layer.kernels.state, s.R))
+    with nogil:
+        _pack_gates(layer, &layer.kernels.state, <const char*>&values[0, 0], 1, &scale[0], p.weight_hh, s.R)
+        if not _all_finite(&scale[0], 4 * s.H, 1):
+            layer.finite = False
+
+
 cdef void _pack_gates(
-    const Kernels* kernels,
-    const real* weight,  # IN (4H, K)
-    char* panels,        # OUT (blocks, K, 4, VL) weights, zeroed before
-    Py_ssize_t H, Py_ssize_t K,
+    Layer layer, const Factor* factor,
+    const char* weight,   # IN (4H, K)
+    Py_ssize_t itemsize,  # of it
+    const float* scales,  # IN (4H,) of its rows, or NULL
+    char* panels,         # OUT (blocks, K, 4, VL) weights, zeroed before
+    Py_ssize_t K,
 ) noexcept nogil:
     """Part v of panel j has the units of block j and gate v."""
-    cdef Py_ssize_t VL = kernels.lanes, j, gate
+    cdef Py_ssize_t H = layer.shape.H, VL = layer.shape.VL, j, gate, row
     cdef PackTask task
+    memset(&task, 0, sizeof(PackTask))
     task.stride = task.K = K
-    for j in range(ceil_div(H, VL)):
+    for j in range(layer.shape.blocks):
         for gate in range(4):
-            task.matrix[gate] = weight + (gate * H + j * VL) * K
+            row = gate * H + j * VL
+            task.matrix[gate] = weight + row * K * itemsize
+            if scales != NULL:
+                task.scale[gate] = scales + row
             task.lanes[gate] = min(VL, H - j * VL)
-        task.panel = panels + j * K * kernels.panel_bytes
-        kernels.pack(&task)
+        task.panel = panels + j * panel_bytes(factor, K)
+        factor.pack(&task)
 
 
 cdef void _pack_columns(
@@ -180,14 +219,15 @@ cdef void _pack_columns(
     """Part v of panel g has the rows from (4 g + v) VL on."""
     cdef Py_ssize_t VL = kernels.lanes, g, v, first
     cdef PackTask task
+    memset(&task, 0, sizeof(PackTask))
     task.stride = task.K = K
     for g in range(ceil_div(n, 4 * VL)):
         for v in range(4):
             first = min(n, (4 * g + v) * VL)
             task.matrix[v] = matrix + first * K
             task.lanes[v] = min(VL, n - first)
-        task.panel = panels + g * K * kernels.panel_bytes
-        kernels.pack(&task)
+        task.panel = panels + g * panel_bytes(&kernels.input, K)
+        kernels.input.pack(&task)
 
 
 cdef bint _all_finite(const real* a, Py_ssize_t n, real headroom) noexcept nogil:

@@ -12,10 +12,11 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._backward cimport Scratch, scratch_of
-from ._call cimport BackwardArrays, Call, run_backward, run_forward
+from ._call cimport BackwardArrays, Call, last_h, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
-from ._memory cimport Views, address, allocate, fits, release, release_views, required
+from ._memory cimport Views, address, allocate, fits, release, release_views, required, rows_of_sizes, sized
+from ._operands cimport operands_of
 from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
@@ -39,7 +40,7 @@ cdef struct ForwardArrays:  # of `forward`; None is NULL
 
 def forward(
     Layer layer not None,
-    input,        # IN (N, I)
+    input not None,  # IN (N, I)
     batch_sizes,  # IN (T,) int64
     hx,           # IN h_0 (D, B, R), c_0 (D, B, H); each or None
     result,       # OUT output (N, D R), h_n (D, B, R), c_n (D, B, H)
@@ -47,7 +48,7 @@ def forward(
                   #     h_segment (D, segments, B, R), c_segment (D, segments, blocks, B, VL); each or None
     int threads,
 ):
-    """Run one layer on N > 0 rows. All arrays are C-contiguous and of the layer's dtype; shapes are not checked."""
+    """Run one layer on N > 0 rows. Arrays are C-contiguous and of the layer's dtype; what is new has its shape."""
     cdef Views views  # typed memoryviews cost as much as a short call
     cdef ForwardArrays a
     cdef Shape s = layer.shape
@@ -59,14 +60,13 @@ def forward(
     h_0, c_0 = hx
     output, h_n, c_n = result
     try:
-        a.input = required(&views, input, itemsize, False)
         call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
-        s.T = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t)
-        s.B = call.batch_sizes[0]
-        a.h_0 = address(&views, h_0, itemsize, False)
-        a.c_0 = address(&views, c_0, itemsize, False)
-        a.output = required(&views, output, itemsize, True)
-        s.N = views.buffers[views.count - 1].len // (s.D * s.R * itemsize)
+        s.T = views.buffers[0].len // <Py_ssize_t>sizeof(int64_t)
+        s.N, s.B = rows_of_sizes(call.batch_sizes, s.T), call.batch_sizes[0]
+        a.input = sized(&views, input, itemsize, False, s.N * s.I)
+        a.h_0 = sized(&views, h_0, itemsize, False, s.D * s.B * s.R)
+        a.c_0 = sized(&views, c_0, itemsize, False, s.D * s.B * s.H)
+        a.output = sized(&views, output, itemsize, True, s.N * s.D * s.R)
         a.h_n = required(&views, h_n, itemsize, True)
         a.c_n = required(&views, c_n, itemsize, True)
         if kept is not None:
@@ -90,14 +90,17 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     cdef Partition partition = forward_partition(call.kernels, s, threads)
     cdef Py_ssize_t D = s.D, B = s.B, R = s.R, d
     cdef const real* h_0 = <const real*>a.h_0
-    # one allocation: arrivals | c | start | h_full | zeros
+    # one allocation: arrivals | operands | c | start | h_full | zeros
     cdef Py_ssize_t cells = s.blocks * B * s.VL, starts = s.blocks * partition.hoisted * 4 * s.VL
     cdef Py_ssize_t fulls = cells if s.P else 0
     cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
     cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
-    cdef real* scratch = <real*>allocate(arrivals + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
-    cdef real* c = scratch + arrivals
+    cdef Py_ssize_t operands = operands_of(call.kernels, s, &partition, NULL).bytes // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t ahead = arrivals + partition.threads * operands
+    cdef real* scratch = <real*>allocate(ahead + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
+    cdef real* c = scratch + ahead
     call.partition, call.arrivals, call.h_0_per_direction = &partition, <Arrival*>scratch, h_0 != NULL
+    call.operands = <char*>(scratch + arrivals)
     call.start = c + D * cells
     call.h_full = c + D * (cells + starts) if s.P else NULL
     if zeros:
@@ -108,31 +111,14 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     run_forward(call, <const real*>a.input, h_0, c, output)
     for d in range(D):
         copy_units(c + d * cells, <real*>a.c_n + d * B * s.H, s, False)
-    _last_h(call, output, <real*>a.h_n)
+    last_h(call, output, <real*>a.h_n)
     release(scratch)
-    return 0
-
-
-cdef void _last_h(
-    const Call* call,
-    const real* output,  # IN (N, D R)
-    real* h_n,           # OUT (D, B, R)
-) noexcept nogil:
-    """Direction 0 ends with each sequence's own last step, direction 1 with step 0."""
-    cdef const Shape* s = call.shape
-    cdef Py_ssize_t R = s.R, row = s.N, t, b
-    for t in range(s.T - 1, -1, -1):
-        row -= call.batch_sizes[t]
-        for b in range(call.batch_sizes[t + 1] if t + 1 < s.T else 0, call.batch_sizes[t]):
-            memcpy(h_n + b * R, output + (row + b) * s.D * R, R * sizeof(real))
-    if s.D == 2:
-        for b in range(s.B):
-            memcpy(h_n + (s.B + b) * R, output + b * s.D * R + R, R * sizeof(real))
+    return -1 if call.halt.stop else 0  # a signal handler has raised
 
 
 def backward(
     Layer layer not None,
-    input,        # IN (N, I)
+    input not None,  # IN (N, I)
     batch_sizes,  # IN (T,) int64
     kept,         # IN as in `forward`
     grad_result,  # IN grad_output (N, D R), grad_h_n (D, B, R), grad_c_n (D, B, H); each or None
@@ -158,19 +144,19 @@ def backward(
     h_prev, c_prev, gates, h_segment, c_segment = kept
     grad_output, grad_h_n, grad_c_n = grad_result
     grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr = gradients
-    s.N = len(input)
     try:
-        a.input = required(&views, input, itemsize, False)
         call.batch_sizes = <const int64_t*>required(&views, batch_sizes, sizeof(int64_t), False)
-        s.T, s.B = views.buffers[1].len // <Py_ssize_t>sizeof(int64_t), call.batch_sizes[0]
+        s.T, s.B = views.buffers[0].len // <Py_ssize_t>sizeof(int64_t), call.batch_sizes[0]
+        s.N = rows_of_sizes(call.batch_sizes, s.T)
+        a.input = sized(&views, input, itemsize, False, s.N * s.I)
         call.kept.h_prev = <void*>address(&views, h_prev, itemsize, False)
         call.kept.c_prev = <void*>address(&views, c_prev, itemsize, False)
         call.kept.gates = <void*>address(&views, gates, itemsize, False)
         call.kept.h_segment = <void*>address(&views, h_segment, itemsize, False)
         call.kept.c_segment = <void*>address(&views, c_segment, itemsize, False)
-        a.grad_output = address(&views, grad_output, itemsize, False)
-        ends.grad_h_n = address(&views, grad_h_n, itemsize, False)
-        ends.grad_c_n = address(&views, grad_c_n, itemsize, False)
+        a.grad_output = sized(&views, grad_output, itemsize, False, s.N * s.D * s.R)
+        ends.grad_h_n = sized(&views, grad_h_n, itemsize, False, s.D * s.B * s.R)
+        ends.grad_c_n = sized(&views, grad_c_n, itemsize, False, s.D * s.B * s.H)
         a.grad_input = required(&views, grad_input, itemsize, True)
         ends.grad_h_0 = required(&views, grad_h_0, itemsize, True)
         ends.grad_c_0 = required(&views, grad_c_0, itemsize, True)
@@ -220,7 +206,7 @@ cdef int _backward(
         if s.P:
             copy_columns(own + at.grad_weight_hr, <real*>ends.grad_weight_hr + d * s.P * s.H, s.VL, s.P, s.H, False)
     release(memory)
-    return 0
+    return -1 if call.halt.stop else 0
 
 
 # One time step at a time ---------------------------------------------------------------------------------------------
@@ -243,6 +229,7 @@ cdef class Stepper:
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Level* levels
+    cdef char* operands  # of each thread, for the layer that wants most
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
     cdef tuple shapes  # of the output, without B and with it
@@ -253,7 +240,8 @@ cdef class Stepper:
     def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
         cdef Layer layer
         cdef Level* level = NULL
-        cdef Py_ssize_t n, k, padded, itemsize
+        cdef Py_ssize_t n, k, padded, itemsize, operands = 0
+        cdef Partition partition
         if not layers:
             raise ValueError("layers must be one or more, got none")
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
@@ -273,6 +261,10 @@ cdef class Stepper:
                 level.h_full = allocate(padded, itemsize)
             if layer.serial_below <= batch_size:
                 self.serial = False
+            partition = forward_partition(level.kernels, &level.shape, 1)
+            operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
+        if operands:
+            self.operands = <char*>allocate(MAX_STEP_THREADS, operands)
         self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))
@@ -286,6 +278,7 @@ cdef class Stepper:
                 release(self.levels[n].c)
                 release(self.levels[n].h_full)
             release(self.levels)
+        release(self.operands)
 
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
@@ -338,6 +331,7 @@ cdef void _take_step(
     cdef Arrival arrivals[3 * MAX_STEP_THREADS]
     memset(&call, 0, sizeof(Call))
     call.partition, call.batch_sizes, call.arrivals = &partition, &stepper.batch_size, arrivals
+    call.operands = stepper.operands
     for n in range(stepper.count):
         level = &stepper.levels[n]
         partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))

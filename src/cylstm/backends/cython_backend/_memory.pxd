@@ -1,17 +1,22 @@
 # Memory of the kernels, and the memory of arrays.
 
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 
 cdef inline void* allocate(Py_ssize_t items, Py_ssize_t itemsize) except NULL nogil:
     """Zeroed memory that starts on a cache line; the address to free stands before it."""
-    cdef char* raw = <char*>calloc(items * itemsize + 128, 1)
+    cdef char* raw = NULL
     cdef char* start
+    if 0 <= items <= (PY_SSIZE_T_MAX - 128) // itemsize:  # else the product wraps around
+        raw = <char*>calloc(items * itemsize + 128, 1)
     if raw == NULL:
         with gil:
-            raise MemoryError(f"cannot allocate {items * itemsize} bytes for the LSTM's buffers")
+            raise MemoryError(f"cannot allocate {items} elements of {itemsize} bytes for the LSTM's buffers")
     start = <char*>((<uintptr_t>raw + 127) & ~(<uintptr_t>63))
     (<void**>start - 1)[0] = raw
     return start
@@ -50,6 +55,27 @@ cdef inline void* required(Views* views, array, Py_ssize_t itemsize, bint writte
     if array is None:
         raise TypeError("an array must be given, got None")
     return address(views, array, itemsize, written)
+
+
+cdef inline void* sized(Views* views, array, Py_ssize_t itemsize, bint written, Py_ssize_t items) except? NULL:
+    """As `address`, of so many elements: another thread may have given the array another shape meanwhile.
+
+    What is written must be there.
+    """
+    cdef void* begin = required(views, array, itemsize, True) if written else address(views, array, itemsize, False)
+    if array is not None and views.buffers[views.count - 1].len // itemsize != items:
+        raise ValueError(f"an array of a call must have {items} elements, got one of shape {array.shape}")
+    return begin
+
+
+cdef inline Py_ssize_t rows_of_sizes(const int64_t* sizes, Py_ssize_t T) except -1:
+    """The packed rows of T steps, whose sizes are positive and never grow."""
+    cdef Py_ssize_t rows = 0, t
+    for t in range(T):
+        if sizes[t] < 1 or (t and sizes[t] > sizes[t - 1]) or sizes[t] > PY_SSIZE_T_MAX - rows:
+            raise ValueError(f"batch_sizes must be positive and never grow, got {sizes[t]} in step {t}")
+        rows += sizes[t]
+    return rows
 
 
 cdef inline void release_views(Views* views) noexcept:

@@ -4,8 +4,8 @@
 # of its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none
 # where unit_groups is 1. Both directions run at once where there are threads.
 
-from ._kernels cimport Kernels
-from ._parallel cimport Arrival, Barrier
+from ._kernels cimport Factor, Kernels, panel_bytes
+from ._parallel cimport Arrival, Barrier, omp_get_num_procs
 from ._pass cimport MACS_FOR_REGION, Partition, Pass, Shape, Share, ceil_div
 from ._region cimport region_barrier_ns
 
@@ -18,33 +18,40 @@ cdef enum:
     FIRST_CACHE = 32 << 10       # likewise, in the first level of it
     LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
     MACS_LONG_CALL = 60_000_000  # about a millisecond: pays even if the other threads have to wake up
+    THREADS_PER_PROCESSOR = 4    # more than these only wait for each other
     # Multiply-adds of a step per nanosecond of a barrier. A core does some 45 of them, half the step is saved, and the
     # exchange of h costs about a barrier more.
     MACS_FOR_BARRIER = 150
 
 
-cdef inline bint is_large_panel(const Kernels* kernels, Py_ssize_t K) noexcept nogil:
+cdef inline bint is_large_panel(const Factor* factor, Py_ssize_t K) noexcept nogil:
     """Whether a panel (K, 4, VL) is so large that the first tile that needs it would wait for it."""
-    return K * kernels.panel_bytes >= LARGE_PANEL
+    return panel_bytes(factor, K) >= LARGE_PANEL
 
 
-cdef inline Partition _one_thread(const Shape* s) noexcept nogil:
+cdef inline Py_ssize_t macs_of_row(const Kernels* kernels, Py_ssize_t H, Py_ssize_t I, Py_ssize_t R) noexcept nogil:
+    """Multiply-adds of a row in one direction, those of faster precisions counted as what they cost."""
+    return 4 * H * (I // kernels.input.speed + R // kernels.state.speed)
+
+
+cdef inline Partition _one_thread(const Kernels* kernels, const Shape* s) noexcept nogil:
     cdef Partition a
     a.threads = a.row_groups = a.unit_groups = 1
     a.directions_apart = False
     a.tiles = a.hoisted = 0
-    a.macs = 4 * s.H * (s.I + s.R) * s.N * s.D
+    a.macs = macs_of_row(kernels, s.H, s.I, s.R) * s.N * s.D
     a.descending_first = False
     return a
 
 
 cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
     """For at most `threads` threads. By the shape, and by what a barrier costs."""
-    cdef Partition a = _one_thread(s)
-    cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
-    cdef Py_ssize_t weights = s.H * (s.I + s.R) * kernels.panel_bytes // s.VL
+    cdef Partition a = _one_thread(kernels, s)
+    cdef Py_ssize_t macs_step = macs_of_row(kernels, s.H, 0, s.R) * s.B
+    cdef Py_ssize_t weights = s.blocks * (panel_bytes(&kernels.input, s.I) + panel_bytes(&kernels.state, s.R))
     cdef Py_ssize_t worthwhile
     cdef int team
+    threads = useful_threads(threads)
     if s.B < (HOISTED_BELOW_LARGE if weights > LARGE_WEIGHTS else HOISTED_BELOW) and s.N > s.B:
         a.hoisted = min(s.N, HOISTED_ROWS if s.B < HOISTED_BELOW else 4 * s.B)
     if a.macs < MACS_FOR_REGION:
@@ -65,10 +72,18 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
     return a
 
 
+cdef inline int useful_threads(int threads) noexcept nogil:
+    """As many of the threads as the processors can bring forward: the price of a barrier grows with their square."""
+    if threads <= 8:
+        return threads
+    return min(threads, max(8, THREADS_PER_PROCESSOR * omp_get_num_procs()))
+
+
 cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
-    cdef Partition a = _one_thread(s)
+    cdef Partition a = _one_thread(kernels, s)
     cdef Py_ssize_t macs_step = 4 * s.H * s.R * s.B
     cdef int team
+    threads = useful_threads(threads)
     if a.macs < MACS_FOR_REGION:
         threads = 1
     team = threads
@@ -117,11 +132,11 @@ cdef inline Share share_of(
     own.j0, own.j1 = s.blocks * u // units, s.blocks * (u + 1) // units
     own.g0, own.g1 = ceil_div(s.H, W) * u // units, ceil_div(s.H, W) * (u + 1) // units
     own.s0, own.s1 = ceil_div(s.R, W) * u // units, ceil_div(s.R, W) * (u + 1) // units
-    per_unit = (s.R if a.hoisted else s.I + s.R) * p.kernels.panel_bytes
+    per_unit = panel_bytes(&p.kernels.state, s.R) + (0 if a.hoisted else panel_bytes(&p.kernels.input, s.I))
     own.fits_l1 = (own.j1 - own.j0) * per_unit <= FIRST_CACHE
     own.pair_blocks = own.fits_l1 and s.B == 1
     own.shares_state = a.unit_groups > 1 and s.B == 1
-    own.streams_weights = own.tiles > 1 and is_large_panel(p.kernels, s.R)
+    own.streams_weights = own.tiles > 1 and is_large_panel(&p.kernels.state, s.R)
     own.group = Barrier(group + own.row_group * a.unit_groups, own.unit_group, a.unit_groups)
     own.everyone = Barrier(everyone, rank, team)
     return own

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport Kernels
-from ._parallel cimport Barrier
+from ._parallel cimport Barrier, Halt
 
 ctypedef fused real:
     float
@@ -22,6 +22,7 @@ cdef enum:
     CHUNK = 512  # rows of one chunk of the backward pass
     SEGMENT = 2  # chunks of one segment: forward may keep the states before each, and backward computes the rest again
     MACS_FOR_REGION = 500_000  # multiply-adds of a call below which another thread costs more than it brings
+    MACS_FOR_LOOK = 4_000_000  # of a pass between two looks whether it is to end: about 0.1 milliseconds
 
 
 cdef struct Shape:
@@ -57,6 +58,8 @@ cdef struct Pass:
     const Packed* packed
     const int64_t* batch_sizes  # (T,)
     bint reverse
+    Halt* halt
+    bint asks                   # this is the thread that called
 
 
 cdef struct Share:         # what one thread does in a pass
@@ -108,6 +111,12 @@ cdef inline Py_ssize_t segment_steps(Py_ssize_t B) noexcept nogil:
 
 cdef inline Py_ssize_t segment_count(Py_ssize_t T, Py_ssize_t B) noexcept nogil:
     return ceil_div(T, segment_steps(B))
+
+
+cdef inline Py_ssize_t steps_of_look(const Pass* p) noexcept nogil:
+    """Steps of a forward pass from one look, whether it is to end, to the next."""
+    cdef const Shape* s = p.shape
+    return 1 + MACS_FOR_LOOK // (4 * s.H * (s.I + s.R) * s.B)
 
 
 cdef inline Py_ssize_t rows_of_step(const Pass* p, Py_ssize_t index) noexcept nogil:

@@ -1,6 +1,6 @@
 # Matrix products with packed panels, cut into tiles.
 
-from ._kernels cimport LINE, Kernels, ProductTile
+from ._kernels cimport LINE, Factor, Kernels, ProductTile
 from ._partition cimport is_large_panel
 from ._pass cimport ceil_div
 
@@ -33,10 +33,10 @@ cdef inline Py_ssize_t tiles_of(const Kernels* kernels, const Products* p) noexc
 
 
 cdef inline const void* prefetch_slice(
-    const Kernels* kernels, const void* panel, Py_ssize_t K, Py_ssize_t n
+    const Factor* factor, const void* panel, Py_ssize_t K, Py_ssize_t n
 ) noexcept nogil:
     """The lines of a panel (K, 4, VL) that the n-th tile of the panel before it prefetches; NULL beyond its end."""
-    return <const char*>panel + n * K * LINE if n * LINE < kernels.panel_bytes else NULL
+    return <const char*>panel + n * ceil_div(K, factor.group) * LINE if n * LINE < factor.group_bytes else NULL
 
 
 cdef inline void run_products(
@@ -46,7 +46,7 @@ cdef inline void run_products(
 ) noexcept nogil:
     cdef Py_ssize_t tiles = tiles_of(kernels, p), W = 4 * kernels.lanes, item = kernels.itemsize, index, g, low
     cdef ProductTile* tile = &p.tile
-    cdef bint large = tiles > 1 and is_large_panel(kernels, tile.segments * tile.K)
+    cdef bint large = tiles > 1 and is_large_panel(&kernels.input, tile.segments * tile.K)
     for index in range(first, last):
         g = index // tiles
         low = (index % tiles) * p.rows // tiles
@@ -56,10 +56,10 @@ cdef inline void run_products(
         tile.prefetch = NULL
         if large:  # beyond the last panel too: a prefetch cannot fail
             tile.prefetch = prefetch_slice(
-                kernels, <const char*>tile.panel + p.panel_step, tile.segments * tile.K, index % tiles)
+                &kernels.input, <const char*>tile.panel + p.panel_step, tile.segments * tile.K, index % tiles)
         tile.start = NULL
         if p.start != NULL:
             tile.start = <const char*>p.start + (g * p.start_step + low * tile.start_stride) * item
-        tile.a = <const char*>p.a + low * tile.a_row * item
+        tile.a = <const char*>p.a + low * tile.a_row * kernels.input.operand_bytes
         tile.out = <char*>p.out + (g * p.out_step + low * tile.out_stride) * item
         kernels.product(tile)

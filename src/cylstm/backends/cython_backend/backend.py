@@ -7,10 +7,12 @@ set. It is read when the first layer is prepared.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ...arrays.quantization import QuantizedWeight, quantized
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from .buffers import pool
 from .threads import get_num_threads
@@ -39,60 +41,58 @@ class Workspace:
     def __init__(self, input: np.ndarray, batch_sizes: np.ndarray, kept: _KeptArrays) -> None:
         self.input = input  # (N, I)
         self.batch_sizes = batch_sizes  # (T,)
-        self.kept = kept
+        self.kept: _KeptArrays | None = kept  # None once it has been given back
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a workspace cannot be copied: both would give the same memory back")
 
-    def __del__(self) -> None:
-        for buffer in self.kept:
+    def __del__(self, release: Callable[[np.ndarray], None] = pool.release) -> None:  # names are gone at exit
+        kept, self.kept = self.kept, None  # a finaliser may bring the workspace back after this
+        for buffer in kept or ():
             if buffer is not None:
-                pool.release(buffer)
+                release(buffer)
 
 
 class CythonBackend(Backend):
     """OpenMP-parallel kernels for the CPU. Results do not depend on threads, batch, or how a sequence is cut."""
 
     name: ClassVar[str] = "cython"
-    capabilities: ClassVar[Capabilities] = Capabilities(dtypes=frozenset({"float32", "float64"}), training=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        dtypes=frozenset({"float32", "float64"}), training=True, precisions=("float32", "bfloat16", "int8")
+    )
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
         return (True, "") if _lstm is not None else (False, _WHY_NOT)
 
     def __init__(self) -> None:
-        self._isa: str | None = None
+        self._cap: str | None = None  # read when first needed
 
-    @property
-    def instruction_set(self) -> str:
+    def instruction_set(self, precision: str = "float32") -> str:
         """The instruction set of the kernels: the best that this processor has, up to ``CYLSTM_MAX_ISA``."""
-        if self._isa is None:
-            self._isa = _best_up_to(os.environ.get(VARIABLE, "").strip().lower())
-        return self._isa
+        if self._cap is None:
+            self._cap = _known(os.environ.get(VARIABLE, "").strip().lower())
+        return _best_up_to(self._cap, precision)
 
     def info(self) -> dict[str, Any]:
         """Facts for ``cylstm info``."""
         return {
-            "instruction_set": self.instruction_set,
+            "instruction_set": self.instruction_set(),
             "instruction_sets": _layer.instruction_sets(),
             "threads": get_num_threads(),
             "openmp": _lstm.openmp(),
         }
 
-    def prepare(self, layer_parameters: LayerParameters, *, precision: str | None = None) -> _layer.Layer:
-        """Pack the weights of a layer.
-
-        `precision` names a line of ``kernels/kernels.def``; None is that of the parameters' dtype. Another one is not
-        public yet: no module asks for it.
-        """
+    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> _layer.Layer:
+        """Pack the weights of a layer. float32 stands for the parameters' own dtype."""
         first = layer_parameters[0]
         gates, I = first.weight_ih.shape
         P = 0 if first.weight_hr is None else first.weight_hr.shape[0]
-        precision = precision or first.weight_ih.dtype.name
-        layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set)
+        if precision == "float32":
+            precision = first.weight_ih.dtype.name
+        layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set(precision))
         for d, parameters in enumerate(layer_parameters):
-            contiguous = DirectionParameters(*(None if p is None else np.ascontiguousarray(p) for p in parameters))
-            _layer.pack(layer, d, *contiguous[:5])  # no peepholes: not among the options of the capabilities
+            _pack(layer, d, parameters)
         return layer
 
     def forward(
@@ -139,7 +139,12 @@ class CythonBackend(Backend):
         grad_h_n: np.ndarray | None,
         grad_c_n: np.ndarray | None,
     ) -> LayerGradients:
-        input, batch_sizes = workspace.input, workspace.batch_sizes
+        input, batch_sizes, kept = workspace.input, workspace.batch_sizes, workspace.kept
+        if kept is None:
+            raise RuntimeError(
+                "the workspace must be whole, got one that the garbage collector has finalised: keep a pullback by a "
+                "plain reference, not by an object whose __del__ saves it"
+            )
         dtype, N, B = input.dtype, len(input), batch_sizes[0]
         D, I, H, R, P = prepared.D, input.shape[1], prepared.H, prepared.R, prepared.P
         new = np.empty if N else np.zeros
@@ -153,7 +158,7 @@ class CythonBackend(Backend):
         if N:
             gradients = (grad_input, grad_h_0, grad_c_0, grad_weight_ih, grad_weight_hh, grad_bias, grad_weight_hr)
             grad_result = (grad_output, grad_h_n, grad_c_n)
-            _lstm.backward(prepared, input, batch_sizes, workspace.kept, grad_result, gradients, get_num_threads())
+            _lstm.backward(prepared, input, batch_sizes, kept, grad_result, gradients, get_num_threads())
         parameters = tuple(
             DirectionParameters(
                 grad_weight_ih[d],
@@ -176,12 +181,39 @@ def _on_a_line(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return array[begin : begin + size].reshape(shape)
 
 
-def _best_up_to(cap: str) -> str:
-    """The best instruction set of this processor that is not better than `cap`; "" means no cap."""
-    here = _layer.instruction_sets()
-    if not cap:
-        return here[0]
-    known = list(dict.fromkeys(isa for isa, _, _ in _layer.kernel_table()))  # best first
-    if cap not in known:
+def _pack(layer: _layer.Layer, d: int, p: DirectionParameters) -> None:
+    """Pack the weights of direction d."""
+    weight_ih, scale_ih, weight_hh = p.weight_ih, None, p.weight_hh
+    if isinstance(weight_ih, QuantizedWeight):
+        weight_ih, scale_ih = weight_ih.values.astype(np.float32), weight_ih.scale
+    whole = layer.whole
+    if whole and not isinstance(weight_hh, QuantizedWeight):
+        weight_hh = quantized(weight_hh)
+    arrays = (weight_ih, scale_ih, None if whole else weight_hh, p.bias_ih, p.bias_hh, p.weight_hr)
+    _layer.pack(layer, d, *(None if a is None else np.ascontiguousarray(a) for a in arrays))
+    if whole:
+        _layer.pack_whole(layer, d, *map(np.ascontiguousarray, weight_hh))
+
+
+def _known(cap: str) -> str:
+    """`cap` itself, the name of an instruction set or "" for no cap."""
+    known = _all_instruction_sets()
+    if cap and cap not in known:
         raise ValueError(f"{VARIABLE} must be one of {', '.join(known)}, got {cap!r}: correct it, or unset it")
-    return next(isa for isa in here if known.index(isa) >= known.index(cap))
+    return cap
+
+
+def _best_up_to(cap: str, precision: str) -> str:
+    """The best instruction set of this processor that has the precision and is not better than `cap`."""
+    known = _all_instruction_sets()
+    least = known.index(cap) if cap else 0
+    here = _layer.instruction_sets(precision)
+    if not here:
+        has = ", ".join(dict.fromkeys(has for _, has, runs_here in _layer.kernel_table() if runs_here))
+        raise ValueError(f"precision must be one of {has}, got {precision!r}")
+    return next(isa for isa in here if known.index(isa) >= least)
+
+
+def _all_instruction_sets() -> list[str]:
+    """Of this architecture, best first."""
+    return list(dict.fromkeys(isa for isa, _, _ in _layer.kernel_table()))

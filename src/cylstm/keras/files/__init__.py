@@ -1,4 +1,4 @@
-"""Keras's files: ``.keras``, ``.weights.h5``, and HDF5 models. A map of this folder, each module above those it imports::
+"""Keras's files: ``.keras``, ``.weights.h5``, and HDF5 models. A map of this folder, each module above its imports::
 
     model.py      a model: its configuration in one form, its weights by layer
     weights.py    which arrays of a file are whose

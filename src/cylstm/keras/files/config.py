@@ -94,9 +94,7 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
     if kind in ("Bidirectional", "TimeDistributed") and "class_name" not in (config.get("layer") or ()):
-        raise TensorFileError(
-            f"the layer of the {kind} {name!r} must be a layer, got {config.get('layer')!r:.60}"
-        )
+        raise TensorFileError(f"the layer of the {kind} {name!r} must be a layer, got {config.get('layer')!r:.60}")
     for option in ("layers", "cells"):
         if option in config:
             if not isinstance(config[option], list):
@@ -128,9 +126,6 @@ def _options(config: dict[str, Any], major: int | None) -> None:
         config["dtype"] = dtype.get("config", {}).get("name")
     for name in ("activation", "recurrent_activation"):
         value = config.get(name)
-        if isinstance(value, dict) and value.get("class_name") == "function" and value.get("module") == "builtins":
-            if value.get("config") == value.get("registered_name"):
-                value = value["config"]  # one of Keras's own
         if value == "hard_sigmoid" and major is not None:
             value = HARD_SIGMOID[max(major, 2)]
         if name in config:

@@ -4,9 +4,9 @@ The form, that of Keras 3 with less in it::
 
     layer = {"class_name": str, "name": str, "config": dict, "inbound_nodes": [Node]}
 
-A model is a layer whose config has ``layers``, a list of layers. In a Sequential the first is an InputLayer, if the file
-tells the shape of the input. A Functional model has ``input_layers`` and ``output_layers``, lists of :class:`Source`,
-and its layers have ``inbound_nodes``; ``Source.node`` counts from zero in that list. In every config
+A model is a layer whose config has ``layers``, a list of layers. In a Sequential the first is an InputLayer, if the
+file tells the shape of the input. A Functional model has ``input_layers`` and ``output_layers``, lists of
+:class:`Source`, and its layers have ``inbound_nodes``; ``Source.node`` counts from zero in that list. In every config
 
 - ``name`` is there;
 - ``dtype``, where it is a policy by name, is that name; another policy stays a table;

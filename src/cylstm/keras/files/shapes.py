@@ -8,7 +8,7 @@ from typing import Any
 #: The shape of a weight: None for a size that the configuration does not tell; None alone if it does not tell the axes.
 Shape = tuple[int | None, ...] | None
 #: Trained weights, and others, by name, in Keras's order.
-Weights = tuple[dict[str, Shape], dict[str, Shape]]
+Weights = tuple[Mapping[str, Shape], Mapping[str, Shape]]
 
 #: Layers without weights.
 WITHOUT = frozenset(
@@ -20,15 +20,15 @@ WITHOUT = frozenset(
     GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D GlobalAveragePooling2D
     GlobalAveragePooling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D
     UpSampling1D UpSampling2D UpSampling3D TFOpLambda SlicingOpLambda TensorFlowOpLayer
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 
 def weights_of(kind: str, config: Mapping[str, Any]) -> Weights | None:
     """The weights of a layer of this class, without those of layers inside it; None for a class that is not known."""
     units, bias = config.get("units"), config.get("use_bias", True)
-    trained: dict[str, Shape] = {}
-    others: dict[str, Shape] = {}
+    trained: Mapping[str, Shape] = {}
+    others: Mapping[str, Shape] = {}
     if kind in WITHOUT:
         return {}, {}
     if isinstance(config.get("dtype"), dict) or config.get("quantization_config") or config.get("lora_rank"):
@@ -36,9 +36,10 @@ def weights_of(kind: str, config: Mapping[str, Any]) -> Weights | None:
     if kind in ("LSTM", "LSTMCell", "SimpleRNN", "SimpleRNNCell"):
         gates = 4 if kind.startswith("LSTM") else 1
         columns = gates * units if isinstance(units, int) else None
-        trained = {"kernel": (None, columns), "recurrent_kernel": (units, columns)}
-        if bias:
-            trained["bias"] = (2 * columns if config.get("cudnn") and columns else columns,)
+        of_bias = 2 * columns if config.get("cudnn") and columns else columns
+        trained = {"kernel": (None, columns), "recurrent_kernel": (units, columns)} | (
+            {"bias": (of_bias,)} if bias else {}
+        )
     elif kind in ("GRU", "GRUCell"):
         trained = {"kernel": None, "recurrent_kernel": None} | ({"bias": None} if bias else {})
     elif kind == "Dense":

@@ -274,7 +274,7 @@ def checked(layer: Mapping[str, Any], got: list[tuple[str, np.ndarray]]) -> list
     """The weights of a layer in its form, if they are those that its configuration asks for."""
     kind, config = layer["class_name"], layer["config"]
     trained, others = weights_of(kind, config) or ({}, {})
-    expected: dict[str, Shape] = trained | others
+    expected: dict[str, Shape] = {**trained, **others}
     which = f"the {kind} {layer['name']!r}"
     if len(got) != len(expected) or not all(
         fits(array.shape, shape) and _leaf(name) in (wanted, "") and array.dtype.kind == "f"
@@ -330,7 +330,8 @@ def undescribed(name: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Found]:
         key = ".".join((name, *layer))
         found.setdefault(key, Found(key, {})).parts[part] = weights
     if len(found) == 1:
-        found = {name: one._replace(name=name) for one in found.values()}
+        [only] = found.values()
+        found = {name: only._replace(name=name)}
     yield from found.values()
 
 

@@ -11,8 +11,9 @@
  * none). Sums that are stored between two tiles and loaded again lose nothing.
  *
  * `void *` stands for the state's type, float or double, unless a field says otherwise; strides of such arrays count
- * elements. Panels of weights are opaque: of the precision's own type, counted in bytes. Panels, sums and the arrays
- * marked (m, VL) or (m, 4, VL) are contiguous and padded; their padding is written too.
+ * elements. Panels of weights are opaque: of the precision's own type, counted in bytes. So are operands, the rows of
+ * input and h as a precision multiplies them: `Factor` says how a row becomes one. Panels, sums and the arrays marked
+ * (m, VL) or (m, 4, VL) are contiguous and padded; their padding is written too.
  */
 #ifndef CYLSTM_KERNELS_H
 #define CYLSTM_KERNELS_H
@@ -21,46 +22,64 @@
 
 enum { LINE = 64 }; /* bytes, of the caches */
 
-typedef struct {           /* one panel of weights */
-    const void *matrix[4]; /* IN (lanes[v], K): the rows that become the lanes of part v of the panel */
-    ptrdiff_t lanes[4];    /* that exist: 0 ... VL; the others stay as they are */
-    ptrdiff_t stride;      /* between rows of the matrix */
+typedef struct {           /* one panel of weights, zeroed before */
+    const void *matrix[4]; /* IN (lanes[v], K): the rows that become the lanes of part v; int8 where they have scales */
+    const float *scale[4]; /* IN (lanes[v],) of the rows, or NULL: 1. For precisions that scale, else not read */
+    ptrdiff_t lanes[4]; /* that exist: 0 ... VL; the others stay as they are */
+    ptrdiff_t stride; /* between rows of the matrix */
     ptrdiff_t K;
-    void *panel; /* OUT (K, 4, VL) weights */
+    void *panel; /* OUT (K, 4, VL) weights, and what follows them */
 } PackTask;
 
+/* How a product takes its factors. Weights that are multiplied `group` at a time lie side by side in a panel, which is
+ * (ceil(K / group), 4, VL, group) then. */
 typedef struct {
-    ptrdiff_t rows;         /* m: 1 ... max_rows */
-    ptrdiff_t lanes;        /* units of this block that exist: 1 ... VL */
-    const void *start;      /* IN (m, 4, VL) the sums so far; with start_stride = 0 one row for all: the bias */
+    ptrdiff_t group; /* K is padded to a multiple of it, with zeros */
+    ptrdiff_t group_bytes; /* of a panel: group * 4 * VL weights */
+    ptrdiff_t tail_bytes; /* of a panel, behind the weights: what scales the sums */
+    ptrdiff_t operand_bytes; /* of one number of an operand; strides of operands count these */
+    ptrdiff_t speed; /* products in the time of one of float32, about */
+    void (*pack)(const PackTask *);
+    /* NULL where a row of state is an operand as it is. `scale` is written where the precision scales h. */
+    void (*convert)(const void *row, /* IN (K,) */
+                    ptrdiff_t K, int bounded, /* no element is beyond 1 but in the state that a call brings */
+                    void *operand, /* OUT (K, padded to a group) */
+                    float *scale);
+} Factor;
+
+typedef struct {
+    ptrdiff_t rows; /* m: 1 ... max_rows */
+    ptrdiff_t lanes; /* units of this block that exist: 1 ... VL */
+    const void *start; /* IN (m, 4, VL) the sums so far; with start_stride = 0 one row for all: the bias */
     ptrdiff_t start_stride; /* 4 * VL or 0 */
-    const void *input;      /* IN (m, I) */
+    const void *input; /* IN (m, I) operands */
     ptrdiff_t input_stride;
-    ptrdiff_t I;           /* 0 where `start` holds the input's part of the sums already */
+    ptrdiff_t I; /* 0 where `start` holds the input's part of the sums already */
     const void *weight_ih; /* IN panel (I, 4, VL) */
-    const void *h;         /* IN (m, R) state before the step */
+    const void *h; /* IN (m, R) operands: the state before the step */
+    const float *h_scale; /* IN (m,) of their rows; for precisions that scale, else not read */
     ptrdiff_t h_stride;
-    ptrdiff_t R;           /* 0 where the state is zero */
+    ptrdiff_t R; /* 0 where the state is zero */
     const void *weight_hh; /* IN panel (R, 4, VL) */
-    const void *prefetch;  /* R lines, brought to the second cache meanwhile; or NULL */
-    void *c;               /* IN/OUT (m, VL) */
-    void *h_out;           /* OUT (m, lanes) */
+    const void *prefetch; /* a line per group of R, brought to the second cache meanwhile; or NULL */
+    void *c; /* IN/OUT (m, VL) */
+    void *h_out; /* OUT (m, lanes) */
     ptrdiff_t h_out_stride;
     void *c_prev; /* OUT (m, VL) c before the step, or NULL */
-    void *gates;  /* OUT (m, 4, VL) activated gates, or NULL */
+    void *gates; /* OUT (m, 4, VL) activated gates, or NULL */
 } GatesTile;
 
 typedef struct {
     ptrdiff_t rows;
     ptrdiff_t lanes;
-    const void *gates;  /* IN (m, 4, VL) activated */
+    const void *gates; /* IN (m, 4, VL) activated */
     const void *c_prev; /* IN (m, VL) */
     const void *grad_h; /* IN (m, VL), rows grad_h_stride apart: through the next step */
     ptrdiff_t grad_h_stride;
     const void *grad_output; /* IN (m, lanes) to be added, or NULL */
     ptrdiff_t grad_output_stride;
-    void *grad_c;            /* IN/OUT (m, VL): of c after the step -> of c before it */
-    void *grad_a;            /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
+    void *grad_c; /* IN/OUT (m, VL): of c after the step -> of c before it */
+    void *grad_a; /* OUT (m, 4, VL): of the gates before activation; 0 beyond lanes */
     ptrdiff_t prefetch_rows; /* from these gates to those of the next tile, which are prefetched */
     void *h; /* OUT (m, VL), rows h_stride apart: o * tanh(c) again, which the projection saw; or NULL */
     ptrdiff_t h_stride;
@@ -71,11 +90,11 @@ typedef struct {
     ptrdiff_t columns; /* that exist: 1 ... 4 * VL */
     const void *start; /* IN (m, 4 * VL), or NULL: zero */
     ptrdiff_t start_stride; /* 0: one row for all */
-    const void *a; /* IN: a[r * a_row + s * a_segment + k * a_k], r < m, s < segments, k < K */
+    const void *a; /* IN operands: a[r * a_row + s * a_segment + k * a_k], r < m, s < segments, k < K */
     ptrdiff_t a_row, a_k, a_segment;
     ptrdiff_t K, segments;
-    const void *panel; /* IN panel (segments * K, 4 * VL) */
-    const void *prefetch; /* segments * K lines, brought to the second cache meanwhile if a_k is 1; or NULL */
+    const void *panel; /* IN panel (segments * K, 4 * VL); one segment where the group is not 1 */
+    const void *prefetch; /* a line per group of k, brought to the second cache meanwhile if a_k is 1; or NULL */
     void *out; /* OUT (m, columns) = start + a @ panel */
     ptrdiff_t out_stride;
 } ProductTile;
@@ -85,9 +104,9 @@ typedef struct {
     ptrdiff_t itemsize; /* of the state: input, h, c, output, sums and gradients */
     ptrdiff_t lanes; /* VL */
     ptrdiff_t max_rows; /* of a tile */
-    ptrdiff_t panel_bytes; /* of one k of a panel: 4 * VL weights */
     double headroom; /* weights that stay finite when multiplied by this stay finite when they are packed */
-    void (*pack)(const PackTask *);
+    Factor input; /* W_ih x, and the projection W_hr h */
+    Factor state; /* W_hh h */
     void (*gates)(const GatesTile *); /* eq. (1) to (4) */
     void (*gates_pair)(const GatesTile *); /* of two blocks, one row each with the same input and h */
     void (*product)(const ProductTile *); /* where the precision trains, the panel may hold state too */

@@ -53,7 +53,7 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL); /* (1) */
-    accumulate(m, sums, t->h, t->h_stride, 1, t->R, t->weight_hh, next);
+    accumulate_state(m, sums, t, next);
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
     for (int r = 0; r < m; r++)
@@ -67,7 +67,7 @@ static void gates_pair(const GatesTile *t)
         for (int v = 0; v < 4; v++)
             sums[b][v] = load((const real *)t[b].start + v * VL);
     accumulate_pair(sums, t->input, t->I, t[0].weight_ih, t[1].weight_ih);
-    accumulate_pair(sums, t->h, t->R, t[0].weight_hh, t[1].weight_hh);
+    accumulate_state_pair(sums, t);
     for (int b = 0; b < 2; b++)
         cell_row(&t[b], 0, sums[b]);
     for (int b = 0; b < 2; b++)
@@ -80,7 +80,7 @@ INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k,
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = t->start ? load((const real *)t->start + r * t->start_stride + v * VL) : (vec){0};
-    const real *a = t->a;
+    const operand *a = t->a;
     const weight *panel = t->panel;
     for (ptrdiff_t s = 0; s < t->segments; s++)
         accumulate(m, sums, a + s * t->a_segment, t->a_row, a_k, t->K, panel + s * t->K * 4 * VL,
@@ -184,9 +184,9 @@ const Kernels TABLE = {
     .itemsize = sizeof(real),
     .lanes = VL,
     .max_rows = MAX_ROWS,
-    .panel_bytes = 4 * VL * sizeof(weight),
     .headroom = HEADROOM,
-    .pack = pack,
+    .input = INPUT_FACTOR,
+    .state = STATE_FACTOR,
     .gates = gates,
     .gates_pair = gates_pair,
     .product = product,

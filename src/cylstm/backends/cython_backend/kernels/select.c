@@ -19,6 +19,14 @@
 #define CPU(feature) __builtin_cpu_supports(feature)
 #define CPU_AVX2 (CPU("avx2") && CPU("fma"))
 #define CPU_AVX512 (CPU_AVX2 && CPU("avx512f") && CPU("avx512dq") && CPU("avx512bw") && CPU("avx512vl"))
+#define CPU_AVX512_VNNI (CPU_AVX512 && CPU("avx512vnni"))
+#define CPU_AVX512_BF16 (CPU_AVX512_VNNI && CPU("avx512bf16"))
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#define CPU_NEON_DOT (getauxval(AT_HWCAP) >> 20 & 1) /* HWCAP_ASIMDDP */
+#else
+#define CPU_NEON_DOT 0
+#endif
 
 #define ISA(architecture, name, flags, condition) FOR_##architecture(static int runs_##name(void) { return condition; })
 #define KERNELS(architecture, isa, precision, state, weights) \

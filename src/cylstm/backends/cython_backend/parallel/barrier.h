@@ -25,7 +25,8 @@ typedef struct {
     int count;        /* barriers that this thread has arrived at */
     int sleeping;     /* threads that sleep until then */
     long long worked; /* nanoseconds in this region, without its beginning, its end and sleep at barriers */
-    char apart[48];   /* to the end of the cache line */
+    int stop[2];      /* of the first thread: what halt.h notes */
+    char apart[40];   /* to the end of the cache line */
 } Arrival;
 
 typedef struct {

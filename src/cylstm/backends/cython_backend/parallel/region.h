@@ -12,6 +12,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "barrier.h"
@@ -28,7 +29,8 @@ enum {
     BARRIER_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
     BARRIER_TRUST_NS = 50000000, /* for which the measurement is believed */
     BARRIERS = 4,                /* of one measurement */
-    OPENERS = 2                  /* threads that may open regions: the main thread, and one that works for it */
+    OPENERS = 2,                 /* threads that may open regions: the main thread, and one that works for it */
+    RESERVE = 1 << 20            /* bytes that must be left beside the stacks of new threads */
 };
 
 struct Backoff { /* after regions that did not pay */
@@ -116,6 +118,46 @@ static inline int may_open(void)
     return is_opener = 1;
 }
 
+/* OpenMP ends the process where it cannot make a thread: at a limit of processes or memory. So where it is about to make
+ * some, as many are made here before, all at once, and end again. (Another program may take their places at that very
+ * moment, and other code on this OpenMP may have let threads go: there is no way to know.) */
+static __thread int own_team = 1; /* threads that OpenMP keeps for this one, itself included */
+
+static void *wait_at_gate(void *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+static int can_start(int count)
+{
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t *threads = malloc(count * sizeof(pthread_t));
+    void *reserve = malloc(RESERVE);
+    int started = 0;
+    pthread_mutex_lock(&gate);
+    if (threads && reserve)
+        while (started < count && !pthread_create(&threads[started], NULL, wait_at_gate, &gate))
+            started++;
+    pthread_mutex_unlock(&gate);
+    for (int n = 0; n < started; n++)
+        pthread_join(threads[n], NULL);
+    free(reserve);
+    free(threads);
+    return started == count;
+}
+
+static int has_team(int threads)
+{
+    if (threads > own_team && !can_start(threads - own_team)) {
+        region.backoff.until = nanoseconds() + BACKOFF_MAX_NS;
+        return 0;
+    }
+    own_team = threads;
+    return 1;
+}
+
 /* Threads that rested are slow to start, up to a millisecond: a short call opens a region only where calls follow each
  * other closely. */
 static inline int region_pays(int long_call)
@@ -131,7 +173,7 @@ static inline int region_enter(int threads, int long_call)
 {
     if (threads < 2 || omp_in_parallel() || __atomic_exchange_n(&region.busy, 1, __ATOMIC_ACQUIRE))
         return 0;
-    if (region.pid != getpid() || !region_pays(long_call) || !may_open()) {
+    if (region.pid != getpid() || !region_pays(long_call) || !may_open() || !has_team(threads)) {
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
         return 0;
     }

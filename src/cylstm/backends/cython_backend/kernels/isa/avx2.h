@@ -20,3 +20,18 @@ INLINE vec at_least(vec x, real bound) { return OP(max)(all(bound), x); }
 #define where_less plain_where_less
 #define load_some plain_load_some
 #define store_some plain_store_some
+
+#if !DOUBLE
+/* Products of small numbers: pairs of int16, the weights widened from int8 when they are loaded. */
+#define DOT_GROUP 2
+#define DOT_OFFSET 0
+#define DOT_SPEED 1
+typedef int16_t dot_operand;
+typedef __m256i dot_weights;
+INLINE dot_weights all_dot(const void *p) { return _mm256_set1_epi32(word_at(p)); }
+INLINE dot_weights load_dot_weights(const int8_t *p)
+{
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE ivec int8_dot(ivec sum, dot_weights x, dot_weights w) { return sum + (ivec)_mm256_madd_epi16(x, w); }
+#endif

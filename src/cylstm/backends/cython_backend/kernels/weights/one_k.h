@@ -1,8 +1,9 @@
-/* What precisions have in common that multiply one k at a time: load_weights and transpose_weights are theirs. */
+/* What precisions have in common that multiply one k at a time, the operand being a row of the state's type:
+ * load_weights and transpose_weights are theirs. */
 #ifndef CYLSTM_ONE_K_H
 #define CYLSTM_ONE_K_H
 
-static void pack(const PackTask *t)
+static void pack_weights(const PackTask *t)
 {
     for (int v = 0; v < 4; v++)
         transpose_weights(t->matrix[v], t->stride, (weight *)t->panel + v * VL, 4 * VL, t->lanes[v], t->K);
@@ -10,8 +11,8 @@ static void pack(const PackTask *t)
 
 /* sums[r][v] += sum over k of a[r, k] * panel[k, v]; meanwhile K lines of `next` are brought to the second cache.
  * m, a_k and whether `next` is NULL are constants where this is inlined. */
-INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
-                       const weight *panel, const char *next)
+INLINE void add_products(const int m, vec sums[][4], const operand *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t K,
+                         const weight *panel, const char *next)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
         if (next)
@@ -28,7 +29,8 @@ INLINE void accumulate(const int m, vec sums[][4], const real *a, ptrdiff_t a_ro
 }
 
 /* sums[b][v] += sum over k of a[k] * panels[b][k, v] */
-INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
+INLINE void add_products_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0,
+                              const weight *panel_1)
 {
     for (ptrdiff_t k = 0; k < K; k++) {
         vec s = all(a[k]);
@@ -38,5 +40,7 @@ INLINE void accumulate_pair(vec sums[2][4], const real *a, ptrdiff_t K, const we
         }
     }
 }
+
+enum { GROUP = 1 };
 
 #endif

@@ -3,6 +3,7 @@
 #define HEADROOM 1
 
 typedef real weight;
+typedef real operand;
 
 INLINE vec load_weights(const weight *p) { return load(p); }
 
@@ -18,3 +19,7 @@ INLINE void transpose_weights(const real *a, ptrdiff_t a_stride, weight *out, pt
 }
 
 #include "one_k.h"
+
+#define CONVERT NULL
+#define SPEED 1
+#include "unscaled.h"

@@ -1,0 +1,71 @@
+"""Frozen modules in files: int8 with scales, and bfloat16 that stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..nn.frozen import SCALE, VALUES, FrozenArrays
+from .container import Tensor
+from .names import listed
+
+
+def is_stored(metadata: str | None, tensors: Mapping[str, Tensor], what: str) -> bool:
+    """Whether the parameters are those of a frozen module, by what the metadata say of it, and the names."""
+    by_name = any(name.endswith((VALUES, SCALE)) for name in tensors)
+    if metadata is not None and metadata.lower() not in ("true", "false"):
+        raise ValueError(f"{what} must be frozen or not, true or false, got {metadata!r:.50}")
+    if by_name and metadata is not None and metadata.lower() == "false":
+        raise ValueError(f"{what} must be frozen where it has arrays of int8, got frozen = false")
+    return by_name or (metadata is not None and metadata.lower() == "true")
+
+
+def precision(stored: str | None, given: str | None, tensors: Mapping[str, Tensor], what: str) -> str:
+    """The precision of a frozen module: what it was rounded to."""
+    own = "int8" if any(name.endswith((VALUES, SCALE)) for name in tensors) else "bfloat16"
+    for source, value in (("stored", stored), ("given", given)):
+        if value not in (None, own):
+            raise ValueError(f"{what} must have precision {own!r}, in which it is frozen, got {value!r}, {source}")
+    return own
+
+
+def shapes(tensors: Mapping[str, Tensor], what: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters under PyTorch's names; all arrays are found to be what a frozen module has."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE):
+            values = tensors.get(name.removesuffix(SCALE) + VALUES)
+            if values is None or values.shape[:1] != tensor.shape:
+                other = "nothing" if values is None else values.shape
+                raise ValueError(
+                    f"{what} must have {name.removesuffix(SCALE) + VALUES} with a row for each of {name} "
+                    f"{tensor.shape}, got {other}"
+                )
+            expected, is_right = "float32", tensor.dtype == "float32" and tensor.bits is None
+        elif name.endswith(VALUES):
+            if name.removesuffix(VALUES) + SCALE not in tensors or name.removesuffix(VALUES) in tensors:
+                there = listed(other for other in tensors if other.startswith(name.removesuffix(VALUES)))
+                raise ValueError(f"{what} must have {name} and its {SCALE[1:]} alone, got {there}")
+            if not name.startswith(("weight_ih", "weight_hh")):
+                raise ValueError(f"{what} must have weight_ih and weight_hh alone in int8, got {name}")
+            found[name.removesuffix(VALUES)] = tensor.shape
+            expected, is_right = "int8", tensor.dtype == "int8"
+        elif name.startswith("weight"):
+            found[name] = tensor.shape
+            expected, is_right = "bfloat16", tensor.bits is not None
+        else:
+            found[name] = tensor.shape
+            expected, is_right = "float32", tensor.dtype == "float32" and tensor.bits is None
+        if not is_right:
+            got = tensor.dtype if tensor.bits is None else "bfloat16"
+            raise ValueError(f"{what} must have {name} of dtype {expected}, for it is frozen, got {got}")
+    return found
+
+
+def arrays(tensors: Mapping[str, Tensor], names: Iterable[str]) -> FrozenArrays:
+    """The arrays in the order of PyTorch's names; memory-mapped where the file is."""
+    found = FrozenArrays()
+    for name in names:
+        for stored in (name, name + VALUES, name + SCALE):
+            if (tensor := tensors.get(stored)) is not None:
+                found[stored] = (tensor.bits or tensor.read)()
+    return found

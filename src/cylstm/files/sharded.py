@@ -1,0 +1,55 @@
+"""Models in several files: an index in JSON names, for each tensor, the file beside it that holds the tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .container import Contents, Tensor, damaged, existing, parse_json, regular_size
+
+ENDING = ".index.json"
+MAX_INDEX = 10_000_000
+
+
+def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
+    """The tensors of ``model.safetensors.index.json`` and the like, each from its own file.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    read_file : callable
+        The reader of the files that it names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the files is missing.
+    ValueError
+        If the index is damaged, names files of other folders, or a tensor that is not in its file.
+    """
+    with open(path, "rb") as file:
+        size = regular_size(file.fileno(), path)
+        if size > MAX_INDEX:
+            raise damaged(path, f"an index must have at most {MAX_INDEX} bytes, got {size}")
+        table = parse_json(file.read(), path).get("weight_map")
+    if not isinstance(table, dict):
+        raise damaged(path, f"weight_map must be a table of names to files, got a {type(table).__name__}")
+    shards: dict[str, Contents] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, shard in table.items():
+        if (
+            not isinstance(shard, str)
+            or shard in ("", "..")
+            or {"/", "\\", "\0"} & set(shard)
+            or Path(shard).name != shard
+        ):
+            raise damaged(path, f"the file of {name!r:.200} must be a name in the same folder, got {shard!r:.200}")
+        if shard.lower().endswith(ENDING):
+            raise damaged(path, f"the file of {name!r:.200} must hold tensors, got another index, {shard!r:.200}")
+        if shard not in shards:
+            shards[shard] = read_file(existing(path.parent / shard))
+        if name not in shards[shard].tensors:
+            raise damaged(path, f"{shard!r:.200} must hold {name!r:.200}, got a file without it")
+        tensors[name] = shards[shard].tensors[name]
+    return Contents(tensors, {})
