@@ -158,6 +158,13 @@ def residual() -> keras.Model:
     return keras.Model(inputs, kl.LSTM(2, go_backwards=True)(x))
 
 
+def masks_made_one() -> keras.Model:
+    inputs = keras.Input(IDS)
+    x = kl.Embedding(20, 4, mask_zero=True)(inputs)
+    x = kl.Concatenate()([x, kl.Dense(3, "elu")(x)])
+    return keras.Model(inputs, kl.Bidirectional(kl.LSTM(3))(x))
+
+
 def half() -> keras.Model:
     layers = [kl.LSTM(4, return_sequences=True, dtype="mixed_float16"), kl.Dense(2, dtype="float32")]
     return keras.Sequential([kl.Input(NUMBERS), *layers])
@@ -179,7 +186,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
             both_ways,
             attention,
         ),
-        *(operations, nested, siamese, frames, cells, residual),
+        *(operations, nested, siamese, frames, cells, residual, masks_made_one),
     )
 }
 

@@ -137,7 +137,9 @@ def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
             f"the operation {config['name']!r} must be one that cylstm computes, got a {kind}: use Keras, or "
             "cylstm.load for an LSTM of the file"
         )
-    options = {name: value for name, value in config.items() if name not in ("name", "dtype", "trainable")}
+    options = {name: value for name, value in config.items() if name not in ("name", "trainable")}
+    if kind not in ("ZerosLike", "OnesLike"):
+        options.pop("dtype", None)
     return Operation(kind, options, config["name"])
 
 
