@@ -239,6 +239,16 @@ def test_masks_of_merged_arrays() -> None:
         ck.Multiply().run(x, [mask, mask])
 
 
+def test_layers_of_each_step_make_no_masks() -> None:
+    for layer in (ck.Masking(), ck.Embedding(5, 2, mask_zero=True)):
+        with pytest.raises(ValueError, match="depends on the version"):
+            ck.TimeDistributed(layer)
+    with pytest.raises(ValueError, match="mask of time_distributed must be None"):
+        ck.TimeDistributed(ck.LSTM(3)).run(cylstm.randn(2, 4, 5, 3), np.ones((2, 4), bool))
+    with pytest.raises(ValueError, match="must not be stateful"):
+        ck.TimeDistributed(ck.LSTM(3, stateful=True))
+
+
 def test_time_major() -> None:
     """As the LSTM of Keras 2: the same numbers with the steps first."""
     for sequences in (True, False):

@@ -96,6 +96,15 @@ def translator() -> keras.Model:
     return keras.Model([source, target], kl.Dense(7, activation="softmax")(y))
 
 
+def both_ways() -> keras.Model:
+    source, target = keras.Input(IDS), keras.Input((7, 2))
+    encoder = kl.Bidirectional(kl.LSTM(3, return_sequences=True, return_state=True))
+    _, *states = encoder(kl.Embedding(20, 5, mask_zero=True)(source))
+    h, c = kl.Concatenate()(states[::2]), kl.Concatenate()(states[1::2])
+    y = kl.LSTM(6, return_sequences=True)(target, initial_state=[h, c])
+    return keras.Model([source, target], kl.TimeDistributed(kl.Dense(4))(y))
+
+
 def attention() -> keras.Model:
     inputs = keras.Input(NUMBERS)
     x = kl.Bidirectional(kl.LSTM(4, return_sequences=True))(inputs)
@@ -149,6 +158,13 @@ def residual() -> keras.Model:
     return keras.Model(inputs, kl.LSTM(2, go_backwards=True)(x))
 
 
+def masks_made_one() -> keras.Model:
+    inputs = keras.Input(IDS)
+    x = kl.Embedding(20, 4, mask_zero=True)(inputs)
+    x = kl.Concatenate()([x, kl.Dense(3, "elu")(x)])
+    return keras.Model(inputs, kl.Bidirectional(kl.LSTM(3))(x))
+
+
 def half() -> keras.Model:
     layers = [kl.LSTM(4, return_sequences=True, dtype="mixed_float16"), kl.Dense(2, dtype="float32")]
     return keras.Sequential([kl.Input(NUMBERS), *layers])
@@ -157,8 +173,20 @@ def half() -> keras.Model:
 MODELS: dict[str, Callable[[], keras.Model]] = {
     one.__name__: one
     for one in (
-        *(forecast, sentiment, convolved, autoencoder, tagger, chain, normalised, branches, translator, attention),
-        *(operations, nested, siamese, frames, cells, residual),
+        *(
+            forecast,
+            sentiment,
+            convolved,
+            autoencoder,
+            tagger,
+            chain,
+            normalised,
+            branches,
+            translator,
+            both_ways,
+            attention,
+        ),
+        *(operations, nested, siamese, frames, cells, residual, masks_made_one),
     )
 }
 

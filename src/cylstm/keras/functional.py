@@ -116,7 +116,9 @@ class Functional(Model):
         """Make the weights of all layers for input of this shape; by default that of the inputs."""
         if weights is not None:
             raise ValueError(f"weights of {self.name} must be given to its layers, got them for the whole")
-        self._shapes(self.input_shape if input_shape is None else input_shape, build=True)
+        found = self._shapes(self.input_shape if input_shape is None else input_shape, build=True)
+        for one in self._output_layers:
+            _part(found, one)  # which must be there
 
     def _shapes(self, input_shape: Any, build: bool = False) -> dict[tuple[str, int], Any]:
         shapes = list(input_shape) if isinstance(input_shape, list) else [input_shape]
@@ -214,6 +216,16 @@ class Functional(Model):
         return list(x)
 
 
+def _call_of_operation(layer: Operation, n: int, args: list[Any], kwargs: dict[str, Any]) -> Call:
+    """The call of an operation: arrays and an index are its input, all else are options."""
+    args += [kwargs.pop(name) for name in ("y", "slice_spec") if name in kwargs]  # of TensorFlow
+    options = {"axes" if name == "perm" else name: value for name, value in kwargs.items() if value is not None}
+    if list(_sources(list(options.values()))) or (options and n):
+        raise ValueError(f"{layer.name} must be called once, with numbers as options, got {', '.join(options)}")
+    layer.options |= options
+    return Call(layer, n, args, None, None)
+
+
 def _call(layer: Layer, n: int, node: Node) -> Call:
     """What a node says, if all of it is known."""
     args, kwargs = list(node.args), dict(node.kwargs)
@@ -223,8 +235,7 @@ def _call(layer: Layer, n: int, node: Node) -> Call:
     if mask is not None and not isinstance(mask, Source):
         raise ValueError(f"mask of {layer.name} must be the output of a layer, got {mask!r:.60}")
     if isinstance(layer, Operation):
-        layer.options |= kwargs
-        return Call(layer, n, args, None, None)
+        return _call_of_operation(layer, n, args, kwargs)
     if isinstance(layer, Recurrent) and not isinstance(layer, Model) and len(args) == 2 and state is None:
         state = args.pop()
     if state is not None and not isinstance(layer, Recurrent):

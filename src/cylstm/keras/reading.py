@@ -16,12 +16,32 @@ from ..files.container import damaged
 from ..files.names import either
 from .files.model import LayerPath, StoredModel, read_model
 from .functional import Functional
-from .layers import LAYERS, Identity, InputLayer, Layer, LSTMCell, StackedRNNCells, TimeDistributed
+from .layers import LAYERS, Bidirectional, Identity, InputLayer, Layer, LSTMCell, StackedRNNCells, TimeDistributed
 from .layers.operations import OPERATIONS, Operation
 from .sequential import Sequential
 
 #: Options by their names before Keras 3.
 _RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
+#: Operations of TensorFlow between layers of Keras 2, by their functions.
+_OF_TENSORFLOW = {
+    "__operators__.getitem": "GetItem",
+    "__operators__.add": "Add",
+    "math.add": "Add",
+    "math.subtract": "Subtract",
+    "math.multiply": "Multiply",
+    "math.divide": "Divide",
+    "math.truediv": "Divide",
+    "math.reduce_mean": "Mean",
+    "math.reduce_sum": "Sum",
+    "math.reduce_max": "Max",
+    "expand_dims": "ExpandDims",
+    "compat.v1.squeeze": "Squeeze",
+    "compat.v1.transpose": "Transpose",
+    "math.tanh": "Tanh",
+    "math.sigmoid": "Sigmoid",
+    "nn.relu": "Relu",
+    "nn.softmax": "Softmax",
+}
 #: Options that say how a file came to be.
 _OF_FILES = ("cudnn", "build_config", "autocast")
 #: What makes a layer of a configuration, beside the classes of layers.
@@ -93,12 +113,22 @@ def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: Layer
     kind, config = described["class_name"], described["config"]
     if kind in ("Sequential", "Functional"):
         return _model(kind, config, stored, path)
+    if kind in ("TFOpLambda", "SlicingOpLambda"):
+        return _operation(_OF_TENSORFLOW.get(config["function"], config["function"]), {"name": config["name"]})
     if kind.startswith("ops."):
         return _operation(kind.removeprefix("ops."), config)
-    layer: Layer = _made(kind, config, stored, path)
+    layer = _made(kind, config, stored, path)
+    if stored is not None and isinstance(layer, Bidirectional) and _before_tf(stored.keras_version):
+        layer.zero_masked(False)
     if stored is not None and not isinstance(layer, InputLayer | TimeDistributed):
         layer.give(partial(stored.weights, path))
     return layer
+
+
+def _before_tf(version: str) -> bool:
+    """Whether it is a Keras before it became a part of TensorFlow. Its Bidirectional did not zero masked steps."""
+    numbers = version.split(".")
+    return numbers[0] == "2" and len(numbers) > 1 and numbers[1] in "0123" and not version.endswith("-tf")
 
 
 def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
@@ -107,7 +137,9 @@ def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
             f"the operation {config['name']!r} must be one that cylstm computes, got a {kind}: use Keras, or "
             "cylstm.load for an LSTM of the file"
         )
-    options = {name: value for name, value in config.items() if name not in ("name", "dtype", "trainable")}
+    options = {name: value for name, value in config.items() if name not in ("name", "trainable")}
+    if kind not in ("ZerosLike", "OnesLike"):
+        options.pop("dtype", None)
     return Operation(kind, options, config["name"])
 
 

@@ -15,6 +15,10 @@ MAX_DEPTH = 50
 HARD_SIGMOID = {2: ("hard_sigmoid", 0.2, 0.5), 3: ("hard_sigmoid", 1 / 6, 0.5)}
 
 
+#: Options that operations do not have; one or the other is in the configuration of each layer of Keras 3.
+_OF_LAYERS = {"trainable", "rate", "batch_shape", "layers", "cells", "layer"}
+
+
 class Source(NamedTuple):
     """A tensor of a model: the output of one call of a layer."""
 
@@ -75,7 +79,7 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     module = layer.get("module")
     registered = layer.get("registered_name")
     package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
-    untold = module is None and major == 3 and not {"trainable", "dtype", "layers", "cells", "layer"} & set(config)
+    untold = module is None and major == 3 and not _OF_LAYERS & set(config)
     if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
         kind = f"{package}>{kind}"
     elif (untold and not any(weights_of(kind, config) or ())) or (

@@ -10,6 +10,7 @@ import numpy as np
 from . import activations
 from .arguments import converted
 from .base import BatchShape, Layer
+from .merging import Concatenate
 
 
 def _axis(axis: Any) -> Any:
@@ -20,11 +21,12 @@ def _key(value: Any) -> Any:
     """An index as NumPy takes it; only numbers and slices, which make a view."""
     if isinstance(value, Mapping):
         config = value.get("config", {})
-        if value.get("class_name") == "__slice__":
+        if value.get("class_name") == "__slice__" or set(value) == {"start", "stop", "step"}:
+            config = config or value  # of TensorFlow
             return slice(config.get("start"), config.get("stop"), config.get("step"))
         if value.get("class_name") == "__ellipsis__":
             return Ellipsis
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
         return tuple(_key(one) for one in value)
     if isinstance(value, bool) or not isinstance(value, int | None):
         raise TypeError(f"an index must be of numbers and slices, got {value!r:.60}")
@@ -53,6 +55,9 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "Square": np.square,
     "Sqrt": np.sqrt,
     "Exp": np.exp,
+    "LogicalNot": np.logical_not,
+    "ZerosLike": np.zeros_like,
+    "OnesLike": np.ones_like,
     **{
         kind: activations.ACTIVATIONS[name]
         for kind, name in (
@@ -71,8 +76,11 @@ _VIEWING: dict[str, Callable[..., Any]] = {
     "Transpose": lambda x, axes=None: np.transpose(x, axes),
 }
 
+#: Of a list of arrays.
+_JOINING: dict[str, Callable[..., Any]] = {"Concatenate": np.concatenate}
+
 #: By the names of their classes in Keras.
-OPERATIONS = _BINARY | _UNARY | _REDUCING | _VIEWING
+OPERATIONS = _BINARY | _UNARY | _REDUCING | _VIEWING | _JOINING
 
 
 class Operation(Layer):
@@ -95,6 +103,8 @@ class Operation(Layer):
 
     def _entered(self, x: Any) -> list[Any]:
         def taken(value: Any) -> Any:
+            if isinstance(value, list) and any(isinstance(one, np.ndarray) for one in value):
+                return [taken(one) for one in value]
             return converted(value, self.dtype, "x") if isinstance(value, np.ndarray) and value.dtype != bool else value
 
         return [taken(value) for value in (x if isinstance(x, list) else [x])]
@@ -117,6 +127,8 @@ class Operation(Layer):
         shapes = [one for one in arguments if isinstance(one, tuple)]
         if self.kind in _BINARY:
             return self._broadcast(shapes)
+        if self.kind in _JOINING:
+            return Concatenate(self.options.get("axis", -1), name=self.name).compute_output_shape(arguments[0])
         [shape] = shapes
         if self.kind in _UNARY:
             return shape

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -132,9 +131,6 @@ class LSTM(Recurrent):
         if name == "bias" and self.unit_forget_bias:
             array[self.units : 2 * self.units] = 1
         return array
-
-    def _taken(self, weights: Iterator[np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        return super()._taken(iter(from_cudnn(list(islice(weights, len(shapes))), self.units)), shapes)
 
     def _keep(self, arrays: dict[str, np.ndarray]) -> None:
         kernel, recurrent_kernel, *bias = (converted(array, self.dtype, name) for name, array in arrays.items())
@@ -270,21 +266,3 @@ def separated(x: Any, mask: Any, initial_state: Any) -> tuple[Any, Any, Any]:
     if initial_state is None and isinstance(x, list | tuple) and len(x) > 1 and np.ndim(x[0]) == 3:
         x, initial_state = x[0], x[1:]
     return x, mask, initial_state
-
-
-def from_cudnn(arrays: Sequence[np.ndarray], units: int) -> list[np.ndarray]:
-    """The weights of Keras's LSTM for those of a CuDNNLSTM, which has two biases; others as they are.
-
-    The kernels of a CuDNNLSTM are, gate by gate, the rows of the transposed kernel in the shape of the kernel.
-    Source: https://github.com/keras-team/keras/blob/2.3.1/keras/engine/saving.py, preprocess_weights_for_loading.
-    """
-    if len(arrays) != 3 or arrays[2].shape != (2 * _GATES * units,) or any(one.ndim != 2 for one in arrays[:2]):
-        return list(arrays)
-    if any(one.shape[1] != _GATES * units for one in arrays[:2]):
-        return list(arrays)
-
-    def turned(kernel: np.ndarray) -> np.ndarray:
-        gates = np.split(kernel, _GATES, axis=1)
-        return np.concatenate([np.ascontiguousarray(gate).reshape(units, -1).T for gate in gates], axis=1)
-
-    return [turned(arrays[0]), turned(arrays[1]), arrays[2].reshape(2, -1).sum(axis=0)]

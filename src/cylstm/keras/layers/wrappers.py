@@ -11,6 +11,7 @@ import numpy as np
 from ...arrays.arguments import as_array
 from ...files.names import either
 from .base import BatchShape, Layer, Recurrent
+from .identity import Masking
 from .recurrent import LSTM, separated
 
 
@@ -71,9 +72,14 @@ class Bidirectional(Recurrent):
             raise ValueError("time_major must be False with return_sequences, got True: Keras turns the wrong axis")
         for direction, one in (("forward", self.forward_layer), ("backward", self.backward_layer)):
             one.name, one.built = f"{direction}_{layer.name}", False
-            one.zero_output_for_mask = one.return_sequences
+        self.zero_masked(layer.return_sequences)
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
         self.stateful = layer.stateful
+
+    def zero_masked(self, zero: bool) -> None:
+        """Whether the output is zero at masked steps, as it is where there is an output per step."""
+        for layer in self._layers:
+            layer.zero_output_for_mask = zero
 
     @property
     def _layers(self) -> tuple[LSTM, LSTM]:
@@ -169,6 +175,11 @@ class TimeDistributed(Layer):
             raise TypeError(f"layer must be a layer of cylstm.keras, got {type(layer).__name__}")
         if getattr(layer, "stateful", False):
             raise ValueError("layer must not be stateful, got one that is: make it without")
+        if isinstance(layer, Masking) or getattr(layer, "mask_zero", False):
+            raise ValueError(
+                f"layer must make no mask, got a {type(layer).__name__} that does: what becomes of it depends on the "
+                "version of Keras"
+            )
         super().__init__(**({"dtype": layer.dtype} | options))
         self.layer = layer
 
