@@ -104,7 +104,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     *modules, assumed = shown("m.weights.h5")
     assert modules == [
-        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 288 parameters, float32",
+        "  bidirectional.  LSTM(3, 4, batch_first=True, bidirectional=True), 256 parameters, float32",
         "  dense.  another layer, 9 parameters",
     ]
     assert "the file has no configuration" in assumed

@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_an_error(name: str, folder: Path, small_disk: Path) -> None:
     prepare((3000, 9, 3))
     Path(small_disk, name).write_bytes(b"old")
-    command = popen("run", "model.safetensors", "input.npy", "-o", str(small_disk / name))
+    command = popen("run", "model.safetensors", "input.npy", "-o", str(small_disk / name), "--force")
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 2
     assert "No space left on device" in errors
@@ -47,7 +47,7 @@ def test_a_full_disk_is_an_error(name: str, folder: Path, small_disk: Path) -> N
 def test_convert_to_a_full_disk_keeps_the_old_file(name: str, folder: Path, small_disk: Path) -> None:
     cylstm.save(cylstm.LSTM(100, 300), "large.safetensors")
     Path(small_disk, name).write_bytes(b"old")
-    command = popen("convert", "large.safetensors", str(small_disk / name))
+    command = popen("convert", "large.safetensors", str(small_disk / name), "--force")
     _, errors = command.communicate(timeout=60)
     assert (command.returncode, "No space left on device" in errors) == (2, True)
     assert [path.read_bytes() for path in small_disk.iterdir()] == [b"old"]
@@ -85,7 +85,7 @@ def test_an_input_that_becomes_shorter_is_an_error(second: slice | None, folder:
 def test_an_input_that_becomes_shorter_while_it_is_run(folder: Path) -> None:
     prepare((200_000, 2, 3))
     command = popen("run", "model.safetensors", "input.npy", "-o", "out.npy", "--chunk", "50")
-    while command.poll() is None and not list(folder.glob(".out.npy.*")):
+    while command.poll() is None and not list(folder.glob(".*.tmp")):
         time.sleep(0.01)
     os.truncate("input.npy", 10_000)
     _, errors = command.communicate(timeout=60)
@@ -106,15 +106,18 @@ def test_kill_9_leaves_the_old_file_whole(command: str, folder: Path) -> None:
     prepare((20_000, 2, 3))
     cylstm.save(cylstm.LSTM(300, 900), "large.safetensors")
     arguments, target = {
-        "run": (["run", "model.safetensors", "input.npy", "-o", "out.npy", "--chunk", "50"], Path("out.npy")),
-        "convert": (["convert", "large.safetensors", "out.npz"], Path("out.npz")),
+        "run": (
+            ["run", "model.safetensors", "input.npy", "-o", "out.npy", "--chunk", "50", "--force"],
+            Path("out.npy"),
+        ),
+        "convert": (["convert", "large.safetensors", "out.npz", "--force"], Path("out.npz")),
     }[command]
     np.save("old.npy", np.arange(5)) if command == "run" else np.savez("old.npz", x=np.arange(5))
     old = Path(f"old{target.suffix}").read_bytes()
     target.write_bytes(old)
     for _ in range(3):
-        process = popen(*arguments)
-        while process.poll() is None and not list(folder.glob(f".{target.name}.*")):
+        process = popen(*arguments, "--force")
+        while process.poll() is None and not list(folder.glob(".*.tmp")):
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)

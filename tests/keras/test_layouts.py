@@ -73,7 +73,7 @@ def test_inspect_lists_every_layer_in_order(extension: str, tmp_path: Path, caps
         lines,
         [
             ("InputLayer", "batch_shape=[None, 4, 3]"),
-            ("LSTM(3, 3, batch_first=True), 96 parameters", "return_sequences=True", "dropout=0.25"),
+            ("LSTM(3, 3, batch_first=True), 84 parameters", "return_sequences=True", "dropout=0.25"),
             ("Dropout", "rate=0.5"),
             ("refused: has activation='softmax'",),
             ("Dense that has activation='relu'", "8 parameters"),

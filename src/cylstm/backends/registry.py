@@ -104,8 +104,7 @@ def set_backend(backend: str | Backend | None) -> None:
     if backend is None:
         selection = _Selection("", _UNREAD)  # a new one: what was chosen before is requested again
     else:
-        selection = _selection_of(backend, "set_backend")
-        _instance(selection)
+        _instance(selection := _selection_of(backend, "set_backend"))
     with _state.lock:
         _state.selected = selection
 

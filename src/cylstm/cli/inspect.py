@@ -57,7 +57,7 @@ def _entries(contents: Contents, path: Path) -> Iterator[tuple[list[str], dict[s
             yield names, _module(contents, path, kind, prefix, names)
     for prefix, reason in contents.refused.items():
         yield [], {"prefix": prefix, "refused": reason}
-    for prefix, what in contents.others.items():
+    for prefix, what in (*contents.others.items(), *contents.parts.items()):
         yield [], {"prefix": prefix, "other": what}
     groups: dict[str, list[str]] = {}
     for name in rest:

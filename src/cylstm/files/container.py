@@ -54,6 +54,7 @@ class Contents(NamedTuple):
     #: Prefix of a layer → how many parameters the file's own convention counts there; in the order of the model, where
     #: that of the tensors is another.
     parameters: Mapping[str, int] = MappingProxyType({})
+    parts: Mapping[str, str] = MappingProxyType({})  # prefix of a layer that is part of a module → what it is there
     options: Mapping[str, str] = MappingProxyType({})  # prefix → what the file says of the layer, in the file's order
     assumed: str = ""  # what is taken for granted because the file does not tell it
 

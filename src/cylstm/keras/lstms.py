@@ -52,6 +52,7 @@ def _contents(model: StoredModel) -> Contents:
     others: dict[str, str] = {}
     options: dict[str, str] = {}
     counts: dict[str, int] = {}
+    parts: dict[str, str] = {}
     joined = _joined(model, layers)
     above = {one.name: (first, n) for first, run in joined.items() for n, one in enumerate(run) if n}
     for one in layers:
@@ -62,7 +63,7 @@ def _contents(model: StoredModel) -> Contents:
         run = joined.get(one.name)
         counts[prefix] = sum(each.number for each in run or [one])
         if one.name in above:
-            others[prefix] = "LSTM, layer {1} of '{0}.'".format(*above[one.name])
+            parts[prefix] = "LSTM, layer {1} of '{0}.'".format(*above[one.name])
         elif one.kind == "LSTM" and one.refused:
             refused[prefix] = one.refused
         elif one.kind == "LSTM" and run:
@@ -78,7 +79,7 @@ def _contents(model: StoredModel) -> Contents:
             others[prefix] = (
                 f"{one.text or one.kind or 'another layer'}{one.refused and f' that {one.refused}'}{number}"
             )
-    return Contents(tensors, metadata, refused, others, counts, options, _assumed(model, layers))
+    return Contents(tensors, metadata, refused, others, counts, parts, options, _assumed(model, layers))
 
 
 def _unique(layers: list[_Layer]) -> list[_Layer]:

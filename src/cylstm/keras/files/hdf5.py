@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
+from ...words import needs
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -162,7 +163,7 @@ def import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("Keras's files need the package h5py: pip install 'cylstm[keras]'") from error
+        raise ImportError(needs("Keras's files", "h5py")) from error
     return h5py
 
 
