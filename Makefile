@@ -65,9 +65,12 @@ test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as u
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# A test that names another backend has run in `test-suite`, and would be the same again.
-test-numpy: $(TEST)  ## the suite on the numpy backend
-	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests --backend numpy
+# A test that names another backend has run in `test-suite`, and would be the same again; so would those of files, of the
+# command line, of pages and examples, which do not depend on who computes.
+FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package)
+
+test-numpy: $(TEST)  ## what computes, on the numpy backend
+	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) --backend numpy
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files or command lines.

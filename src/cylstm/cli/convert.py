@@ -34,7 +34,8 @@ def convert_file(
     _, chosen, names = choose(contents, prefix, source)
     modules = {p: found for kind in find_modules(contents.tensors).values() for p, found in kind.items() if p != chosen}
     others = len(contents.tensors) - len(names) - sum(map(len, modules.values()))
-    left = [repr(p) for p in dict.fromkeys([*modules, *contents.refused, *contents.others])]
+    layers = [prefix for prefix in contents.others if contents.parameters.get(prefix) != 0]  # of those that hold some
+    left = [repr(p) for p in dict.fromkeys([*modules, *contents.refused, *layers])]
     if others:
         left.append(counted(others, "other array" if left else "array"))
     return f"{module}, {module.dtype}", listed(left)

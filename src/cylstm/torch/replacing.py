@@ -95,8 +95,8 @@ def replace(
     choices = _choices(theirs, ours, backend, precision)
     for module in theirs:
         module.__class__ = _class_in_place_of(type(module), _DROP_INS)
-    for module, choice in choices.items():
-        vars(module).update(choice)
+    for module, name, value in [(module, *one) for module, choice in choices.items() for one in choice.items()]:
+        setattr(module, name, value)
     if not (theirs or left or any(isinstance(module, OnBackend) for module in names)):
         warnings.warn("cylstm.torch.replace has found no torch.nn.LSTM and no LSTMCell in the model", stacklevel=2)
     tell("replaced", [names[module] for module in theirs], {names[module]: left[module] for module in left}, verbose)

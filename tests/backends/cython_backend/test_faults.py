@@ -18,6 +18,7 @@ import os, resource, signal, sys, threading, time
 import numpy as np
 import cylstm, cylstm.optim
 from cylstm.backends.cython_backend import _lstm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a program in the background has not
 _lstm.open_regions(True)
 cylstm.manual_seed(0)
 """

@@ -180,7 +180,7 @@ def test_entry_points_refuse_what_is_missing() -> None:
         _lstm.backward(prepared, x, sizes, (None,) * 5, (None,) * 3, (None,) * 7, 1)
     with pytest.raises(ValueError, match="layers must be one or more"):
         _lstm.Stepper((), 1)
-    weight_ih, weight_hh, bias_ih, bias_hh, _ = layer[0]
+    weight_ih, weight_hh, bias_ih, bias_hh = layer[0][:4]
     for d, given_hh, second, weight_hr in (
         (1, weight_hh, bias_hh, None),
         (0, None, bias_hh, None),
