@@ -65,8 +65,8 @@ test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as u
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# A test that names another backend has run in `test-suite`, and would be the same again; so would those of files, of the
-# command line, of pages and examples, which do not depend on who computes.
+# A test that names another backend has run in `test-suite`, and would be the same again; so would those of files, of
+# the command line, of pages and examples, which do not depend on who computes.
 FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package)
 
 test-numpy: $(TEST)  ## what computes, on the numpy backend
