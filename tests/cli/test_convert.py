@@ -175,6 +175,32 @@ def test_inspect_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "lstm.  refused: has the attribute 'zoneout'" in capsys.readouterr().out
 
 
+def test_inspect_shows_recurrent_layers_of_onnx_that_are_not_lstms(capsys: pytest.CaptureFixture[str]) -> None:
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array(np.ones(shape, "f4"), name)
+
+    model = cylstm.onnx.export(cylstm.LSTM(3, 4))
+    model.graph.node.append(onnx.helper.make_node("GRU", ["input", "W_gru", "R_gru"], ["Y_gru"], name="gru"))
+    model.graph.node.append(onnx.helper.make_node("RNN", ["input", "W_rnn", "nowhere"], ["Y_rnn"], name="gru"))
+    model.graph.initializer.extend([weights("W_gru", 1, 12, 3), weights("R_gru", 1, 12, 4), weights("W_rnn", 1, 4, 3)])
+    onnx.save(model, "m.onnx")
+    assert main(["inspect", "m.onnx"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == ["  lstm.  LSTM(3, 4), 144 parameters, float32", "  gru.  GRU, 84 parameters", "  gru_2.  RNN"]
+    assert main(["convert", "m.onnx", "m.npz"]) == 0
+    assert "not converted, and only in m.onnx: 'gru.', 'gru_2.'" in "".join(capsys.readouterr())
+
+    [lstm] = [node for node in model.graph.node if node.op_type == "LSTM"]
+    model.graph.node.remove(lstm)
+    onnx.save(model, "m.onnx")
+    assert main(["inspect", "m.onnx"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  gru.  GRU, 84 parameters", "  gru_2.  RNN"]
+    with pytest.raises(ValueError, match=r"must hold an LSTM.*got GRU, 84 parameters, under the prefix 'gru\.'"):
+        cylstm.load("m.onnx")
+    with pytest.raises(ValueError, match="must hold an LSTM node, got"):
+        cylstm.onnx.load("m.onnx")
+
+
 def test_bridges_import_what_they_need_when_they_need_it() -> None:
     """Without onnx and h5py everything else works, and the error says what to install."""
     cylstm.save(lstm := cylstm.LSTM(3, 4), "m.onnx")

@@ -48,10 +48,14 @@ class Found(NamedTuple):
         return directions_of(self.direction)
 
 
+def name_of(node: Any) -> str:
+    """What a node is called: its name, or that of its first output."""
+    return node.name or next(filter(None, node.output), node.op_type)
+
+
 def of_node(scope: Scope, node: Any) -> Found:
     """What an LSTM node, or a relative, says, but its states; ``refused`` where cylstm does not compute it."""
-    name = node.name or next(filter(None, node.output), node.op_type)
-    found = Found(name, (node.name,), "forward", 0, 0, {}, dict.fromkeys(WHAT), False)
+    found = Found(name_of(node), (node.name,), "forward", 0, 0, {}, dict.fromkeys(WHAT), False)
     if node.op_type in RELATIVES and not quantized.is_quantized(node):
         return found._replace(refused=f"is {with_article(node.op_type)}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from ..arrays.arguments import as_array
 from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
 from ..nn.frozen import of_parameters
 from ..nn.options import checked_options, to_metadata
+from ..words import counted
 from .apart import Cell, cells
 from .convention import ONNX, import_onnx
 from .graph import Scope, scopes
-from .node import Found
+from .node import Found, name_of
 from .stacked import lstms
 from .states import Computed
 
@@ -52,6 +54,7 @@ class _Everything(NamedTuple):
     lstms: dict[str, Found]
     cells: list[Cell]  # looked for where there is no LSTM node
     there: str  # for messages: the other nodes
+    others: dict[str, str]  # recurrent layers that are not LSTMs, by name: what they are
 
 
 def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everything:
@@ -65,6 +68,7 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
     proto, size = (model, model.ByteSize()) if path is None else _parsed(path)
     others, used = dict[str, int](), dict[str, int]()
     found: dict[str, Found] = {}
+    relatives: list[tuple[str, str]] = []
     visited: list[Scope] = []
     apart: list[Cell] = []
     try:
@@ -73,14 +77,13 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
             taken.update(scope.inputs)
             visited.append(scope)
             for one in lstms(scope):
-                name = one.name
-                while name in found:
-                    used[one.name] = used.get(one.name, 1) + 1
-                    name = f"{one.name}_{used[one.name]}"
+                name = _unused(one.name, found, used)
                 found[name] = one._replace(name=name)
             for node in scope.nodes:
                 kind = node.op_type if node.domain in ONNX else f"{node.domain}.{node.op_type}"
                 others[kind] = others.get(kind, 0) + 1
+                if kind in ("GRU", "RNN"):
+                    relatives.append((name_of(node), _described(scope, node)))
         if not found:
             apart = [cell for scope in visited for cell in cells(scope)]
     except (ImportError, FileNotFoundError):
@@ -101,7 +104,31 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
             "single operators. Export a torch.nn.LSTM in the place of cells and loops over them, or load the weights "
             "from the model that was exported"
         )
-    return _Everything(what, found, apart, there)
+    names: dict[str, Any] = dict(found)
+    for name, layer in relatives:
+        names[_unused(name, names, used)] = layer
+    return _Everything(what, found, apart, there, {name: names[name] for name in names if name not in found})
+
+
+def _unused(name: str, names: Mapping[str, Any], used: dict[str, int]) -> str:
+    """The name, with a number where it is among the names; `used` keeps the last number of each."""
+    unused = name
+    while unused in names:
+        used[name] = used.get(name, 1) + 1
+        unused = f"{name}_{used[name]}"
+    return unused
+
+
+def _described(scope: Scope, node: Any) -> str:
+    """A recurrent layer that is not an LSTM: its operator, and its number of parameters where they are constants."""
+    count = 0
+    try:
+        for name in filter(None, node.input[1:4]):  # W, R, B
+            owner, its_name = scope.owner(name)
+            count += math.prod(owner.initializers[its_name].dims)
+    except (KeyError, TensorFileError):
+        return str(node.op_type)
+    return f"{node.op_type}, {counted(count, 'parameter')}"
 
 
 def read(path: Path) -> Contents:
@@ -116,7 +143,7 @@ def read(path: Path) -> Contents:
     everything = _everything(path)
     for cell in everything.cells:
         tensors |= as_tensors({f"{cell.name}{field}": array for field, array in cell.parameters.items()})
-    if not everything.lstms and not tensors:
+    if not everything.lstms and not tensors and not everything.others:
         raise TensorFileError(f"{path} must hold an LSTM node, got {everything.there}")
     for name, found in everything.lstms.items():
         if reason := found.refused or _more_than_a_module(name, found):
@@ -127,7 +154,8 @@ def read(path: Path) -> Contents:
         metadata[f"{name}.batch_first"] = str(bool(found.layout) or found.transposed).lower()
         options = checked_options(directions=found.directions, projection=False, **found.options)
         metadata |= {f"{name}.{option}": text for option, text in to_metadata(options).items()}
-    return Contents(tensors, metadata, refused)
+    others = {f"{name}.": layer for name, layer in everything.others.items()}
+    return Contents(tensors, metadata, refused, others)
 
 
 def _properties(proto: Any) -> list[tuple[str, str]]:
