@@ -13,9 +13,9 @@ from . import commands
 _RUN = """\
 Run the LSTM of a model file over the sequences of an input file.
 
-MODEL   a .safetensors or .npz file with parameters under PyTorch's names, such as a state_dict. Sizes and
-        options are inferred from names and shapes. Other layers in the file are left alone. Or an .onnx, .keras
-        or .weights.h5 file.
+MODEL   a .safetensors or .npz file, or a checkpoint of PyTorch (.pt, .pth, .ckpt, .bin), with parameters under
+        PyTorch's names, such as a state_dict. Sizes and options are inferred from names and shapes. Other layers in
+        the file are left alone. Or an .onnx, .keras or .h5 file.
 INPUT   an .npy file of shape (T, B, I), or (B, T, I) with --batch-first, or (T, I) for one sequence; or an .npz
         file with the array input, h_0 and c_0 if the states do not begin at zero, and lengths if there is padding.
 
@@ -37,7 +37,7 @@ examples:
   cylstm run model.safetensors day.npy -o day.out.npy --chunk 10000 --backend cython --dtype float32
   cylstm run model.safetensors padded.npy -o output.npy --lengths lengths.npy --threads 4
 """
-_READS = "a .safetensors, .npz, .onnx, .keras or .weights.h5 file"
+_READS = "a .safetensors, .npz, .onnx, .keras or .h5 file, or a checkpoint of PyTorch (.pt, .pth, .ckpt, .bin)"
 _CONVERT = """\
 Read one LSTM from a model file and write it to another, each in the format of its extension.
 
@@ -47,6 +47,7 @@ What else IN holds is named and not converted. A file that is there is replaced 
 _CONVERT_MORE = """\
 examples:
   cylstm convert model.keras model.safetensors
+  cylstm convert model.ckpt model.safetensors
   cylstm convert model.onnx model.npz --prefix /lstm/LSTM
   cylstm convert model.safetensors model.onnx --prefix encoder.lstm. --batch-first
 """
@@ -203,7 +204,7 @@ def _add_inspect(group: Any) -> None:
 
 def _add_bench(group: Any) -> None:
     bench = _command(group, commands.bench, "Measure the backends.", description=_BENCH, epilog=_BENCH_MORE)
-    bench.add_argument("model", metavar="MODEL", type=Path, nargs="?", help=f"{_READS}, whose LSTM is measured")
+    bench.add_argument("model", metavar="MODEL", type=Path, nargs="?", help=f"{_READS}; its LSTM is measured")
     bench.add_argument("--prefix", default="", metavar="P", help="where in MODEL the LSTM is, such as encoder.lstm.")
     bench.add_argument("--batch", metavar="B", type=_positive, default=1, help="sequences side by side (1)")
     bench.add_argument("--steps", metavar="T", type=_positive, default=100, help="time steps (100)")
@@ -214,7 +215,7 @@ def _add_bench(group: Any) -> None:
     bench.add_argument("--dtype", choices=_DTYPES, help="of weights and input; by default that of MODEL, or float32")
     bench.add_argument("--precision", choices=PRECISIONS, help="how float32 is computed (float32)")
     bench.add_argument("--training", action="store_true", help="forward and backward pass")
-    bench.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels, and of PyTorch")
+    bench.add_argument("--threads", metavar="N", type=_positive, help="of the compiled kernels and of the peers")
     bench.add_argument(
         "--backend", metavar="NAME", nargs="+", help="the backends; by default all that are here and can"
     )
