@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def test_convert_never_replaces_its_input(
     error = fails(capsys, "convert", source, alias(kind, source), "--prefix", "decoder.", *force)
     assert "output must be another file" in error
     assert Path(source).read_bytes() == before
+
+
+def test_files_that_an_index_names_are_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cylstm.save({"lstm": cylstm.LSTM(3, 4)}, "one.safetensors")
+    cylstm.save({"head": cylstm.Linear(4, 2)}, "two.npz")
+    files = {"lstm.weight_ih_l0": "one.safetensors", "lstm.weight_hh_l0": "one.safetensors", "head.weight": "two.npz"}
+    Path("model.index.json").write_text(json.dumps({"weight_map": files}))
+    np.save("input.npy", cylstm.randn(5, 3))
+    before = [Path(name).read_bytes() for name in ("one.safetensors", "two.npz")]
+    for command in (
+        ["convert", "model.index.json", "one.safetensors"],
+        ["convert", "model.index.json", "two.npz"],
+        ["run", "model.index.json", "input.npy", "-o", "two.npz"],
+    ):
+        assert "output must be another file than the input" in fails(capsys, *command, "--force")
+    assert [Path(name).read_bytes() for name in ("one.safetensors", "two.npz")] == before
+    assert main(["convert", "model.index.json", "three.safetensors"]) == 0
 
 
 def test_run_never_replaces_the_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

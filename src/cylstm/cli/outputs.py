@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..files import sharded
 from ..files.container import replaceable
 
 
 def check_output(output: Path, inputs: Iterable[Path], *, force: bool) -> None:
     """Refuse an output that is one of the inputs, and one that is there already unless `force` is given.
 
-    Files are compared by what they are, so that links and other paths to a file count as the file.
+    Files are compared by what they are, so that links and other paths to a file count as the file. The files that the
+    index of a model in several files names are inputs too.
 
     Raises
     ------
@@ -23,7 +25,7 @@ def check_output(output: Path, inputs: Iterable[Path], *, force: bool) -> None:
     replaceable(output)
     if not output.exists():
         return
-    for one in inputs:
+    for one in (file for given in inputs if given.exists() for file in (given, *sharded.files(given))):
         if one.exists() and output.samefile(one):
             raise ValueError(
                 f"output must be another file than the input {str(one)!r}, got {str(output)!r}: give another name"

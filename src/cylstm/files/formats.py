@@ -73,8 +73,8 @@ def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) 
     """Write the parameters of a module to a file, under PyTorch's names.
 
     The file is written under a temporary name and moved into place: ``path`` never holds half a file. What names and
-    shapes do not tell (``batch_first``, ``dropout``, ``precision``) goes into the file's metadata, from where
-    :func:`load` takes it.
+    shapes do not tell (``batch_first``, ``dropout``, options) goes into the file's metadata, from where :func:`load`
+    takes it; ``precision`` does so in ``.safetensors`` and ``.npz``.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def save(module: Savable | Mapping[str, Savable], path: str | os.PathLike[str]) 
     ------
     ValueError
         If the extension is another one, or the format does not know the dtype (safetensors: complex128) or the option
-        (ONNX and Keras: ``proj_size``).
+        (ONNX: ``proj_size``, ``cell_clip``; Keras's weights: all that Keras's own LSTM lacks).
 
     See Also
     --------
@@ -158,7 +158,7 @@ def load(
     ValueError
         If the file is damaged or of an unknown format, if it holds no LSTM or several, or one inside a pickled module,
         which is code (the message has the lines that convert it), if names, shapes and dtypes do not make a module, or
-        if cylstm does not compute what the file asks for (other activations, say).
+        if cylstm does not compute what the file asks for (a GRU, say).
     ImportError
         If the package that reads the format is not installed.
     TypeError

@@ -28,6 +28,32 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
     ValueError
         If the index is damaged, names files of other folders, or a tensor that is not in its file.
     """
+    shards: dict[str, Contents] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, shard in _table(path).items():
+        if shard not in shards:
+            shards[shard] = read_file(existing(path.parent / shard))
+        if name not in shards[shard].tensors:
+            raise damaged(path, f"{shard!r:.200} must hold {name!r:.200}, got a file without it")
+        tensors[name] = shards[shard].tensors[name]
+    return Contents(tensors, {})
+
+
+def files(path: Path) -> list[Path]:
+    """The files that an index names; of any other file none.
+
+    Raises
+    ------
+    ValueError
+        If the index is damaged, or names files of other folders.
+    """
+    if not path.name.lower().endswith(ENDING):
+        return []
+    return [path.parent / shard for shard in dict.fromkeys(_table(path).values())]
+
+
+def _table(path: Path) -> dict[str, str]:
+    """The names of the tensors, and the file of each."""
     with open(path, "rb") as file:
         size = regular_size(file.fileno(), path)
         if size > MAX_INDEX:
@@ -35,8 +61,6 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
         table = parse_json(file.read(), path).get("weight_map")
     if not isinstance(table, dict):
         raise damaged(path, f"weight_map must be a table of names to files, got a {type(table).__name__}")
-    shards: dict[str, Contents] = {}
-    tensors: dict[str, Tensor] = {}
     for name, shard in table.items():
         if (
             not isinstance(shard, str)
@@ -47,9 +71,4 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
             raise damaged(path, f"the file of {name!r:.200} must be a name in the same folder, got {shard!r:.200}")
         if shard.lower().endswith(ENDING):
             raise damaged(path, f"the file of {name!r:.200} must hold tensors, got another index, {shard!r:.200}")
-        if shard not in shards:
-            shards[shard] = read_file(existing(path.parent / shard))
-        if name not in shards[shard].tensors:
-            raise damaged(path, f"{shard!r:.200} must hold {name!r:.200}, got a file without it")
-        tensors[name] = shards[shard].tensors[name]
-    return Contents(tensors, {})
+    return table
