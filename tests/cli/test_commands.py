@@ -211,7 +211,9 @@ def test_bench_refuses_what_cannot_be(
 
 @pytest.mark.usefixtures("_torch_threads")
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 2}, {"batch_first": True}], ids=str
+)
 def test_bench_of_a_model(folder: Path, options: dict, capsys: pytest.CaptureFixture[str]) -> None:
     """One's own model beside the peers that are here and can."""
     cylstm.save({"encoder": cylstm.LSTM(3, 4, **options), "head": cylstm.Linear(4, 1)}, "model.npz")
@@ -219,7 +221,7 @@ def test_bench_of_a_model(folder: Path, options: dict, capsys: pytest.CaptureFix
     assert main(["bench", "model.npz", "--prefix", "encoder", *size, "--json", "--peer"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert report["lstm"] == repr(cylstm.LSTM(3, 4, **options))
+    assert report["lstm"] == repr(cylstm.LSTM(3, 4, **(options | {"batch_first": False})))  # (T, B, I) is measured
     able = {"torch", "onnxruntime"} if "proj_size" not in options else {"torch"}
     assert {row["name"] for row in report["rows"]} == {*names("float32"), *able}
     assert all(row["error"] < 1e-5 for row in report["rows"])

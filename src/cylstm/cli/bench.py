@@ -68,7 +68,7 @@ def benchmark(
         with registry.selecting(name, "--backend"):
             registry.choose(dtype=dtype, training=training, precision=in_use, **lstm._needs)
             one = copy.deepcopy(lstm)
-            one.backend, one.precision = name, precision
+            one.backend, one.precision, one.batch_first = name, precision, False
             passes[name] = _pass(one, x, grad, training)
     passes |= peer_passes(problem, peers)
     expected = _pass(exact, x.astype(exact.dtype), grad.astype(exact.dtype), training)()
