@@ -129,7 +129,7 @@ def test_whatever_would_change_it_is_refused(lstm: cylstm.LSTM, precision: str) 
         (assigned("weight_hh_l0", other.weight_hh_l0), frozen),
         (lstm.to_torch, frozen),
         (lambda: lstm.load_state_dict(other.state_dict()), "in a frozen module, got float32"),
-        (lambda: lstm.vjp(x), "for inference only"),
+        (lambda: lstm.vjp(x), "for inference only: train before you freeze"),
         (assigned("precision", "float32"), f"precision must be '{precision}', for the module is frozen, got 'float32'"),
         (assigned("precision", None), "for the module is frozen, got None"),
     ]

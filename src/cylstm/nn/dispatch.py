@@ -12,8 +12,8 @@ from ..backends import registry
 from ..backends.base import Backend, LayerOptions, LayerParameters
 from ..backends.errors import BackendError
 from ..backends.guard import guarded
-from ..backends.precision import DEFAULT, check_precision, in_force, refuse_training
-from .frozen import rounded
+from ..backends.precision import DEFAULT, check_precision, in_force
+from .frozen import refuse_gradients, rounded
 from .module import Module, exclusively
 from .options import NAMES, check_real, named, read_back
 from .parameters import Snapshot
@@ -44,7 +44,7 @@ def choose(
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
     if training:
-        refuse_training(precision)
+        refuse_gradients(snapshot.arrays, precision)
     selection, parameters = registry.selection(), layers(snapshot.arrays)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16, QuantizedWeight, bfloat16_bits, dequantized, from_bfloat16_bits, quantized
+from ..backends.precision import refuse_training
 
 VALUES, SCALE = "_int8", "_scale"  # ends of names
 
@@ -77,3 +78,10 @@ def as_parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def is_frozen(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether these are the arrays of a frozen module."""
     return any(array.dtype == BFLOAT16 or array.dtype == np.int8 for array in arrays.values())
+
+
+def refuse_gradients(arrays: Mapping[str, np.ndarray], precision: str) -> None:
+    """Raise where gradients are requested in a precision that has none: the remedy is another for a frozen module."""
+    if is_frozen(arrays):
+        refuse_training(precision, "train before you freeze, or make a new module of float32 parameters")
+    refuse_training(precision)

@@ -11,8 +11,9 @@ import numpy as np
 from ..arrays.arguments import as_array, check_place, check_size
 from ..arrays.arithmetic import silent, widened
 from ..arrays.quantization import Bfloat16Product, prepared_for_bfloat16, product, quantized
-from ..backends.precision import DEFAULT, refuse_training
+from ..backends.precision import DEFAULT
 from ..random import uniform
+from .frozen import refuse_gradients
 from .gradients import Gradients, check_gradient
 from .module import Module
 from .parameters import Snapshot
@@ -132,8 +133,8 @@ class Linear(Module):
         TypeError, RuntimeError
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
-        refuse_training(self.precision)
         snapshot = self._store.snapshot
+        refuse_gradients(snapshot.arrays, self.precision)
         x = self._checked(input).copy()
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
