@@ -113,6 +113,7 @@ check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, e
 # error of either.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
+    backends/cython_backend/test_precisions.py \
     testing/test_conformance.py)
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
