@@ -73,8 +73,8 @@ test-numpy: $(TEST)  ## what computes, on the numpy backend
 	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) --backend numpy
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
-# decision change these, not files or command lines.
-COMPUTING := $(addprefix tests/,backends/cython_backend published testing torch \
+# decision change these, not files, command lines or the bridge to PyTorch.
+COMPUTING := $(addprefix tests/,backends/cython_backend published testing \
     $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
 
 LOWER_ISAS := from cylstm.backends.cython_backend import _layer; \
@@ -91,7 +91,7 @@ test-isa-%: $(TEST)
 # In `test-suite` threads work where they pay, as users have it. Here, and in the passes above, they work always.
 test-threads: $(TEST)  ## what computes, on two threads wherever a test allows them
 	@$(STEP) "pytest --backend cython --thread-decision always" \
-	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/torch tests/published,$(COMPUTING)) \
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/published,$(COMPUTING)) \
 	        --backend cython --thread-decision always
 
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
@@ -113,6 +113,7 @@ check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, e
 # error of either.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
+    backends/cython_backend/test_precisions.py \
     testing/test_conformance.py)
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests

@@ -128,25 +128,17 @@ def test_a_matrix_without_columns_or_rows_is_quantized():
     assert quantized(np.empty((0, 3), F32)).values.shape == (0, 3)
 
 
-def test_states_have_a_fixed_scale_unless_one_is_larger():
-    h = np.array([[0.5, -1.0, 0.0039], [0, 0, 0], [2.0, -1.0, 0.0]], F32)
-    values, scale = quantized_state(h, projected=False)
-    assert values.tolist() == [[64, -127, 0], [0, 0, 0], [127, -64, 0]]  # 63.5 is a tie
-    np.testing.assert_array_equal(scale[:, 0], np.array([1, 1, 2], F32) / F32(127))
-
-
-def test_projected_states_have_the_scale_of_their_largest():
+def test_states_have_the_scale_of_their_largest():
     least = F32(SMALLEST_STATE)
-    h = np.array([[0.25, -0.125], [0, 0], [np.nextafter(least, F32(0)), 0], [least, -least], [3e38, 0]], F32)
-    values, scale = quantized_state(h, projected=True)
-    assert values.tolist() == [[127, -64], [0, 0], [0, 0], [127, -127], [127, 0]]
-    np.testing.assert_array_equal(scale[:, 0], np.array([0.25, 0, 0, least, 3e38], F32) / F32(127))
+    h = np.array([[0.25, -0.125], [0, 0], [np.nextafter(least, F32(0)), 0], [least, -least], [3e38, 0], [2, -1]], F32)
+    values, scale = quantized_state(h)
+    assert values.tolist() == [[127, -64], [0, 0], [0, 0], [127, -127], [127, 0], [127, -64]]  # 63.5 is a tie
+    np.testing.assert_array_equal(scale[:, 0], np.array([0.25, 0, 0, least, 3e38, 2], F32) / F32(127))
 
 
-@pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_a_state_that_is_not_finite_has_a_scale_of_nan(bad, projected):
-    values, scale = quantized_state(np.array([[0.5, bad], [0.5, 0.25]], F32), projected=projected)
+def test_a_state_that_is_not_finite_has_a_scale_of_nan(bad):
+    values, scale = quantized_state(np.array([[0.5, bad], [0.5, 0.25]], F32))
     assert values[0].tolist() == [0, 0]
     assert np.isnan(scale[0, 0])
     assert np.isfinite(scale[1, 0])
@@ -156,6 +148,5 @@ def test_states_of_any_size_stay_within_the_levels():
     rng = np.random.default_rng(3)
     h = (rng.standard_normal((2000, 8)) * 10.0 ** rng.integers(-28, 38, (2000, 1))).astype(F32)
     h[~np.isfinite(h)] = 1
-    for projected in (False, True):
-        values, _ = quantized_state(h, projected=projected)
-        assert np.abs(values.astype(int)).max() == 127
+    values, _ = quantized_state(h)
+    assert (np.abs(values.astype(int)).max(axis=1) == 127).all()

@@ -76,9 +76,7 @@ class OneScale(Int8):
         scale = np.float32(np.abs(given.weight_hh).max() / 127)
         values = np.rint(given.weight_hh / scale).astype(np.int8)
         scales = np.full(len(values), scale)
-        return prepared._replace(
-            weight_hh=q.prepared_for_int8(q.QuantizedWeight(values, scales), projected=given.weight_hr is not None)
-        )
+        return prepared._replace(weight_hh=q.prepared_for_int8(q.QuantizedWeight(values, scales)))
 
 
 class FixedScaleOnly(Int8):
@@ -94,11 +92,20 @@ class FixedScaleOnly(Int8):
         return prepared._replace(weight_hh=_as_product(Clipped()))
 
 
-class ProjectedAsOthers(Int8):
-    """The fixed scale with a projection too."""
+class ScaleOfOne(Int8):
+    """The scale of h is 1/127 wherever h is not larger than 1."""
 
     def changed(self, prepared, given):
-        return prepared._replace(weight_hh=prepared.weight_hh._replace(projected=False))
+        class Fixed:
+            shape = prepared.weight_hh.shape
+
+            def of(self, h):
+                one = np.ones((len(h), 1), np.float32)
+                whole = prepared.weight_hh
+                wider = q.Int8Product(np.vstack([whole.columns, np.zeros_like(whole.columns[:1])]), whole.scale)
+                return wider.of(np.hstack([h, one]))
+
+        return prepared._replace(weight_hh=_as_product(Fixed()))
 
 
 class InputInInt8(Int8):
@@ -122,7 +129,7 @@ class QuantizesAgain(Int8):
     def changed(self, prepared, given):
         if isinstance(given.weight_hh, q.QuantizedWeight):
             again = q.dequantized(given.weight_hh)
-            return prepared._replace(weight_hh=q.prepared_for_int8(again, projected=given.weight_hr is not None))
+            return prepared._replace(weight_hh=q.prepared_for_int8(again))
         return prepared
 
 
@@ -177,7 +184,7 @@ CAUGHT = {
     KeepsTheProjectedFactor: "values-projection-float32-bfloat16",
     OneScale: "values-plain-float32-int8",
     FixedScaleOnly: "values-initial_state-float32-int8",
-    ProjectedAsOthers: "values-projection-float32-int8",
+    ScaleOfOne: "values-projection-float32-int8",
     InputInInt8: "values-plain-float32-int8",
     HidesNan: "not_finite-float32-int8",
     QuantizesAgain: "quantized_weights-float32-int8",

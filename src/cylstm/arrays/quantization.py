@@ -15,7 +15,7 @@ BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 LEVELS = 127  # int8 without -128, so that the range is symmetric
 #: Smallest maximum of a row of weights that has a scale: below it the scale would not be a normal number.
 SMALLEST_WEIGHT = LEVELS * 2.0**-126
-#: Smallest maximum of a projected state that has a scale: 127 divided by it is finite.
+#: Smallest maximum of a state that has a scale: 127 divided by it is finite.
 SMALLEST_STATE = 2.0**-100
 
 
@@ -79,17 +79,15 @@ def dequantized(weight: QuantizedWeight) -> np.ndarray:
     return weight.values * weight.scale[:, None]
 
 
-def quantized_state(h: np.ndarray, *, projected: bool) -> tuple[np.ndarray, np.ndarray]:
+def quantized_state(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of float32 states (b, R) in int8, and their scales (b, 1), which are computed in float32.
 
-    Without a projection, h = o * tanh(c) is at most 1, so the scale is 1/127; only a larger h_0 makes it larger. With a
-    projection it follows the largest element of the row. A row with an infinity or a NaN has a scale of NaN.
+    The scale is the largest absolute value of the row over 127; of a row of nothing that reaches ``SMALLEST_STATE`` it
+    is 0, of one with an infinity or a NaN it is NaN.
     """
     one, levels = np.float32(1), np.float32(LEVELS)
     largest = np.abs(h).max(axis=1, keepdims=True, initial=0)
     finite = np.isfinite(largest)
-    if not projected:
-        largest = np.maximum(largest, one)
     has_scale = finite & (largest >= SMALLEST_STATE)
     divisor = np.where(has_scale, largest, one)
     values = np.rint(np.where(has_scale, h, np.float32(0)) * (levels / divisor)).astype(np.int8)
@@ -122,7 +120,6 @@ class Int8Product(NamedTuple):
 
     columns: np.ndarray  # (k, n), the integers of the matrix in a floating dtype in which their sums are exact
     scale: np.ndarray  # (n,) float32
-    projected: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -131,7 +128,7 @@ class Int8Product(NamedTuple):
 
     def of(self, h: np.ndarray) -> np.ndarray:
         """The product of states (b, R) with the matrix, (b, n)."""
-        values, scale = quantized_state(h, projected=self.projected)
+        values, scale = quantized_state(h)
         sums = values.astype(self.columns.dtype) @ self.columns
         return (scale * self.scale) * sums.astype(np.float32)
 
@@ -148,9 +145,9 @@ def prepared_for_bfloat16(weight: Any) -> Bfloat16Product:
     return Bfloat16Product(rounded_to_bfloat16(weight))
 
 
-def prepared_for_int8(weight: Any, *, projected: bool) -> Int8Product:
+def prepared_for_int8(weight: Any) -> Int8Product:
     """The recurrent matrix, float32 or quantized already, for products in int8."""
     values, scale = weight if isinstance(weight, QuantizedWeight) else quantized(weight)
     k = values.shape[1]
     exact = np.float32 if k * LEVELS * (LEVELS + 1) <= 2**24 else np.float64  # integers up to here, in any order
-    return Int8Product(values.T.astype(exact), scale.copy(), projected)
+    return Int8Product(values.T.astype(exact), scale.copy())

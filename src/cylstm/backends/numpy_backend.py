@@ -181,9 +181,7 @@ def _in_precision(p: DirectionParameters, precision: str) -> DirectionParameters
         return DirectionParameters(widened(p.weight_ih, copy=True), widened(p.weight_hh, copy=True), *copies)
     prepared = DirectionParameters(
         prepared_for_bfloat16(p.weight_ih),
-        prepared_for_int8(p.weight_hh, projected=p.weight_hr is not None)
-        if precision == "int8"
-        else prepared_for_bfloat16(p.weight_hh),
+        prepared_for_int8(p.weight_hh) if precision == "int8" else prepared_for_bfloat16(p.weight_hh),
         *copies,
     )
     return prepared if p.weight_hr is None else prepared._replace(weight_hr=prepared_for_bfloat16(p.weight_hr))

@@ -12,7 +12,7 @@ import pytest
 
 import cylstm
 
-pytestmark = pytest.mark.names_backend
+pytestmark = pytest.mark.names_backend("cython")
 
 #: A pullback in a module that is cleared after the backend's, as one that others hold is.
 AT_EXIT = """

@@ -107,7 +107,7 @@ cdef inline void hoist_input(
     f.hoisted.rows = rows
     f.hoisted.a = input + f.hoisted_first * p.shape.I
     if f.operands.input != NULL:
-        convert_rows(&p.kernels.input, <const real*>f.hoisted.a, p.shape.I, rows, p.shape.I, False,
+        convert_rows(&p.kernels.input, <const real*>f.hoisted.a, p.shape.I, rows, p.shape.I,
                      f.operands.input, NULL)
         f.hoisted.a = f.operands.input
     tiles = tiles_of(p.kernels, &f.hoisted)
@@ -173,13 +173,13 @@ cdef inline void convert_step(
     for n in range(own.tiles):
         low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
         carried = max(low, min(high, step.carried))
-        convert_rows(state, output + (step.before + low) * stride, stride, carried - low, R, s.P == 0,
+        convert_rows(state, output + (step.before + low) * stride, stride, carried - low, R,
                      to.state + low * to.state_row, to.scales + low)
         if h_0 != NULL:
-            convert_rows(state, h_0 + carried * R, R, high - carried, R, s.P == 0,
+            convert_rows(state, h_0 + carried * R, R, high - carried, R,
                          to.state + carried * to.state_row, to.scales + carried)
         if f.start == NULL:
-            convert_rows(&p.kernels.input, input + (step.first + low) * I, I, high - low, I, False,
+            convert_rows(&p.kernels.input, input + (step.first + low) * I, I, high - low, I,
                          to.input + low * to.input_row, NULL)
 
 
@@ -272,7 +272,7 @@ cdef inline void project_step(
     if operands.input != NULL:
         for n in range(own.tiles):
             low, high = first_row(p, own, n), min(last_row(p, own, n), step.rows)
-            convert_rows(&p.kernels.input, <real*>f.h_full + low * row, row, high - low, s.H, False,
+            convert_rows(&p.kernels.input, <real*>f.h_full + low * row, row, high - low, s.H,
                          operands.full + low * operands.full_row, NULL)
     for g in range(own.s0, own.s1):
         tile.panel = p.packed.weight_hr + g * panel_bytes(&p.kernels.input, s.H)

@@ -11,7 +11,7 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct Factor:
         Py_ssize_t group, group_bytes, tail_bytes, operand_bytes, speed
         void (*pack)(const PackTask*) noexcept nogil
-        void (*convert)(const void* row, Py_ssize_t K, bint bounded, void* operand, float* scale) noexcept nogil
+        void (*convert)(const void* row, Py_ssize_t K, void* operand, float* scale) noexcept nogil
 
     ctypedef struct GatesTile:
         Py_ssize_t rows, lanes

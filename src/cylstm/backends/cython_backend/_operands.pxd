@@ -37,10 +37,9 @@ cdef inline void convert_rows(
     const Factor* factor,
     const real* rows,  # IN (count, K), rows `stride` apart
     Py_ssize_t stride, Py_ssize_t count, Py_ssize_t K,
-    bint bounded,      # no number is beyond 1, but those of h_0
     char* operands,    # OUT (count,)
     float* scales,     # OUT (count,), or NULL where the factor has none
 ) noexcept nogil:
     cdef Py_ssize_t row = operand_stride(K) * factor.operand_bytes, r
     for r in range(count):
-        factor.convert(rows + r * stride, K, bounded, operands + r * row, scales + r)
+        factor.convert(rows + r * stride, K, operands + r * row, scales + r)

@@ -57,7 +57,7 @@ class Reshape(Layer):
             raise ValueError(f"target_shape must have sizes and at most one -1, got {target_shape}")
 
     def compute_output_shape(self, input_shape: BatchShape) -> BatchShape:
-        """``(B, *target_shape)``."""
+        """B and the target shape."""
         sizes = [size for size in input_shape[1:] if size is not None]
         known = math.prod(size for size in self.target_shape if size != -1)
         if len(sizes) < len(input_shape) - 1:

@@ -42,8 +42,7 @@ typedef struct {
     void (*pack)(const PackTask *);
     /* NULL where a row of state is an operand as it is. `scale` is written where the precision scales h. */
     void (*convert)(const void *row, /* IN (K,) */
-                    ptrdiff_t K, int bounded, /* no element is beyond 1 but in the state that a call brings */
-                    void *operand, /* OUT (K, padded to a group) */
+                    ptrdiff_t K, void *operand, /* OUT (K, padded to a group) */
                     float *scale);
 } Factor;
 

@@ -48,9 +48,9 @@ INLINE void store_operand(operand *p, uvec bits) { store(p, (vec)(bits & 0xffff0
 #include "one_k.h"
 #endif
 
-static void to_operand(const void *row, ptrdiff_t K, int bounded, void *out, float *scale)
+static void to_operand(const void *row, ptrdiff_t K, void *out, float *scale)
 {
-    (void)bounded, (void)scale;
+    (void)scale;
     for (ptrdiff_t k = 0; k < K; k += VL) {
         const real *x = (const real *)row + k;
         store_operand((operand *)out + k, rounded(K - k < VL ? load_some(x, K - k) : load(x)));

@@ -76,9 +76,8 @@ static void pack_state(const PackTask *t)
         }
 }
 
-/* h -> rint(h * 127 / m), m = max |h|, at least 1 where h is bounded by it; the scale is m / 127. Of h with inf or NaN
- * the scale is NaN, of h that is next to zero 0. */
-static void quantize(const void *row, ptrdiff_t K, int bounded, void *out, float *scale)
+/* h -> rint(h * 127 / m), m = max |h|; the scale is m / 127. Of h with inf or NaN it is NaN, of h next to zero 0. */
+static void quantize(const void *row, ptrdiff_t K, void *out, float *scale)
 {
     typedef dot_operand narrow __attribute__((vector_size(sizeof(dot_operand) * VL), aligned(1), may_alias));
     const real *h = row;
@@ -90,7 +89,7 @@ static void quantize(const void *row, ptrdiff_t K, int bounded, void *out, float
         ivec more = size > greatest;
         greatest = (vec)((more & (ivec)size) | (~more & (ivec)greatest));
     }
-    real m = bounded ? 1 : 0, total = 0;
+    real m = 0, total = 0;
     for (ptrdiff_t k = 0; k < VL; k++) {
         m = greatest[k] > m ? greatest[k] : m;
         total += not_finite[k];
