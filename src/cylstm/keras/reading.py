@@ -128,7 +128,7 @@ def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: Layer
 def _before_tf(version: str) -> bool:
     """Whether it is a Keras before it became a part of TensorFlow. Its Bidirectional did not zero masked steps."""
     numbers = version.split(".")
-    return numbers[0] == "2" and len(numbers) > 1 and numbers[1] in "0123" and not version.endswith("-tf")
+    return numbers[0] == "2" and len(numbers) > 1 and numbers[1] in tuple("0123") and not version.endswith("-tf")
 
 
 def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
