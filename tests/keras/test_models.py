@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,36 +281,6 @@ def test_models_go_back(name: str, tmp_path: Path) -> None:
     ours.set_weights([np.zeros_like(one) for one in ours.get_weights()])
     ours.load_weights(tmp_path / "theirs.weights.h5")
     assert_same(ours.predict(x), wanted)
-
-
-def test_masks_beside_initial_states_in_keras_2(tmp_path: Path) -> None:
-    """Keras 2 passes the mask on there; its form of a configuration is made here of that of Keras 3."""
-    ids = keras.Input(IDS, name="ids")
-    embedding = kl.Embedding(20, 4, mask_zero=True, name="words")
-    y, *states = kl.LSTM(4, return_sequences=True, return_state=True, name="one")(embedding(ids))
-    decoder = kl.LSTM(4, return_sequences=True, name="other")
-    theirs = keras.Model(ids, decoder(y, initial_state=states, mask=embedding.compute_mask(ids)))
-    fill(theirs, 0)
-    calls = {
-        "words": [[["ids", 0, 0, {}]]],
-        "one": [[["words", 0, 0, {}]]],
-        "other": [[["one", 0, 0, {"initial_state": [["one", 0, 1], ["one", 0, 2]]}]]],
-    }
-    with (
-        zipfile.ZipFile(saved(theirs, tmp_path, ".keras")) as archive,
-        zipfile.ZipFile(tmp_path / "2.keras", "w") as old,
-    ):
-        model = json.loads(archive.read("config.json"))
-        layers = [one for one in model["config"]["layers"] if one["name"] in {"ids", *calls}]
-        model["config"] |= {"layers": [one | {"inbound_nodes": calls.get(one["name"], [])} for one in layers]}
-        old.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
-        old.writestr("config.json", json.dumps(model))
-        old.writestr("model.weights.h5", archive.read("model.weights.h5"))
-    ours = ck.load_model(tmp_path / "2.keras")
-    x = inputs_of(theirs)
-    assert_same(ours.predict(x), theirs(x))
-    with pytest.raises(ValueError, match="other must be called without initial_state in a model with masks"):
-        ours.save(tmp_path / "ours.keras")
 
 
 def test_mixed_precision_is_computed_in_float32(tmp_path: Path) -> None:
