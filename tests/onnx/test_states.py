@@ -88,6 +88,11 @@ COMPUTED = {
     "Exp": ["e = Exp(h)", "initial_h = Expand(e, shape)"],
     "LSTM": ["Y0, h0 = LSTM<hidden_size = 4>(X, W, R)", "initial_h = Identity(h0)"],
     "Slice of X": ["f = Slice(X, zero, one)", "w = Concat<axis = 2>(f, f)", "initial_h = Slice(w, zero, H, two)"],
+    "Gather of X": [
+        "f = Slice(X, zero, one)",
+        "i = Constant<value = int64[4] {0, 1, 2, 0}>()",
+        "initial_h = Gather<axis = 2>(f, i)",
+    ],
 }
 
 
