@@ -146,7 +146,10 @@ def frames() -> keras.Model:
 
 def cells() -> keras.Model:
     cells = [kl.LSTMCell(5), kl.LSTMCell(4, recurrent_activation="hard_sigmoid")]
-    return keras.Sequential([kl.Input(NUMBERS), kl.RNN(cells, return_sequences=True), kl.RNN(kl.LSTMCell(3))])
+    rnn = kl.RNN(cells, return_sequences=True)
+    return keras.Sequential(
+        [kl.Input(NUMBERS), rnn, kl.RNN([kl.LSTMCell(4)], return_sequences=True), kl.RNN(kl.LSTMCell(3))]
+    )
 
 
 def residual() -> keras.Model:
