@@ -24,6 +24,7 @@ SIZES = [
 ]
 #: From a learned state ``h`` (1, 1, 4) to one per sequence.
 WAYS = {
+    "Tanh": ["t = Tanh(h)", "g = Sigmoid(t)", "r = Relu(g)", "initial_h = Expand(r, shape)"],
     "Expand": ["initial_h = Expand(h, shape)"],
     "Tile": ["repeats = Concat<axis = 0>(one, N, one)", "initial_h = Tile(h, repeats)"],
     "ConstantOfShape": ["initial_h = ConstantOfShape<value = float[1] {0.5}>(shape)"],
