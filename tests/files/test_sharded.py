@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -76,3 +77,29 @@ def test_damaged_indices(tmp_path: Path, content: str, message: str) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         cylstm.load(path)
+
+
+def test_what_the_files_tell_of_the_module_is_taken(tmp_path: Path) -> None:
+    options = {"batch_first": True, "clip": 0.05, "activations": ("relu", "tanh", "tanh")}
+    lstm, x = cylstm.LSTM(3, 4, 2, **options), cylstm.randn(2, 5, 3)
+    cylstm.save(lstm, tmp_path / "whole.safetensors")
+    state = safetensors.numpy.load_file(tmp_path / "whole.safetensors")
+    with safetensors.safe_open(tmp_path / "whole.safetensors", "numpy") as file:
+        metadata = file.metadata()
+    names = {name: f"{name[-1]}.safetensors" for name in state}
+    for one in set(names.values()):
+        part = {name: state[name] for name in names if names[name] == one}
+        safetensors.numpy.save_file(part, tmp_path / one, metadata=metadata)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert repr(cylstm.load(index)) == repr(lstm)
+    np.testing.assert_array_equal(cylstm.load(index)(x)[0], lstm(x)[0])
+    safetensors.numpy.save_file(part, tmp_path / one, metadata=metadata | {"batch_first": "false"})
+    with pytest.raises(ValueError, match=r"batch_first must be true or false, got '\w+ or \w+': give batch_first"):
+        cylstm.load(index)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.keras", "m.h5"])
+def test_a_model_is_no_part_of_another(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must hold tensors, got a model"):
+        cylstm.load(shards(tmp_path, weight_ih_l0=name))

@@ -113,6 +113,14 @@ def test_an_lstm_that_is_not_described_is_refused(make: Callable, tmp_path: Path
         cylstm.load(saved(model, tmp_path, ".weights.h5"))
 
 
+def test_the_merge_mode_that_is_taken_is_said(tmp_path: Path) -> None:
+    for layer, said in ((kl.Bidirectional(kl.LSTM(4)), True), (kl.LSTM(4), False)):
+        model = keras.Sequential([kl.Input((5, 3)), layer])
+        with pytest.warns(UserWarning, match="no configuration") as warned:
+            cylstm.load(saved(model, tmp_path, ".weights.h5"))
+        assert any("merge_mode='concat'" in str(one.message) for one in warned) == said
+
+
 def test_a_class_of_somebody_else_is_no_lstm(tmp_path: Path) -> None:
     model = keras.Sequential([kl.Input((5, 3)), Another(4)])
     with pytest.raises(ValueError, match="is not described"):

@@ -146,7 +146,10 @@ def frames() -> keras.Model:
 
 def cells() -> keras.Model:
     cells = [kl.LSTMCell(5), kl.LSTMCell(4, recurrent_activation="hard_sigmoid")]
-    return keras.Sequential([kl.Input(NUMBERS), kl.RNN(cells, return_sequences=True), kl.RNN(kl.LSTMCell(3))])
+    rnn = kl.RNN(cells, return_sequences=True)
+    return keras.Sequential(
+        [kl.Input(NUMBERS), rnn, kl.RNN([kl.LSTMCell(4)], return_sequences=True), kl.RNN(kl.LSTMCell(3))]
+    )
 
 
 def residual() -> keras.Model:
@@ -163,6 +166,26 @@ def masks_made_one() -> keras.Model:
     x = kl.Embedding(20, 4, mask_zero=True)(inputs)
     x = kl.Concatenate()([x, kl.Dense(3, "elu")(x)])
     return keras.Model(inputs, kl.Bidirectional(kl.LSTM(3))(x))
+
+
+def masked_decoder() -> keras.Model:
+    """Keras 3 passes no mask beside initial states, and yet hands it on."""
+    ids = keras.Input(IDS)
+    x = kl.Embedding(20, 4, mask_zero=True)(ids)
+    y, *states = kl.Bidirectional(kl.LSTM(4, return_sequences=True, return_state=True), merge_mode="sum")(x)
+    decoded = kl.LSTM(4, return_sequences=True)(x, initial_state=states[:2])
+    both = kl.Bidirectional(kl.LSTM(4, return_sequences=True), merge_mode="ave")(decoded, initial_state=states)
+    return keras.Model(ids, [decoded, kl.LSTM(3)(both), kl.LSTM(4)(y, initial_state=states[2:])])
+
+
+def shared_model() -> keras.Model:
+    """Outputs of a model that is called twice, and of its calls one is used inside."""
+    inner = keras.Input(NUMBERS)
+    block = keras.Model(inner, kl.LSTM(3, return_sequences=True)(inner), name="block")
+    inputs = keras.Input(NUMBERS)
+    one = block(inputs)
+    other = block(one * 2.0)
+    return keras.Model(inputs, [one, kl.Dense(2)(other), kl.Dense(1)(one)])
 
 
 def half() -> keras.Model:
@@ -186,7 +209,7 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
             both_ways,
             attention,
         ),
-        *(operations, nested, siamese, frames, cells, residual, masks_made_one),
+        *(operations, nested, siamese, frames, cells, residual, masks_made_one, masked_decoder, shared_model),
     )
 }
 

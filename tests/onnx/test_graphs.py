@@ -182,13 +182,15 @@ def test_stacked_layers_are_one_module(tmp_path: Path) -> None:
     assert_close([Y], ort_run(model, X=X))
 
 
-@pytest.mark.parametrize("case", ["used elsewhere", "an output", "other size", "in between", "mixed up"])
+@pytest.mark.parametrize("case", ["used elsewhere", "an output", "other size", "in between", "mixed up", "6", "10"])
 def test_layers_that_are_not_one_stay_apart(case: str) -> None:
     squeeze = "Z = Squeeze(Y, one)"
     if case == "other size":
         model = two_layers([squeeze], H=6)
     elif case == "in between":
         model = two_layers(["S = Squeeze(Y, one)", "Z = Relu(S)"])
+    elif case.isdecimal():  # to int32 and float16, which round
+        model = two_layers(["S = Squeeze(Y, one)", f"C = Cast<to = {case}>(S)", "Z = Cast<to = 1>(C)"])
     elif case == "mixed up":  # the batch becomes the steps
         model = two_layers(["S = Squeeze(Y, one)", "Z = Transpose<perm = [1, 0, 2]>(S)"])
     else:

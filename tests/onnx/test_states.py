@@ -24,6 +24,7 @@ SIZES = [
 ]
 #: From a learned state ``h`` (1, 1, 4) to one per sequence.
 WAYS = {
+    "Tanh": ["t = Tanh(h)", "g = Sigmoid(t)", "r = Relu(g)", "initial_h = Expand(r, shape)"],
     "Expand": ["initial_h = Expand(h, shape)"],
     "Tile": ["repeats = Concat<axis = 0>(one, N, one)", "initial_h = Tile(h, repeats)"],
     "ConstantOfShape": ["initial_h = ConstantOfShape<value = float[1] {0.5}>(shape)"],
@@ -88,6 +89,11 @@ COMPUTED = {
     "Exp": ["e = Exp(h)", "initial_h = Expand(e, shape)"],
     "LSTM": ["Y0, h0 = LSTM<hidden_size = 4>(X, W, R)", "initial_h = Identity(h0)"],
     "Slice of X": ["f = Slice(X, zero, one)", "w = Concat<axis = 2>(f, f)", "initial_h = Slice(w, zero, H, two)"],
+    "Gather of X": [
+        "f = Slice(X, zero, one)",
+        "i = Constant<value = int64[4] {0, 1, 2, 0}>()",
+        "initial_h = Gather<axis = 2>(f, i)",
+    ],
 }
 
 

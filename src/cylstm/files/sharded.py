@@ -9,6 +9,8 @@ from .container import Contents, Tensor, damaged, existing, parse_json, regular_
 
 ENDING = ".index.json"
 MAX_INDEX = 10_000_000
+#: Files that describe what their tensors are for, which an index does not.
+_MODELS = (".onnx", ".keras", ".h5", ".hdf5")
 
 
 def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
@@ -26,17 +28,20 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
     FileNotFoundError
         If one of the files is missing.
     ValueError
-        If the index is damaged, names files of other folders, or a tensor that is not in its file.
+        If the index is damaged, names files of other folders or models, or a tensor that is not in its file.
     """
     shards: dict[str, Contents] = {}
     tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
     for name, shard in _table(path).items():
         if shard not in shards:
             shards[shard] = read_file(existing(path.parent / shard))
+            for key, text in shards[shard].metadata.items():  # of several texts none is right, which is found later
+                metadata[key] = text if metadata.get(key, text) == text else f"{metadata[key]} or {text}"
         if name not in shards[shard].tensors:
             raise damaged(path, f"{shard!r:.200} must hold {name!r:.200}, got a file without it")
         tensors[name] = shards[shard].tensors[name]
-    return Contents(tensors, {})
+    return Contents(tensors, metadata)
 
 
 def files(path: Path) -> list[Path]:
@@ -71,4 +76,6 @@ def _table(path: Path) -> dict[str, str]:
             raise damaged(path, f"the file of {name!r:.200} must be a name in the same folder, got {shard!r:.200}")
         if shard.lower().endswith(ENDING):
             raise damaged(path, f"the file of {name!r:.200} must hold tensors, got another index, {shard!r:.200}")
+        if shard.lower().endswith(_MODELS):
+            raise damaged(path, f"the file of {name!r:.200} must hold tensors, got a model, {shard!r:.200}")
     return table

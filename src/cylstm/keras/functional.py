@@ -9,6 +9,7 @@ import numpy as np
 
 from .files.model import Node, Source
 from .layers.base import InputLayer, Layer, Recurrent
+from .layers.identity import Masking
 from .layers.merging import Merge
 from .layers.operations import Operation
 from .model import Model, checked_input
@@ -22,6 +23,7 @@ class Call(NamedTuple):
     inputs: Any  # a Source, or a list of them and of numbers
     mask: Source | None
     initial_state: Any
+    masked: bool = True  # whether the layer is passed the mask of its input, where the call names no mask
 
 
 class Functional(Model):
@@ -140,7 +142,18 @@ class Functional(Model):
         return shapes if len(shapes) > 1 else shapes[0]
 
     def get_config(self) -> dict[str, Any]:
-        """The layers and how they are connected, as configurations of Keras 3 have them."""
+        """The layers and how they are connected, as configurations of Keras 3 have them.
+
+        Raises
+        ------
+        ValueError
+            If the model is of Keras 2 and passes a mask beside initial states, which Keras 3 does not.
+        """
+        if _makes_masks(self) and (passed := [c for c in self._calls if c.initial_state and c.masked and not c.mask]):
+            raise ValueError(
+                f"{passed[0].layer.name} must be called without initial_state in a model with masks, got it from "
+                "Keras 2, where the mask goes with it; in Keras 3 it does not: keep the file of Keras 2"
+            )
         shapes = self._shapes(self.input_shape)
         numbers: dict[tuple[str, int], int] = {(one.layer, one.node): 0 for one in self._input_layers}
         nodes: dict[str, list[dict[str, Any]]] = {layer.name: [] for layer in self.layers}
@@ -164,8 +177,13 @@ class Functional(Model):
             "name": self.name,
             "layers": [one.described() | {"name": one.name, "inbound_nodes": nodes[one.name]} for one in self.layers],
             "input_layers": _alone([history(one) for one in self._input_layers]),
-            "output_layers": _alone([history(one) for one in self._output_layers]),
+            "output_layers": _alone([self._output(history(one)) for one in self._output_layers]),
         }
+
+    def _output(self, history: list[Any]) -> list[Any]:
+        """Where an output comes from; for it alone Keras 3 counts a call that is not there of Functional models."""
+        name, node, tensor = history
+        return [name, node + isinstance(self._by_name[name], Functional), tensor]
 
     def _described(self) -> dict[str, Any]:
         return {"name": self.name, "layers": [layer.described() for layer in self.layers]}
@@ -197,7 +215,9 @@ class Functional(Model):
             if call.initial_state is not None:
                 options["initial_state"] = _mapped(call.initial_state, lambda one: _part(found, one))
             key = call.layer.name, call.node
-            found[key], following[key] = call.layer.run(inputs, of_inputs, **options)
+            found[key], following[key] = call.layer.run(inputs, of_inputs if call.masked else None, **options)
+            if not call.masked:
+                following[key] = call.layer.compute_mask(inputs, of_inputs)
         outputs = tuple(_part(found, one) for one in self._output_layers)
         of_outputs = [_part(following, one, several=False) for one in self._output_layers]
         return (outputs, of_outputs) if len(outputs) > 1 else (outputs[0], of_outputs[0])
@@ -243,7 +263,19 @@ def _call(layer: Layer, n: int, node: Node) -> Call:
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     if kwargs or len(args) != 1 or not list(_sources(args[0])):
         raise ValueError(f"{layer.name} must be called with its input alone, got {len(args)} and {', '.join(kwargs)}")
-    return Call(layer, n, args[0], mask, list(state) if isinstance(state, tuple) else state)
+    # Keras 3 passes the mask of an array on where the array is the only one of the call.
+    masked = node.major < 3 or state is None or mask is not None
+    return Call(layer, n, args[0], mask, list(state) if isinstance(state, tuple) else state, masked)
+
+
+def _makes_masks(model: Model) -> bool:
+    """Whether a layer of the model, or of one in it, makes a mask."""
+    return any(
+        _makes_masks(layer)
+        if isinstance(layer, Model)
+        else isinstance(layer, Masking) or getattr(layer, "mask_zero", False)
+        for layer in model.layers
+    )
 
 
 def _alone(several: list[Any]) -> Any:

@@ -229,9 +229,10 @@ def _assumed(model: StoredModel, layers: list[_Layer]) -> str:
     version = f"Keras {model.keras_version}" if model.keras_version else "Keras since 2.3"
     gates = "hard_sigmoid" if _hard_sigmoid(model) else "sigmoid"
     doubt = " (hard_sigmoid if TensorFlow 1 wrote it)" if model.keras_version.startswith("2.2.4-tf") else ""
+    merged = ", merge_mode='concat'" if any(len(one.parts) > 1 for one in layers if one.kind == "LSTM") else ""
     return (
         f"the file has no configuration, so LSTMs are taken to have the defaults of {version}: activation='tanh', "
-        f"recurrent_activation={gates!r}{doubt}, not go_backwards"
+        f"recurrent_activation={gates!r}{doubt}{merged}, not go_backwards"
     )
 
 

@@ -203,7 +203,7 @@ class Model(Recurrent):
             weights = Path(folder) / "model.weights.h5"
             write_weights(weights, self.stored(), name=self.name)
             with zipfile.ZipFile(temporary, "w") as archive:
-                archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
+                archive.writestr("metadata.json", json.dumps({"keras_version": "3.4.0"}))
                 archive.writestr("config.json", config)
                 archive.write(weights, "model.weights.h5")
 

@@ -17,6 +17,7 @@ from ..files.names import either
 from .files.model import LayerPath, StoredModel, read_model
 from .functional import Functional
 from .layers import LAYERS, Bidirectional, Identity, InputLayer, Layer, LSTMCell, StackedRNNCells, TimeDistributed
+from .layers.merging import Merge
 from .layers.operations import OPERATIONS, Operation
 from .sequential import Sequential
 
@@ -120,6 +121,8 @@ def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: Layer
     layer = _made(kind, config, stored, path)
     if stored is not None and isinstance(layer, Bidirectional) and _before_tf(stored.keras_version):
         layer.zero_masked(False)
+    if stored is not None and isinstance(layer, Merge) and _loses_masks(stored.keras_version):
+        layer.refuse_masks()
     if stored is not None and not isinstance(layer, InputLayer | TimeDistributed):
         layer.give(partial(stored.weights, path))
     return layer
@@ -128,7 +131,12 @@ def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: Layer
 def _before_tf(version: str) -> bool:
     """Whether it is a Keras before it became a part of TensorFlow. Its Bidirectional did not zero masked steps."""
     numbers = version.split(".")
-    return numbers[0] == "2" and len(numbers) > 1 and numbers[1] in "0123" and not version.endswith("-tf")
+    return numbers[0] == "2" and len(numbers) > 1 and numbers[1] in tuple("0123") and not version.endswith("-tf")
+
+
+def _loses_masks(version: str) -> bool:
+    """Whether it is a Keras in which several inputs pass no mask on, 3.0 to 3.3."""
+    return version.split(".")[:2] in (["3", minor] for minor in "0123")
 
 
 def _operation(kind: str, config: Mapping[str, Any]) -> Operation:

@@ -137,7 +137,7 @@ VIEWS = set(OPERATORS) - {"Cast", "CastLike", "Concat", "Gather", "Reshape"}
 _ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round"),
     *("Min", "Max", "Sum", "Mean", "Clip", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
-    *("Not", "And", "Or", "Xor", "Where"),
+    *("Not", "And", "Or", "Xor", "Where", "Tanh", "Sigmoid", "Relu"),
 }
 _AT_MOST_THE_INPUT = {
     *("ReduceSum", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceMean", "ReduceL2", "ReduceSumSquare", "CumSum"),

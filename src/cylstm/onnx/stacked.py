@@ -23,7 +23,7 @@ _BETWEEN = {
 }
 _MOST_BETWEEN = 32
 #: Elements of the array with which it is tried whether one node's Y is the other's X.
-MAX_PROBE = 1 << 24  # which float32 counts exactly
+MAX_PROBE = 1 << 23  # of which float32 tells the thirds apart
 
 
 class _Layer(NamedTuple):
@@ -135,7 +135,7 @@ def _is_layer_above(scope: Scope, lower: Found, between: _Between, node: Any) ->
     if len(sizes) < 2 or math.prod(sizes) * D * H > MAX_PROBE:
         return False
     T, B = sizes
-    side_by_side = np.arange(T * B * D * H, dtype=np.float32).reshape(T, B, D * H)
+    side_by_side = np.arange(T * B * D * H, dtype=np.float32).reshape(T, B, D * H) / np.float32(3)  # a Cast rounds
     Y = side_by_side.reshape(T, B, D, H)
     if not lower.layout:
         Y = Y.swapaxes(1, 2)

@@ -147,7 +147,11 @@ def state_of(scope: Scope, what: str, name: str, sizes: Sizes) -> Any:
         return None if zero or whole else derived
     if zero:
         return None
-    return name if _handed_on(scope, name) else Computed(name, _maker(scope, name))
+    if not _handed_on(scope, name):
+        return Computed(name, _maker(scope, name))
+    # Of an input that X comes from too, the caller gives no state of its own.
+    same = _handed_on(scope, sizes.X) and input_of(scope, name) == input_of(scope, sizes.X)
+    return Computed(name, "the input of the LSTM") if same else name
 
 
 def _check(what: str, array: np.ndarray, sizes: Sizes) -> None:

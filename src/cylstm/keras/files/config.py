@@ -32,6 +32,7 @@ class Node(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    major: int = 2  # of the Keras in whose form it is written, 2 or 3
 
 
 def version_of(model: dict[str, Any], version: str) -> int | None:
@@ -158,6 +159,11 @@ def _connect(config: dict[str, Any], kind: str) -> None:
         layer["inbound_nodes"] = [_node(one) for one in _listed(layer["inbound_nodes"], layer["name"])]
     for name in ("input_layers", "output_layers"):
         config[name] = list(_sources(_tensors(config.get(name, []))))
+    if any(node.major == 3 for layer in layers for node in layer["inbound_nodes"]):
+        # Keras 3 counts a call that is not there of nested Functional models, and does so for outputs alone.
+        functional = {layer["name"] for layer in layers if layer["class_name"] == "Functional"}
+        outputs = config["output_layers"]
+        config["output_layers"] = [one._replace(node=one.node - (one.layer in functional)) for one in outputs]
     # A nested model is called once when it is made. Older versions count that call, which is not in the file.
     models = {layer["name"] for layer in layers if "layers" in layer["config"]}
     used = [one for layer in layers for node in layer["inbound_nodes"] for one in _sources(node)]
@@ -176,7 +182,7 @@ def _connect(config: dict[str, Any], kind: str) -> None:
 def _node(node: Any) -> Node:
     """One call of a layer."""
     if isinstance(node, dict):  # Keras 3
-        return Node(tuple(_tensors(one) for one in node.get("args", [])), _tensors(node.get("kwargs", {})))
+        return Node(tuple(_tensors(one) for one in node.get("args", [])), _tensors(node.get("kwargs", {})), 3)
     tensors = _tensors(node)
     kwargs: dict[str, Any] = {}
     for one in node if isinstance(node, list) and not isinstance(tensors, Source) else [node]:
@@ -221,7 +227,7 @@ def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, Source):
         return change(value)
     if isinstance(value, Node):
-        return Node(_mapped(value.args, change), _mapped(value.kwargs, change))
+        return value._replace(args=_mapped(value.args, change), kwargs=_mapped(value.kwargs, change))
     if isinstance(value, dict):
         return {name: _mapped(one, change) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -95,14 +95,14 @@ class RNN(Recurrent):
 
     def inner_layers(self) -> dict[str, Layer]:
         """The layers by the paths of their groups in Keras's files."""
-        if len(self._layers) == 1:
+        if isinstance(self.cell, LSTMCell):
             return {"": self._layers[0]}
         return {f"cells/{n}": layer for n, layer in enumerate(self._layers)}
 
     def parts(self) -> dict[str, list[np.ndarray]]:
         """The weights by the paths of their groups in Keras's files."""
         arrays = [list(layer._kept().values()) for layer in self._layers]
-        if len(arrays) == 1:
+        if isinstance(self.cell, LSTMCell):
             return {CELL: arrays[0]}
         return {f"cell/cells/lstm_cell{f'_{n}' if n else ''}": one for n, one in enumerate(arrays)}
 
@@ -147,7 +147,7 @@ class RNN(Recurrent):
         """The arguments that make a layer like this one, by their names in Keras."""
         cells = [of_keras("LSTMCell", _cell_config(one)) for one in self._layers]
         several = of_keras("StackedRNNCells", {"name": getattr(self.cell, "name", ""), "cells": cells})
-        return super().get_config() | {"cell": cells[0] if len(cells) == 1 else several}
+        return super().get_config() | {"cell": cells[0] if isinstance(self.cell, LSTMCell) else several}
 
 
 def _cell_config(layer: LSTM) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,11 @@ class Merge(Layer):
     """What the layers have in common that compute number by number. There are no further arguments."""
 
     #: Whether masked steps keep what is computed there; in the others it depends on the version of Keras.
-    _takes_masks: ClassVar[bool] = True
+    _takes_masks = True
+
+    def refuse_masks(self) -> None:
+        """Refuse inputs with a mask: of the Keras that made the layer, it is lost here, which later ones keep."""
+        self._takes_masks = False
 
     def _merge(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The arrays, of as many dimensions each, made one."""
@@ -157,7 +161,8 @@ class Concatenate(Merge):
 
     def compute_mask(self, x: list[np.ndarray], mask: Any = None) -> Any:
         """The mask that all inputs have; along the steps, one behind the other."""
-        if mask is None or x[0].ndim < 3 or self.axis % x[0].ndim != 1 or all(one is None for one in mask):
+        along = x[0].ndim >= 3 and self.axis % x[0].ndim == 1 and self._takes_masks
+        if mask is None or not along or all(one is None for one in mask):
             return super().compute_mask(x, mask)
         pairs = zip(x, mask, strict=True)
         return np.concatenate([np.ones(a.shape[:2], bool) if one is None else one for a, one in pairs], axis=1)
