@@ -90,5 +90,5 @@ def test_the_forecast_is_as_good_as_before(examples: Any) -> None:
     error = forecast.rmse(forecasts["float32"], truth)
     for precision in ("bfloat16", "int8"):
         assert 0 < forecast.rmse(forecasts[precision], forecasts["float32"]) < 0.02 * error
-        # Measured: 0.0001 and 0.0016. Where training rounds otherwise, it ends at other weights.
-        assert abs(forecast.rmse(forecasts[precision], truth) / error - 1) < 0.004
+        # Measured: 0.0001 and 0.0004. Where training rounds otherwise, it ends at other weights.
+        assert abs(forecast.rmse(forecasts[precision], truth) / error - 1) < 0.002
