@@ -63,15 +63,9 @@ INLINE vec plain_load_some(const real *p, ptrdiff_t n)
 }
 INLINE void plain_store_some(real *p, vec v, ptrdiff_t n) { memcpy(p, &v, (size_t)n * sizeof(real)); }
 
-/* What isa/ gives for the precisions of a float32 state, where it has better than the functions below:
+/* What isa/ gives for the precisions of a float32 state, those of plain_dot.h where it has no better:
  *   int8_dot(sum, x, w)     sum + products of DOT_GROUP operands, of all_dot(p), with those of load_dot_weights(p);
  *                           operands have DOT_OFFSET added
  *   bf16_dot(sum, x, w)     likewise of pairs of bfloat16, of all_pairs(p) and load_pairs(p); only with BF16_DOT */
-#if !DOUBLE
-typedef int8_t quarter __attribute__((vector_size(VECTOR_BYTES / 4), aligned(1), may_alias));
-INLINE ivec plain_all_dot(const void *p) { return word_at(p) - (ivec){0}; }
-INLINE ivec plain_load_dot_weights(const int8_t *p) { return __builtin_convertvector(*(const quarter *)p, ivec); }
-INLINE ivec plain_int8_dot(ivec sum, ivec x, ivec w) { return sum + x * w; }
-#endif
 
 #endif

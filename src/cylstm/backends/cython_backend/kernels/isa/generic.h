@@ -13,11 +13,4 @@ INLINE vec fma_(vec a, vec b, vec c) { return a * b + c; } /* -ffp-contract=off:
 #define load_some plain_load_some
 #define store_some plain_store_some
 
-#define DOT_GROUP 1
-#define DOT_OFFSET 0
-#define DOT_SPEED 1
-#define dot_operand int32_t
-#define dot_weights ivec
-#define all_dot plain_all_dot
-#define load_dot_weights plain_load_dot_weights
-#define int8_dot plain_int8_dot
+#include "../plain_dot.h"

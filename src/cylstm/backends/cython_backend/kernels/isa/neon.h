@@ -30,12 +30,5 @@ INLINE dot_weights all_dot(const void *p) { return vreinterpretq_s8_s32(vdupq_n_
 INLINE dot_weights load_dot_weights(const int8_t *p) { return vld1q_s8(p); }
 INLINE ivec int8_dot(ivec sum, dot_weights x, dot_weights w) { return (ivec)vdotq_s32((int32x4_t)sum, x, w); }
 #else
-#define DOT_GROUP 1
-#define DOT_OFFSET 0
-#define DOT_SPEED 1
-#define dot_operand int32_t
-#define dot_weights ivec
-#define all_dot plain_all_dot
-#define load_dot_weights plain_load_dot_weights
-#define int8_dot plain_int8_dot
+#include "../plain_dot.h"
 #endif
