@@ -27,7 +27,7 @@ KERNELS = HERE / "kernels"
 C_FILES = sorted(str(p) for p in HERE.rglob("*") if p.suffix in (".h", ".def", ".pxd") or p.parent == KERNELS)
 # -O3 without -ffast-math: the order of every sum is part of the result. -ffp-contract=off: a fused multiply-add only
 # where the source says so. -g0: the wheel is a quarter of the size.
-FLAGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+FLAGS = ["-O3", "-g0", "-std=gnu11", "-D_GNU_SOURCE", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 # Here, for a directive in a .pyx does not reach the functions of the .pxd files.
 DIRECTIVES = {
     "language_level": "3",

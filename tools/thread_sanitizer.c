@@ -7,6 +7,7 @@
 
 #include "../src/cylstm/backends/cython_backend/parallel/halt.h"
 #include "../src/cylstm/backends/cython_backend/parallel/region.h"
+#include "../src/cylstm/backends/cython_backend/parallel/system.h"
 
 enum { CALLERS = 4, THREADS = 4, CALLS = 60, STEPS = 200, LOOK = 7 };
 
@@ -27,7 +28,7 @@ static int asked; /* atomic: how often Python was asked, by all callers */
 
 static int ask(void) { return __atomic_add_fetch(&asked, 1, __ATOMIC_RELAXED) % 3 == 0; }
 
-static void *work(void *given)
+static void work(void *given)
 {
     Member *member = given;
     Call *call = member->call;
@@ -57,13 +58,12 @@ static void *work(void *given)
     if (call->started > 1)
         region_thread_ends(&all, since);
     fpmode_restore(mode);
-    return NULL;
 }
 
 static void run(int threads)
 {
     Call *call = NULL;
-    pthread_t others[THREADS];
+    StartedThread others[THREADS];
     Member members[THREADS];
     if (posix_memalign((void **)&call, 64, sizeof(Call)))
         abort();
@@ -75,11 +75,11 @@ static void run(int threads)
     for (int r = 0; r < call->started; r++)
         members[r] = (Member){call, r};
     for (int r = 1; r < call->started; r++)
-        if (pthread_create(&others[r], NULL, work, &members[r]))
+        if (!thread_start(&others[r], work, &members[r]))
             abort();
     work(&members[0]);
     for (int r = 1; r < call->started; r++)
-        pthread_join(others[r], NULL);
+        thread_join(&others[r]);
     region_leave(threads, entered);
     for (int r = 1; r < call->started; r++)
         if (call->steps[r] != call->steps[0] || call->h[0][r] != call->h[0][0] || call->h[1][r] != call->h[1][0]) {
@@ -89,25 +89,25 @@ static void run(int threads)
     free(call);
 }
 
-static void *caller(void *unused)
+static void caller(void *unused)
 {
+    (void)unused;
     for (int n = 0; n < CALLS; n++)
         run(2 + n % (THREADS - 1));
-    return unused;
 }
 
 int main(void)
 {
-    pthread_t callers[CALLERS];
+    StartedThread callers[CALLERS];
     region_init();
     region_always(1);
     caller(NULL); /* the main thread alone: it is the one that asks */
     for (int n = 0; n < CALLERS; n++)
-        if (pthread_create(&callers[n], NULL, caller, NULL))
+        if (!thread_start(&callers[n], caller, NULL))
             abort();
     caller(NULL);
     for (int n = 0; n < CALLERS; n++)
-        pthread_join(callers[n], NULL);
+        thread_join(&callers[n]);
     printf("%d calls of %d callers, %d questions\n", (CALLERS + 2) * CALLS, CALLERS + 1, asked);
     return asked ? 0 : 1;
 }

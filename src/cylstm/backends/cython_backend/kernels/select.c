@@ -1,6 +1,8 @@
 /* Which kernels there are, and which of them this processor can run: kernels.def as a table. */
-#include "kernels.h"
 #include <string.h>
+
+#include "kernels.h"
+#include "processor.h"
 
 /* Lines for other architectures vanish. */
 #define FOR_any(...) __VA_ARGS__
@@ -13,19 +15,6 @@
 #define FOR_aarch64(...) __VA_ARGS__
 #else
 #define FOR_aarch64(...)
-#endif
-
-/* These ask the operating system too, whether it saves the registers. */
-#define CPU(feature) __builtin_cpu_supports(feature)
-#define CPU_AVX2 (CPU("avx2") && CPU("fma"))
-#define CPU_AVX512 (CPU_AVX2 && CPU("avx512f") && CPU("avx512dq") && CPU("avx512bw") && CPU("avx512vl"))
-#define CPU_AVX512_VNNI (CPU_AVX512 && CPU("avx512vnni"))
-#define CPU_AVX512_BF16 (CPU_AVX512_VNNI && CPU("avx512bf16"))
-#if defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#define CPU_NEON_DOT (getauxval(AT_HWCAP) >> 20 & 1) /* HWCAP_ASIMDDP */
-#else
-#define CPU_NEON_DOT 0
 #endif
 
 #define ISA(architecture, name, flags, condition) FOR_##architecture(static int runs_##name(void) { return condition; })
@@ -54,9 +43,6 @@ const Kernels *cylstm_kernels_line(ptrdiff_t index)
 
 int cylstm_kernels_run_here(const Kernels *kernels)
 {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-#endif
     for (ptrdiff_t k = 0; k < COUNT; k++)
         if (LINES[k].kernels == kernels)
             return LINES[k].runs_here();

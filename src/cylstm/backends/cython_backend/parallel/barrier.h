@@ -7,19 +7,8 @@
 #ifndef CYLSTM_BARRIER_H
 #define CYLSTM_BARRIER_H
 
-#include <limits.h>
-#include <sched.h>
-#include <time.h>
-#if defined(__linux__)
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "placement.h"
+#include "system.h"
 
 typedef struct {
     int count;        /* barriers that this thread has arrived at */
@@ -34,25 +23,12 @@ typedef struct {
     int rank, threads;
 } Barrier; /* as one of its threads sees it */
 
-enum { SPINS = 2000 }; /* some 20 to 80 microseconds */
+enum {
+    SPINS = 2000,      /* some 20 to 80 microseconds */
+    SLEEP_NS = 1000000 /* the thread that arrives does not wait to see whether somebody has just gone to sleep */
+};
 
-static __thread long long slept_ns; /* of this thread at barriers, in this region */
-
-static inline long long nanoseconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ll + t.tv_nsec;
-}
-
-static inline void spin_once(void)
-{
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
+static THREAD_LOCAL long long slept_ns; /* of this thread at barriers, in this region */
 
 /* Counts may wrap around. */
 static inline int is_behind(int seen, int count) { return (int)((unsigned)seen - (unsigned)count) < 0; }
@@ -60,18 +36,11 @@ static inline int is_behind(int seen, int count) { return (int)((unsigned)seen -
 static __attribute__((noinline, cold)) void sleep_until(Arrival *arrival, int count)
 {
     long long since = nanoseconds();
-#if defined(__linux__)
-    /* The thread that arrives does not wait to see whether somebody has just gone to sleep: hence the time limit. */
-    const struct timespec at_most = {0, 1000000};
     __atomic_add_fetch(&arrival->sleeping, 1, __ATOMIC_SEQ_CST);
     for (int seen; is_behind(seen = __atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count);)
-        syscall(SYS_futex, &arrival->count, FUTEX_WAIT_PRIVATE, seen, &at_most, NULL, 0);
+        sleep_on(&arrival->count, seen, SLEEP_NS);
     move_apart();
     __atomic_sub_fetch(&arrival->sleeping, 1, __ATOMIC_RELAXED);
-#else
-    while (is_behind(__atomic_load_n(&arrival->count, __ATOMIC_ACQUIRE), count))
-        sched_yield();
-#endif
     slept_ns += nanoseconds() - since;
 }
 
@@ -82,10 +51,8 @@ static inline void barrier_wait(const Barrier *b)
     Arrival *own = &b->arrivals[b->rank];
     int count = own->count + 1, spins = 0;
     __atomic_store_n(&own->count, count, __ATOMIC_RELEASE);
-#if defined(__linux__)
     if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED))
-        syscall(SYS_futex, &own->count, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-#endif
+        wake_all(&own->count);
     for (int r = 0; r < b->threads; r++) {
         Arrival *other = &b->arrivals[r];
         while (is_behind(__atomic_load_n(&other->count, __ATOMIC_ACQUIRE), count))

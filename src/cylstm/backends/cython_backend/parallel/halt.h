@@ -8,14 +8,10 @@
 #define CYLSTM_HALT_H
 
 #include <limits.h>
-#include <pthread.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #include "barrier.h"
 #include "fpmode.h"
+#include "system.h"
 
 enum { ASK_NS = 50000000 }; /* between two questions; calls that end before pay for a look at the clock alone */
 
@@ -25,17 +21,6 @@ typedef struct {
     long long next;          /* the time of the next question; 0: there was no look yet */
     unsigned long long mode; /* of floating point, of the thread that called */
 } Halt;
-
-static inline int is_main_thread(void)
-{
-#if defined(__linux__)
-    return syscall(SYS_gettid) == getpid();
-#elif defined(__APPLE__)
-    return pthread_main_np();
-#else
-    return 1;
-#endif
-}
 
 static __attribute__((noinline, cold)) void halt_ask(Halt *halt, long long now)
 {

@@ -7,42 +7,37 @@
 #ifndef CYLSTM_PLACEMENT_H
 #define CYLSTM_PLACEMENT_H
 
-#include <sched.h>
+#include "system.h"
 
-static __thread int region_rank; /* of this thread */
+static THREAD_LOCAL int region_rank; /* of this thread */
 
-#if defined(__linux__)
 enum { PLACES = 64 };
 static int places[PLACES]; /* the processor that each rank was on when it last looked */
 
 static inline void note_place(void)
 {
     if (region_rank < PLACES)
-        __atomic_store_n(&places[region_rank], sched_getcpu(), __ATOMIC_RELAXED);
+        __atomic_store_n(&places[region_rank], this_processor(), __ATOMIC_RELAXED);
 }
 
 static inline void move_apart(void)
 {
-    cpu_set_t allowed, others;
+    ProcessorSet allowed, others;
     if (region_rank >= PLACES)
         return;
     note_place();
     int here = __atomic_load_n(&places[region_rank], __ATOMIC_RELAXED), shared = 0;
     for (int r = 0; r < region_rank; r++)
         shared |= __atomic_load_n(&places[r], __ATOMIC_RELAXED) == here;
-    if (!shared || sched_getaffinity(0, sizeof(allowed), &allowed))
+    if (!shared || !allowed_processors(&allowed))
         return;
     others = allowed;
     for (int r = 0; r < region_rank; r++)
-        CPU_CLR(__atomic_load_n(&places[r], __ATOMIC_RELAXED), &others);
-    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof(others), &others)) {
+        remove_processor(&others, __atomic_load_n(&places[r], __ATOMIC_RELAXED));
+    if (any_processor(&others) && allow_processors(&others)) {
         note_place();
-        sched_setaffinity(0, sizeof(allowed), &allowed);
+        allow_processors(&allowed);
     }
 }
-#else
-static inline void note_place(void) {}
-static inline void move_apart(void) {}
-#endif
 
 #endif

@@ -11,12 +11,11 @@
 #define CYLSTM_REGION_H
 
 #include <limits.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "barrier.h"
 #include "openmp.h"
+#include "system.h"
 
 /* The times are in nanoseconds. */
 enum {
@@ -39,22 +38,19 @@ struct Backoff { /* after regions that did not pay */
 };
 
 static struct {
-    int pid;  /* of the process that loaded this: threads of OpenMP do not survive a fork, so a child runs alone */
+    long long pid; /* of the process that loaded this: threads of OpenMP do not survive a fork, so a child runs alone */
     int busy; /* atomic; a call has the region: the others run on one thread */
     int openers;
-    int always;           /* for tests: every call that asks for threads gets a region */
+    int always; /* for tests: every call that asks for threads gets a region */
     long long call_ended; /* atomic; of the last call that requested threads */
     long long began, ended;
-    long long worked;     /* by all threads of the last region */
-    int others_asleep;    /* the region before this one ended more than RECENT_NS ago */
-    int informative;      /* less than IDLE_NS ago: region_learn counts this one */
-    int measures;         /* this region measures a barrier */
+    long long worked; /* by all threads of the last region */
+    int others_asleep; /* the region before this one ended more than RECENT_NS ago */
+    int informative; /* less than IDLE_NS ago: region_learn counts this one */
+    int measures; /* this region measures a barrier */
     long long barrier_ns, barrier_measured; /* atomic */
     struct Backoff backoff;
 } region = {.barrier_ns = BARRIER_FAST_NS, .backoff = {.length = BACKOFF_MIN_NS}};
-
-/* When the module is loaded. */
-static inline void region_init(void) { region.pid = getpid(); }
 
 /* For tests. Returns what was set before. */
 static inline int region_always(int always)
@@ -92,10 +88,7 @@ static inline void measure_barrier(const Barrier *barrier)
 
 /* OpenMP keeps the threads of a region, asleep, for as long as the thread lives that opened it. So that a program of many
  * threads does not collect them, only OPENERS threads may open regions; the place of one that ends is free again. */
-static pthread_key_t opener_key;
-static pthread_once_t opener_once = PTHREAD_ONCE_INIT;
-static int opener_key_made;
-static __thread int is_opener;
+static THREAD_LOCAL int is_opener;
 
 static void opener_ends(void *unused)
 {
@@ -103,16 +96,18 @@ static void opener_ends(void *unused)
     __atomic_sub_fetch(&region.openers, 1, __ATOMIC_RELAXED);
 }
 
-static void make_opener_key(void) { opener_key_made = !pthread_key_create(&opener_key, opener_ends); }
+/* When the module is loaded. */
+static inline void region_init(void)
+{
+    region.pid = process_id();
+    thread_ends_init(opener_ends);
+}
 
 static inline int may_open(void)
 {
     if (is_opener)
         return 1;
-    if (__atomic_load_n(&region.openers, __ATOMIC_RELAXED) >= OPENERS)
-        return 0;
-    pthread_once(&opener_once, make_opener_key);
-    if (!opener_key_made || pthread_setspecific(opener_key, &region)) /* not NULL, so that opener_ends is called */
+    if (__atomic_load_n(&region.openers, __ATOMIC_RELAXED) >= OPENERS || !call_at_thread_end())
         return 0;
     __atomic_add_fetch(&region.openers, 1, __ATOMIC_RELAXED);
     return is_opener = 1;
@@ -121,28 +116,26 @@ static inline int may_open(void)
 /* OpenMP ends the process where it cannot make a thread: at a limit of processes or memory. So where it is about to make
  * some, as many are made here before, all at once, and end again. (Another program may take their places at that very
  * moment, and other code on this OpenMP may have let threads go: there is no way to know.) */
-static __thread int own_team = 1; /* threads that OpenMP keeps for this one, itself included */
+static THREAD_LOCAL int own_team = 1; /* threads that OpenMP keeps for this one, itself included */
 
-static void *wait_at_gate(void *gate)
+static void wait_at_gate(void *open)
 {
-    pthread_mutex_lock(gate);
-    pthread_mutex_unlock(gate);
-    return NULL;
+    while (!__atomic_load_n((int *)open, __ATOMIC_ACQUIRE))
+        sleep_on(open, 0, BACKOFF_MAX_NS);
 }
 
 static int can_start(int count)
 {
-    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-    pthread_t *threads = malloc(count * sizeof(pthread_t));
+    StartedThread *threads = malloc(count * sizeof(StartedThread));
     void *reserve = malloc(RESERVE);
-    int started = 0;
-    pthread_mutex_lock(&gate);
+    int started = 0, open = 0;
     if (threads && reserve)
-        while (started < count && !pthread_create(&threads[started], NULL, wait_at_gate, &gate))
+        while (started < count && thread_start(&threads[started], wait_at_gate, &open))
             started++;
-    pthread_mutex_unlock(&gate);
+    __atomic_store_n(&open, 1, __ATOMIC_RELEASE);
+    wake_all(&open);
     for (int n = 0; n < started; n++)
-        pthread_join(threads[n], NULL);
+        thread_join(&threads[n]);
     free(reserve);
     free(threads);
     return started == count;
@@ -173,7 +166,7 @@ static inline int region_enter(int threads, int long_call)
 {
     if (threads < 2 || omp_in_parallel() || __atomic_exchange_n(&region.busy, 1, __ATOMIC_ACQUIRE))
         return 0;
-    if (region.pid != getpid() || !region_pays(long_call) || !may_open() || !has_team(threads)) {
+    if (region.pid != process_id() || !region_pays(long_call) || !may_open() || !has_team(threads)) {
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
         return 0;
     }
@@ -192,7 +185,7 @@ static inline long long region_thread_begins(const Barrier *all)
     region_rank = all->rank;
     slept_ns = 0;
     if (region.others_asleep && all->rank == 0)
-        sched_yield(); /* to those that were woken and put on this processor: they move */
+        yield_processor(); /* to those that were woken and put on this processor: they move */
     else
         move_apart();
     long long since = nanoseconds();
@@ -211,13 +204,11 @@ static inline void region_thread_ends(const Barrier *all, long long since)
     if (all->rank == 0)
         for (int r = 0; r < all->threads; r++)
             region.worked += all->arrivals[r].worked;
-#if defined(__linux__)
     if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED)) {
         for (int n = 0; n < 100 && __atomic_load_n(&own->sleeping, __ATOMIC_RELAXED); n++)
-            sched_yield();
+            yield_processor();
         move_apart();
     }
-#endif
 }
 
 /* Where other programs take the processors, threads that wait lose more than all gain, and that is known afterwards only.

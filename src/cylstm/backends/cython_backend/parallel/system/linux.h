@@ -1,0 +1,35 @@
+/* Linux, with glibc or musl. */
+#ifndef CYLSTM_SYSTEM_LINUX_H
+#define CYLSTM_SYSTEM_LINUX_H
+
+#ifndef _GNU_SOURCE
+#error "_GNU_SOURCE must be defined before any header: setup.py does"
+#endif
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include "posix.h"
+
+static inline long long thread_id(void) { return syscall(SYS_gettid); }
+
+static inline int is_main_thread(void) { return thread_id() == process_id(); }
+
+static inline void sleep_on(const int *word, int seen, long long at_most)
+{
+    const struct timespec limit = {at_most / 1000000000, at_most % 1000000000};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, &limit, NULL, 0);
+}
+
+static inline void wake_all(const int *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
+
+typedef cpu_set_t ProcessorSet;
+
+static inline int this_processor(void) { return sched_getcpu(); }
+static inline int allowed_processors(ProcessorSet *set) { return !sched_getaffinity(0, sizeof(*set), set); }
+static inline int allow_processors(const ProcessorSet *set) { return !sched_setaffinity(0, sizeof(*set), set); }
+static inline void remove_processor(ProcessorSet *set, int processor) { CPU_CLR(processor, set); }
+static inline int any_processor(const ProcessorSet *set) { return CPU_COUNT(set) > 0; }
+
+#endif
