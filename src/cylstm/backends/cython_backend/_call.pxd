@@ -4,13 +4,17 @@ from cython.parallel cimport parallel
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from ._backward cimport Backward, Scratch, backward_direction, init_backward
+from ._backward cimport backward_direction
+from ._backward_pass cimport Backward, BackwardPass, Scratch, init_backward
 from ._forward cimport Forward, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
 from ._operands cimport Operands, operands_of
-from ._parallel cimport Arrival, Barrier, Halt, fpmode_restore, fpmode_set, omp_get_num_threads, omp_get_thread_num
-from ._partition cimport MACS_LONG_CALL, Partition, for_started, share_of
-from ._pass cimport Kept, Packed, Pass, Shape, Share, real, segment_count
+from ._parallel cimport (
+    Group, Halt, Part, fpmode_restore, fpmode_set, group_of, omp_get_num_threads, omp_get_thread_num, part_done,
+    part_take, turn_begins,
+)
+from ._partition cimport MACS_LONG_CALL, Partition, alone, team_of
+from ._pass cimport Kept, Packed, Pass, Shape, real, segment_count
 from ._region cimport region_enter, region_leave, region_thread_begins, region_thread_ends
 
 cdef extern from "Python.h":
@@ -20,69 +24,97 @@ cdef extern from "Python.h":
 cdef struct Call:
     const Kernels* kernels
     const Shape* shape
-    const Partition* partition  # requested
+    Partition partition         # requested, then that of the threads that there are
     const Packed* packed        # (D,)
     const int64_t* batch_sizes  # (T,)
     Kept kept                   # of direction 0; the others follow
-    Arrival* arrivals           # (3, threads), zero: of all threads; of a direction; of a row group
     bint h_0_per_direction      # else all directions begin with the same zeros
     void* h_full                # (D, B, blocks VL), with projection
     void* start                 # (D, blocks, hoisted rows, 4, VL), where the input is hoisted
     char* operands              # (threads,), what operands_of says; NULL where rows are taken as they lie
+    char* threads               # what `bytes_of_threads` says, zero
     Halt halt                   # of calls of more than one step
+    # in `threads`:
+    Part* turns                 # (threads,), of the steps
+    Part* all_turns             # (threads,), of what all threads of a direction share
+    Part* ends                  # (threads + 2,)
+    Forward* forward            # (threads,): the parts of direction 0, then those of direction 1
+    Backward* backward          # likewise
+    Pass passes[2]              # of the directions
 
 
 cdef inline int ask_python() noexcept with gil:
     return PyErr_CheckSignals()
 
 
+cdef inline Py_ssize_t bytes_of_threads(const Shape* s, int threads, bint backward) noexcept nogil:
+    """Memory of the parts of a call, one per direction and thread."""
+    cdef Py_ssize_t of_part = <Py_ssize_t>sizeof(Forward) + (<Py_ssize_t>sizeof(Backward) if backward else 0)
+    return bytes_of_turns(s, threads) + max(threads, s.D) * of_part
+
+
+cdef inline Py_ssize_t bytes_of_turns(const Shape* s, int threads) noexcept nogil:
+    """The beginning of it, which is zero when a call begins."""
+    return (3 * max(threads, s.D) + 2) * <Py_ssize_t>sizeof(Part)
+
+
+cdef inline bint begin_call(Call* call) noexcept nogil:
+    """Whether there is a region. The directions, and the memory of their parts."""
+    cdef Partition* a = &call.partition
+    cdef Py_ssize_t parts = max(a.threads, call.shape.D)
+    cdef bint entered = region_enter(a.threads, a.macs > MACS_LONG_CALL)
+    cdef Pass* p
+    cdef int d
+    call.turns = <Part*>call.threads
+    call.all_turns, call.ends = call.turns + parts, call.turns + 2 * parts
+    call.forward = <Forward*>(call.ends + parts + 2)
+    call.backward = <Backward*>(call.forward + parts)
+    call.halt.ask = ask_python
+    if not entered:
+        call.partition = alone(a)
+    for d in range(<int>call.shape.D):
+        p = &call.passes[d]
+        p.kernels, p.shape, p.partition = call.kernels, call.shape, a
+        p.packed, p.batch_sizes, p.reverse = &call.packed[d], call.batch_sizes, d == 1
+        p.halt = &call.halt
+    return entered
+
+
 cdef struct Thread:    # one of the region
     int rank, started
     unsigned long long mode
-    Barrier all
-    long long since
-    Partition partition
-    int first, last    # directions
     int team           # threads of a direction
+    int direction      # its own, where directions are apart
 
 
-cdef inline Thread begin_thread(Call* call, int rank, int started, Py_ssize_t most_units) noexcept nogil:
-    """What every thread does first: the directions that it takes part in, and its rank among their threads."""
+cdef inline Thread begin_thread(Call* call, int rank, int started) noexcept nogil:
+    """What every thread does first."""
     cdef Thread t
     t.mode = fpmode_set()
     if rank == 0:
         call.halt.mode = t.mode
-    t.started = started
-    t.all = Barrier(call.arrivals, rank, started)
-    t.since = region_thread_begins(&t.all) if started > 1 else 0
-    t.partition = for_started(call.partition, started, most_units)
-    t.team, t.rank, t.first, t.last = t.partition.threads, rank, 0, <int>call.shape.D
-    if t.partition.directions_apart:
-        t.team = t.partition.threads // 2
-        t.first = rank // t.team
-        t.last = t.first + 1
-        t.rank = rank % t.team
+    t.rank, t.started, t.team = rank, started, team_of(&call.partition)
+    t.direction = rank // t.team if call.partition.directions_apart else 0
+    if started > 1:
+        region_thread_begins(call.ends, rank, started)
     return t
 
 
-cdef inline void end_thread(const Thread* t) noexcept nogil:
+cdef inline void end_thread(Call* call, const Thread* t) noexcept nogil:
     if t.started > 1:
-        region_thread_ends(&t.all, t.since)
+        region_thread_ends(call.ends, t.rank, t.started)
     fpmode_restore(t.mode)
 
 
-cdef inline Pass pass_of(Call* call, const Thread* t, int d) noexcept nogil:
-    cdef Pass p
-    p.kernels, p.shape, p.partition = call.kernels, call.shape, &t.partition
-    p.packed, p.batch_sizes, p.reverse = &call.packed[d], call.batch_sizes, d == 1
-    p.halt, p.asks = &call.halt, t.all.rank == 0
-    return p
+cdef inline int rank_in(const Call* call, const Thread* t, int d) noexcept nogil:
+    """A thread's rank among those of a direction, -1 where it belongs to the other one."""
+    if not call.partition.directions_apart:
+        return t.rank
+    return t.rank - t.direction * t.team if d == t.direction else -1
 
 
-cdef inline Share share_in(const Call* call, const Thread* t, const Pass* p) noexcept nogil:
-    cdef int threads = call.partition.threads
-    cdef Arrival* own = call.arrivals + threads + t.first * t.team
-    return share_of(p, t.rank, t.team, own + threads, own)
+cdef inline Part* in_region(const Call* call, Part* parts) noexcept nogil:
+    return parts if call.partition.threads > 1 else NULL
 
 
 cdef inline Kept kept_of(const Call* call, int d, Py_ssize_t itemsize) noexcept nogil:
@@ -111,8 +143,8 @@ cdef inline void run_forward(
 ) noexcept nogil:
     """All threads of a forward pass."""
     cdef int threads = call.partition.threads
-    cdef bint entered = region_enter(threads, call.partition.macs > MACS_LONG_CALL)
-    call.halt.ask = ask_python
+    cdef bint entered = begin_call(call)
+    begin_forward(call)
     if entered:
         with parallel(num_threads=threads):
             forward_thread(call, omp_get_thread_num(), omp_get_num_threads(), input, h_0, c, output)
@@ -121,38 +153,42 @@ cdef inline void run_forward(
     region_leave(threads, entered)
 
 
+cdef inline void begin_forward(Call* call) noexcept nogil:
+    """The parts of all directions."""
+    cdef const Shape* s = call.shape
+    cdef const Partition* a = &call.partition
+    cdef Py_ssize_t cells = s.blocks * s.B * s.VL, starts = s.blocks * a.hoisted * 4 * s.VL
+    cdef Py_ssize_t item = call.kernels.itemsize
+    cdef Operands operands = operands_of(call.kernels, s, a, NULL)
+    cdef void* h_full
+    cdef void* start
+    cdef int d, n, team = team_of(a)
+    for d in range(<int>s.D):
+        h_full = NULL if call.h_full == NULL else <char*>call.h_full + d * cells * item
+        start = <char*>call.start + d * starts * item if a.hoisted else NULL
+        for n in range(team):
+            if operands.bytes:
+                operands = operands_of(call.kernels, s, a, call.operands + (d * team + n) * operands.bytes)
+            call.forward[d * team + n] = init_forward(&call.passes[d], n, h_full, start, &operands)
+
+
 cdef inline void forward_thread(
     Call* call, int rank, int started, const real* input, const real* h_0, real* c, real* output
 ) noexcept nogil:
-    """One thread: its direction or both, one after the other."""
+    """One thread: its own direction first."""
     cdef const Shape* s = call.shape
-    cdef Thread t = begin_thread(call, rank, started, s.blocks)
+    cdef Thread t = begin_thread(call, rank, started)
     cdef Py_ssize_t cells = s.blocks * s.B * s.VL
     cdef bint keeps = call.kept.gates != NULL or call.kept.h_segment != NULL
-    cdef Pass p
-    cdef Share own
     cdef Kept kept
-    cdef Forward f
-    cdef Operands operands = operands_of(call.kernels, s, call.partition, NULL)
-    cdef void* h_full
-    cdef void* start
-    cdef int d
-    if operands.bytes:
-        operands = operands_of(call.kernels, s, call.partition, call.operands + rank * operands.bytes)
-    for d in range(t.first, t.last):
-        p = pass_of(call, &t, d)
-        own = share_in(call, &t, &p)
+    cdef int d, n
+    for n in range(<int>s.D):
+        d = (t.direction + n) % <int>s.D
         kept = kept_of(call, d, sizeof(real))
-        h_full = NULL if call.h_full == NULL else <real*>call.h_full + d * cells
-        start = NULL
-        if t.partition.hoisted:
-            start = <real*>call.start + d * s.blocks * t.partition.hoisted * 4 * s.VL
-        f = init_forward(&p, &kept if keeps else NULL, h_full, start, &operands)
-        forward_direction(&p, &own, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
-                          output + d * s.R, &f)
-        if t.team == 1 and call.halt.stop:
-            break
-    end_thread(&t)
+        forward_direction(&call.passes[d], &kept if keeps else NULL, call.forward + d * t.team,
+                          in_region(call, call.turns + d * t.team), rank_in(call, &t, d), rank == 0, input,
+                          h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells, output + d * s.R)
+    end_thread(call, &t)
 
 
 cdef inline void last_h(
@@ -186,9 +222,12 @@ cdef inline void run_backward(
     real* scratch,  # (D, at.total)
 ) noexcept nogil:
     """All threads of a backward pass."""
-    cdef int threads = call.partition.threads
-    cdef bint entered = region_enter(threads, call.partition.macs > MACS_LONG_CALL)
-    call.halt.ask = ask_python
+    cdef int threads = call.partition.threads, d, n, team
+    cdef bint entered = begin_call(call)
+    team = team_of(&call.partition)
+    for d in range(<int>call.shape.D):
+        for n in range(team):
+            call.backward[d * team + n] = init_backward(&call.passes[d], at, n)
     if entered:
         with parallel(num_threads=threads):
             backward_thread(call, omp_get_thread_num(), omp_get_num_threads(), a, at, scratch)
@@ -200,34 +239,48 @@ cdef inline void run_backward(
 cdef inline void backward_thread(
     Call* call, int rank, int started, const BackwardArrays* a, const Scratch* at, real* scratch
 ) noexcept nogil:
-    """One thread: its direction or both, one after the other."""
+    """One thread: its own direction first."""
     cdef const Shape* s = call.shape
-    cdef Thread t = begin_thread(call, rank, started, 1)
+    cdef Thread t = begin_thread(call, rank, started)
     cdef const real* grad_output = NULL
-    cdef Py_ssize_t j0, j1
-    cdef Pass p
-    cdef Share own
-    cdef Kept kept
-    cdef Backward b
-    cdef real* arrays
-    cdef int d
-    for d in range(t.first, t.last):
-        p = pass_of(call, &t, d)
-        own = share_in(call, &t, &p)
-        kept = kept_of(call, d, sizeof(real))
-        b = init_backward(&p, at, &kept)
-        arrays = scratch + d * at.total
+    cdef BackwardPass b
+    cdef Group everyone
+    cdef int d, n, part
+    b.team, b.asks, b.at = t.team, rank == 0, at[0]
+    for n in range(<int>s.D):
+        d = (t.direction + n) % <int>s.D
+        b.p, b.rank = &call.passes[d], rank_in(call, &t, d)
+        b.stored = b.kept = kept_of(call, d, sizeof(real))
+        b.parts, b.again = call.backward + d * t.team, call.forward + d * t.team
+        b.turns, b.all_turns = in_region(call, call.turns + d * t.team), in_region(call, call.all_turns + d * t.team)
         if a.grad_output != NULL:
             grad_output = <const real*>a.grad_output + d * s.R
-        backward_direction(&p, &own, &b, arrays, <const real*>a.input, grad_output, <real*>a.grad_input + d * s.N * s.I)
-        if t.team == 1 and call.halt.stop:
-            break
-        j0, j1 = s.blocks * t.rank // t.team, s.blocks * (t.rank + 1) // t.team
-        if s.I:
-            unpack_gates(arrays + at.grad_weight_ih, <real*>a.grad_weight_ih + d * 4 * s.H * s.I, s, s.I, j0, j1)
-        unpack_gates(arrays + at.grad_weight_hh, <real*>a.grad_weight_hh + d * 4 * s.H * s.R, s, s.R, j0, j1)
-        unpack_gates(arrays + at.grad_bias, <real*>a.grad_bias + d * 4 * s.H, s, 1, j0, j1)
-    end_thread(&t)
+        everyone = group_of(b.all_turns, b.team, b.rank)
+        backward_direction(&b, &everyone, scratch + d * at.total, <const real*>a.input, grad_output,
+                           <real*>a.grad_input + d * s.N * s.I)
+        turn_begins(&everyone)
+        part = part_take(&everyone)
+        while part >= 0:
+            unpack_part(call, a, at, scratch, d, part)
+            part_done(&everyone, part)
+            part = part_take(&everyone)
+    end_thread(call, &t)
+
+
+cdef inline void unpack_part(
+    const Call* call, const BackwardArrays* a, const Scratch* at,
+    const real* scratch,   # (D, at.total)
+    int d, int part,
+) noexcept nogil:
+    """The gradients of one direction's weights as the caller has them, the part of its threads with this index."""
+    cdef const Shape* s = call.shape
+    cdef int team = team_of(&call.partition)
+    cdef Py_ssize_t j0 = s.blocks * part // team, j1 = s.blocks * (part + 1) // team
+    cdef const real* arrays = scratch + d * at.total
+    if s.I:
+        unpack_gates(arrays + at.grad_weight_ih, <real*>a.grad_weight_ih + d * 4 * s.H * s.I, s, s.I, j0, j1)
+    unpack_gates(arrays + at.grad_weight_hh, <real*>a.grad_weight_hh + d * 4 * s.H * s.R, s, s.R, j0, j1)
+    unpack_gates(arrays + at.grad_bias, <real*>a.grad_bias + d * 4 * s.H, s, 1, j0, j1)
 
 
 cdef inline void unpack_gates(

@@ -1,4 +1,4 @@
-# The forward pass of one direction, on one of its threads: eq. (1) to (5) of docs/equations.md.
+# The forward pass of one direction, as one of its threads sees it: eq. (1) to (5) of docs/equations.md.
 #
 # h of the step before is read where it was written, in `output`. With few rows per step the input's part of the sums is
 # hoisted: computed for many steps at once, as one matrix product, in a buffer whose size does not depend on T.
@@ -7,17 +7,18 @@ from libc.string cimport memcpy, memset
 
 from ._kernels cimport Factor, GatesTile, ProductTile, operand_stride, panel_bytes, prefetch
 from ._operands cimport Operands, convert_rows
-from ._parallel cimport barrier_wait, halt_look, halt_seen
+from ._parallel cimport Group, Part, halt_look, part_done, part_take, turn_begins
+from ._partition cimport group_at, share_of
 from ._pass cimport (
     Kept, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
     steps_of_look,
 )
 from ._product cimport Products, init_products, prefetch_slice, run_products, tiles_of
 
-cdef struct Forward:          # what a thread needs from step to step; the constant fields of the tiles are set once
-    const Kept* kept
+cdef struct Forward:          # what a part of the pass needs from step to step, whichever thread computes it
+    Share own
     Operands operands
-    GatesTile pair[2]
+    GatesTile pair[2]         # their constant fields are set once
     ProductTile projection    # h = h_full W_hrᵀ
     void* h_full              # (B, blocks VL), h before the projection; NULL without
     Products hoisted          # start = x W_ihᵀ + bias
@@ -28,50 +29,80 @@ cdef struct Forward:          # what a thread needs from step to step; the const
 
 cdef inline void forward_direction(
     const Pass* p,
-    const Share* own,
+    const Kept* kept,   # or NULL
+    Forward* parts,     # (parts of the direction,)
+    Part* turns,        # theirs
+    int part,           # this thread's, or -1
+    bint asks,          # this is the thread that called
     const real* input,  # IN (N, I)
     const real* h_0,    # IN (B, R), or NULL: zeros that add nothing
     real* c,            # IN/OUT (blocks, B, VL)
     real* output,       # OUT (N, R), rows D R apart
-    Forward* f,         # scratch, made by `init_forward`
 ) noexcept nogil:
+    """All row groups, this thread's first: those of threads that are not there have to be computed too."""
+    cdef Group group
+    cdef int n, first
+    for n in range(p.partition.row_groups):
+        group = group_at(p.partition, turns, part, n)
+        first = <int>(group.parts - turns) if group.parts != NULL else 0
+        forward_group(p, kept, parts + first, &group, asks, input, h_0, c, output)
+
+
+cdef inline void forward_group(
+    const Pass* p, const Kept* kept, Forward* parts, Group* group, bint asks,
+    const real* input, const real* h_0, real* c, real* output,
+) noexcept nogil:
+    """The steps of one row group. A part without others in its group takes several steps in one turn."""
     cdef const Shape* s = p.shape
-    cdef Step step = before_first(p)
-    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 0  # a single step has no look
-    cdef int turn = 0
-    if not own.steps:
-        return
-    for _ in range(s.T):
-        next_step(p, &step)
-        if f.start != NULL and step.index == f.hoisted_until:
-            hoist_input(f, p, own, &step, input)
-        if f.kept != NULL:
-            keep_states(f.kept, p, own, &step, h_0, c, output)
-        gates_of_step(f, p, own, &step, input, h_0, c, output)
-        if s.P:
-            barrier_wait(&own.group)
-            project_step(f, p, own, &step, output)
-        left -= 1
-        if left == 0:
-            halt_look(p.halt, &own.group, turn, p.asks)
-        barrier_wait(&own.group)
-        if left == 0:
-            if halt_seen(&own.group, turn):
+    cdef Step step = before_first(p), at
+    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 2, count, k  # a single step has no look
+    cdef bint shares = group.count > 1
+    cdef int n
+    while step.index + 1 < s.T:
+        count = 1 if shares else min(each, s.T - 1 - step.index)
+        turn_begins(group)
+        n = part_take(group)
+        while n >= 0:
+            at = step
+            for k in range(count):
+                next_step(p, &at)
+                if parts[n].start != NULL and at.index == parts[n].hoisted_until:
+                    hoist_input(&parts[n], p, &at, input)
+                if kept != NULL:
+                    keep_states(kept, p, &parts[n].own, &at, h_0, c, output)
+                gates_of_step(&parts[n], p, kept, &at, input, h_0, c, output)
+                if s.P and not shares:
+                    project_step(&parts[n], p, &at, output)
+            part_done(group, n)
+            n = part_take(group)
+        for k in range(count):
+            next_step(p, &step)
+        if s.P and shares:
+            turn_begins(group)
+            n = part_take(group)
+            while n >= 0:
+                project_step(&parts[n], p, &step, output)
+                part_done(group, n)
+                n = part_take(group)
+        left -= count
+        if left <= 0:
+            if halt_look(p.halt, asks):
                 return
-            turn, left = 1 - turn, each
-        if own.shares_state:
+            left = each
+        if parts[0].own.shares_state:
             prefetch(output + step.first * s.D * s.R, s.R * <Py_ssize_t>sizeof(real))
 
 
 cdef inline Forward init_forward(
-    const Pass* p, const Kept* kept, void* h_full, void* start, const Operands* operands,
+    const Pass* p, int part, void* h_full, void* start, const Operands* operands,
 ) noexcept nogil:
     cdef Forward f
     cdef const Shape* s = p.shape
     cdef Py_ssize_t W = 4 * s.VL, hoisted = p.partition.hoisted
     cdef bint converts = operands.input != NULL
     cdef GatesTile* tile = &f.pair[0]
-    f.kept, f.h_full, f.start, f.hoisted_until, f.hoisted_first = kept, h_full, start, 0, 0
+    f.own = share_of(p, part)
+    f.h_full, f.start, f.hoisted_until, f.hoisted_first = h_full, start, 0, 0
     f.operands = operands[0]
     memset(tile, 0, sizeof(GatesTile))
     tile.input_stride = operand_stride(s.I) if converts else s.I
@@ -93,7 +124,7 @@ cdef inline Forward init_forward(
 
 
 cdef inline void hoist_input(
-    Forward* f, const Pass* p, const Share* own, const Step* step, const real* input
+    Forward* f, const Pass* p, const Step* step, const real* input
 ) noexcept nogil:
     """The sums of as many steps as the buffer holds, so far as they depend on the input."""
     cdef Py_ssize_t rows = 0, more, tiles
@@ -111,11 +142,11 @@ cdef inline void hoist_input(
                      f.operands.input, NULL)
         f.hoisted.a = f.operands.input
     tiles = tiles_of(p.kernels, &f.hoisted)
-    run_products(p.kernels, &f.hoisted, own.j0 * tiles, own.j1 * tiles)
+    run_products(p.kernels, &f.hoisted, f.own.j0 * tiles, f.own.j1 * tiles)
 
 
 cdef inline Py_ssize_t first_row(const Pass* p, const Share* own, Py_ssize_t n) noexcept nogil:
-    """The first row of the n-th row tile of a thread."""
+    """The first row of the n-th row tile of a part."""
     return (own.row_group + n * p.partition.row_groups) * p.shape.B // p.partition.tiles
 
 
@@ -128,7 +159,7 @@ cdef inline void keep_states(
     const Kept* kept, const Pass* p, const Share* own, const Step* step,
     const real* h_0, const real* c, const real* output,
 ) noexcept nogil:
-    """Keep h before the step, or h and c where a segment begins. The threads of a row group share the rows."""
+    """Keep h before the step, or h and c where a segment begins. The parts of a row group share the rows."""
     cdef const Shape* s = p.shape
     cdef Py_ssize_t B = s.B, R = s.R, VL = s.VL, n, r, j, low, high
     cdef Py_ssize_t segment = step.index // segment_steps(B)
@@ -162,11 +193,12 @@ cdef inline void copy_state(
 
 
 cdef inline void convert_step(
-    Forward* f, const Pass* p, const Share* own, const Step* step,
+    Forward* f, const Pass* p, const Step* step,
     const real* input, const real* h_0, const real* output,
 ) noexcept nogil:
-    """The operands of the thread's rows: h before the step, and the input where it is not hoisted."""
+    """The operands of the part's rows: h before the step, and the input where it is not hoisted."""
     cdef const Shape* s = p.shape
+    cdef const Share* own = &f.own
     cdef const Operands* to = &f.operands
     cdef const Factor* state = &p.kernels.state
     cdef Py_ssize_t I = s.I, R = s.R, stride = s.D * s.R, n, low, high, carried
@@ -184,16 +216,16 @@ cdef inline void convert_step(
 
 
 cdef inline void gates_of_step(
-    Forward* f, const Pass* p, const Share* own, const Step* step,
+    Forward* f, const Pass* p, const Kept* kept, const Step* step,
     const real* input, const real* h_0, real* c, real* output,
 ) noexcept nogil:
-    """Eq. (1) to (4) of the thread's blocks and rows.
+    """Eq. (1) to (4) of the part's blocks and rows.
 
     Steps take the blocks in alternating order: what a step has read last is still in the cache when the next step reads
     it first. Where all of it is in the first cache, the order is the same.
     """
     cdef const Shape* s = p.shape
-    cdef const Kept* kept = f.kept
+    cdef const Share* own = &f.own
     cdef Py_ssize_t VL = s.VL, W = 4 * s.VL, B = s.B, I = s.I, R = s.R, stride = s.D * s.R, count = own.j1 - own.j0
     cdef Py_ssize_t panel_ih = panel_bytes(&p.kernels.input, I), panel_hh = panel_bytes(&p.kernels.state, R)
     cdef bint ascending = own.fits_l1 or (step.index + p.partition.descending_first) % 2 == 0
@@ -203,7 +235,7 @@ cdef inline void gates_of_step(
     cdef GatesTile* tile
     cdef const Operands* operands = &f.operands
     if operands.input != NULL:
-        convert_step(f, p, own, step, input, h_0, output)
+        convert_step(f, p, step, input, h_0, output)
     for m in range(count):
         j = own.j0 + m if ascending else own.j1 - 1 - m
         tile = &f.pair[m % 2 if own.pair_blocks else 0]
@@ -259,11 +291,12 @@ cdef inline void gates_of_step(
 
 
 cdef inline void project_step(
-    Forward* f, const Pass* p, const Share* own, const Step* step,
+    Forward* f, const Pass* p, const Step* step,
     real* output,  # OUT (N, R), rows D R apart
 ) noexcept nogil:
-    """Eq. (5): h = W_hr h, of the thread's columns and rows."""
+    """Eq. (5): h = W_hr h, of the part's columns and rows."""
     cdef const Shape* s = p.shape
+    cdef const Share* own = &f.own
     cdef ProductTile* tile = &f.projection
     cdef const Operands* operands = &f.operands
     cdef Py_ssize_t W = 4 * s.VL, row = s.blocks * s.VL, g, n, low, high

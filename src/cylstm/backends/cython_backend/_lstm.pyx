@@ -11,13 +11,13 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from ._backward cimport Scratch, scratch_of
-from ._call cimport BackwardArrays, Call, last_h, run_backward, run_forward
+from ._backward_pass cimport Scratch, scratch_of
+from ._call cimport BackwardArrays, Call, bytes_of_threads, bytes_of_turns, last_h, run_backward, run_forward
 from ._kernels cimport Kernels
 from ._layer cimport Layer
 from ._memory cimport Views, address, allocate, fits, release, release_views, required, rows_of_sizes, sized
 from ._operands cimport operands_of
-from ._parallel cimport CYLSTM_OPENMP, Arrival, omp_get_max_threads
+from ._parallel cimport CYLSTM_OPENMP, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
 from ._pass cimport Packed, Shape, copy_columns, copy_units, real
 from ._region cimport region_always, region_init
@@ -90,17 +90,17 @@ cdef int _forward(Call* call, const ForwardArrays* a, bint finite, int threads, 
     cdef Partition partition = forward_partition(call.kernels, s, threads)
     cdef Py_ssize_t D = s.D, B = s.B, R = s.R, d
     cdef const real* h_0 = <const real*>a.h_0
-    # one allocation: arrivals | operands | c | start | h_full | zeros
+    # one allocation: threads | operands | c | start | h_full | zeros
     cdef Py_ssize_t cells = s.blocks * B * s.VL, starts = s.blocks * partition.hoisted * 4 * s.VL
     cdef Py_ssize_t fulls = cells if s.P else 0
     cdef Py_ssize_t zeros = 0 if h_0 != NULL or finite else B * R
-    cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real))
+    cdef Py_ssize_t of_threads = bytes_of_threads(s, partition.threads, False) // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t operands = operands_of(call.kernels, s, &partition, NULL).bytes // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t ahead = arrivals + partition.threads * operands
+    cdef Py_ssize_t ahead = of_threads + max(partition.threads, D) * operands
     cdef real* scratch = <real*>allocate(ahead + D * (cells + starts + fulls) + zeros + 64, sizeof(real))
     cdef real* c = scratch + ahead
-    call.partition, call.arrivals, call.h_0_per_direction = &partition, <Arrival*>scratch, h_0 != NULL
-    call.operands = <char*>(scratch + arrivals)
+    call.partition, call.threads, call.h_0_per_direction = partition, <char*>scratch, h_0 != NULL
+    call.operands = <char*>(scratch + of_threads)
     call.start = c + D * cells
     call.h_full = c + D * (cells + starts) if s.P else NULL
     if zeros:
@@ -187,11 +187,12 @@ cdef int _backward(
     cdef const Shape* s = call.shape
     cdef Partition partition = backward_partition(call.kernels, s, threads)
     cdef Scratch at = scratch_of(s, &partition, call.kept.gates == NULL)
-    cdef Py_ssize_t arrivals = 3 * partition.threads * <Py_ssize_t>(sizeof(Arrival) // sizeof(real)), BR = s.B * s.R, d
-    cdef real* memory = <real*>allocate(arrivals + s.D * at.total, sizeof(real))
-    cdef real* scratch = memory + arrivals
+    cdef Py_ssize_t of_threads = bytes_of_threads(s, partition.threads, True) // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t BR = s.B * s.R, d
+    cdef real* memory = <real*>allocate(of_threads + s.D * at.total, sizeof(real))
+    cdef real* scratch = memory + of_threads
     cdef real* own
-    call.partition, call.arrivals = &partition, <Arrival*>memory
+    call.partition, call.threads = partition, <char*>memory
     for d in range(s.D):
         own = scratch + d * at.total
         if ends.grad_h_n != NULL:
@@ -229,7 +230,8 @@ cdef class Stepper:
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Level* levels
-    cdef char* operands  # of each thread, for the layer that wants most
+    cdef char* operands  # of each part, for the layer that wants most
+    cdef char* threads   # memory of the parts of a call
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
     cdef tuple shapes  # of the output, without B and with it
@@ -265,6 +267,7 @@ cdef class Stepper:
             operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
         if operands:
             self.operands = <char*>allocate(MAX_STEP_THREADS, operands)
+        self.threads = <char*>allocate(bytes_of_threads(&level.shape, MAX_STEP_THREADS, False), 1)
         self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))
@@ -279,6 +282,7 @@ cdef class Stepper:
                 release(self.levels[n].h_full)
             release(self.levels)
         release(self.operands)
+        release(self.threads)
 
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
@@ -328,17 +332,16 @@ cdef void _take_step(
     cdef Py_ssize_t n
     cdef int before = stepper.now, after = 1 - stepper.now
     cdef const real* input = x_t
-    cdef Arrival arrivals[3 * MAX_STEP_THREADS]
     memset(&call, 0, sizeof(Call))
-    call.partition, call.batch_sizes, call.arrivals = &partition, &stepper.batch_size, arrivals
-    call.operands = stepper.operands
+    call.batch_sizes, call.threads, call.operands = &stepper.batch_size, stepper.threads, stepper.operands
     for n in range(stepper.count):
         level = &stepper.levels[n]
         partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))
         partition.descending_first = before
         if partition.threads > 1:
-            memset(arrivals, 0, 3 * partition.threads * sizeof(Arrival))
+            memset(call.threads, 0, bytes_of_turns(&level.shape, partition.threads))
         call.kernels, call.shape, call.packed, call.h_full = level.kernels, &level.shape, level.packed, level.h_full
+        call.partition = partition
         run_forward(&call, input, <const real*>level.h[before], <real*>level.c, <real*>level.h[after])
         input = <const real*>level.h[after]
     memcpy(out, input, stepper.B * stepper.R * sizeof(real))

@@ -1,17 +1,17 @@
-# Rows of input and h as a reduced precision multiplies them: each thread converts those that it needs, in memory of its
+# Rows of input and h as a reduced precision multiplies them: each part converts those that it needs, in memory of its
 # own, once per step.
 
 from ._kernels cimport Factor, Kernels, operand_stride
 from ._partition cimport Partition
 from ._pass cimport Shape, real
 
-cdef struct Operands:  # of one thread; NULL where the products take rows of state as they lie
+cdef struct Operands:  # of one part; NULL where the products take rows of state as they lie
     char* input        # (rows of a step, or hoisted rows), rows input_row bytes apart
     char* state        # (B,), rows state_row bytes apart
     char* full         # (B,), rows full_row bytes apart: h before the projection
     float* scales      # (B,) of the rows of `state`
     Py_ssize_t input_row, state_row, full_row
-    Py_ssize_t bytes   # of one thread's memory
+    Py_ssize_t bytes   # of one part's memory
 
 
 cdef inline Operands operands_of(

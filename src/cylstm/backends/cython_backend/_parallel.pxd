@@ -6,21 +6,23 @@ cdef extern from "parallel/openmp.h" nogil:
     int omp_get_max_threads()
     int omp_get_num_procs()
 
-cdef extern from "parallel/barrier.h" nogil:
-    ctypedef struct Arrival:
+cdef extern from "parallel/parts.h" nogil:
+    ctypedef struct Part:
         pass
-    ctypedef struct Barrier:
-        Arrival* arrivals
-        int rank, threads
-    void barrier_wait(const Barrier* barrier)
+    ctypedef struct Group:
+        Part* parts
+        int count, turn
+    Group group_of(Part* parts, int count, int own)
+    void turn_begins(Group* group)
+    int part_take(Group* group)
+    void part_done(const Group* group, int part)
 
 cdef extern from "parallel/halt.h" nogil:
     ctypedef struct Halt:
         int stop
         int (*ask)() noexcept nogil
         unsigned long long mode
-    void halt_look(Halt* halt, const Barrier* barrier, int turn, int asks)
-    bint halt_seen(const Barrier* barrier, int turn)
+    bint halt_look(Halt* halt, bint asks)
 
 cdef extern from "parallel/fpmode.h" nogil:
     unsigned long long fpmode_set()

@@ -1,13 +1,13 @@
 # Who computes what: a call among threads, and what one thread does. docs/design/threads.md says why.
 #
-# The threads of a direction form row_groups x unit_groups: a thread owns the row tiles of its row group and the blocks
-# of its unit group. h has to travel between the threads of one row group only: one barrier of theirs per step, none
-# where unit_groups is 1. Both directions run at once where there are threads.
+# A direction is cut into row_groups x unit_groups parts, one per thread: a part has the row tiles of its row group and
+# the blocks of its unit group. h has to travel between the parts of one row group only, which take each step together.
+# Both directions run at once where there are threads.
 
 from ._kernels cimport Factor, Kernels, panel_bytes
-from ._parallel cimport Arrival, Barrier, omp_get_num_procs
+from ._parallel cimport Group, Part, group_of, omp_get_num_procs
 from ._pass cimport MACS_FOR_REGION, Partition, Pass, Shape, Share, ceil_div
-from ._region cimport region_barrier_ns
+from ._region cimport region_exchange_ns
 
 cdef enum:
     HOISTED_ROWS = 96            # hoisted at once
@@ -19,9 +19,9 @@ cdef enum:
     LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
     MACS_LONG_CALL = 60_000_000  # about a millisecond: pays even if the other threads have to wake up
     THREADS_PER_PROCESSOR = 4    # more than these only wait for each other
-    # Multiply-adds of a step per nanosecond of a barrier. A core does some 45 of them, half the step is saved, and the
-    # exchange of h costs about a barrier more.
-    MACS_FOR_BARRIER = 150
+    # Multiply-adds of a step per nanosecond of an exchange. A core does some 45 of them, half the step is saved, and the
+    # way of h costs about as much once more.
+    MACS_FOR_EXCHANGE = 150
 
 
 cdef inline bint is_large_panel(const Factor* factor, Py_ssize_t K) noexcept nogil:
@@ -45,7 +45,7 @@ cdef inline Partition _one_thread(const Kernels* kernels, const Shape* s) noexce
 
 
 cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, int threads) noexcept nogil:
-    """For at most `threads` threads. By the shape, and by what a barrier costs."""
+    """For at most `threads` threads. By the shape, and by what an exchange costs."""
     cdef Partition a = _one_thread(kernels, s)
     cdef Py_ssize_t macs_step = macs_of_row(kernels, s.H, 0, s.R) * s.B
     cdef Py_ssize_t weights = s.blocks * (panel_bytes(&kernels.input, s.I) + panel_bytes(&kernels.state, s.R))
@@ -56,7 +56,7 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
         a.hoisted = min(s.N, HOISTED_ROWS if s.B < HOISTED_BELOW else 4 * s.B)
     if a.macs < MACS_FOR_REGION:
         threads = 1
-    worthwhile = MACS_FOR_BARRIER * region_barrier_ns() if threads > 1 else 0
+    worthwhile = MACS_FOR_EXCHANGE * region_exchange_ns() if threads > 1 else 0
     team = threads
     if s.D == 2 and threads > 1:
         a.directions_apart = True
@@ -73,7 +73,7 @@ cdef inline Partition forward_partition(const Kernels* kernels, const Shape* s, 
 
 
 cdef inline int useful_threads(int threads) noexcept nogil:
-    """As many of the threads as the processors can bring forward: the price of a barrier grows with their square."""
+    """As many of the threads as the processors can bring forward: the price of a turn grows with their square."""
     if threads <= 8:
         return threads
     return min(threads, max(8, THREADS_PER_PROCESSOR * omp_get_num_procs()))
@@ -92,10 +92,10 @@ cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s,
         team = threads // 2
     if s.B >= 6 * team:
         a.row_groups = team
-    elif macs_step >= MACS_FOR_BARRIER * region_barrier_ns():
+    elif macs_step >= MACS_FOR_EXCHANGE * region_exchange_ns():
         a.unit_groups = <int>min(team, ceil_div(s.blocks, 4))
     a.macs *= 2
-    a.threads = team * (2 if a.directions_apart else 1)  # those without a row or unit share in the products
+    a.threads = team * (2 if a.directions_apart else 1)  # more than there are parts of a step share in the products
     # for what is computed again
     a.tiles = a.row_groups * ceil_div(s.B, a.row_groups * kernels.max_rows)
     if s.B < HOISTED_BELOW and a.row_groups == 1:
@@ -103,29 +103,26 @@ cdef inline Partition backward_partition(const Kernels* kernels, const Shape* s,
     return a
 
 
-cdef inline Partition for_started(const Partition* requested, int started, Py_ssize_t most_units) noexcept nogil:
-    """The partition where other than the requested threads started: with the buffers of the requested one."""
+cdef inline Partition alone(const Partition* requested) noexcept nogil:
+    """The partition where one thread does all: with the buffers of the requested one."""
     cdef Partition a = requested[0]
-    if started != requested.threads:
-        a.directions_apart = False
-        a.row_groups = 1
-        a.unit_groups = <int>min(started, most_units)
-        a.threads = started
+    a.threads = a.row_groups = a.unit_groups = 1
+    a.directions_apart = False
     return a
 
 
-cdef inline Share share_of(
-    const Pass* p, int rank, int team,
-    Arrival* group,     # (team,), for the barriers of row groups
-    Arrival* everyone,  # (team,), for those of all threads of the direction
-) noexcept nogil:
+cdef inline int team_of(const Partition* a) noexcept nogil:
+    """Threads of one direction."""
+    return a.threads // 2 if a.directions_apart else a.threads
+
+
+cdef inline Share share_of(const Pass* p, int part) noexcept nogil:
+    """Of the part of a direction with this index: part = row_group * unit_groups + unit_group."""
     cdef Share own
     cdef const Shape* s = p.shape
     cdef const Partition* a = p.partition
-    cdef Py_ssize_t W = 4 * s.VL, u = rank % a.unit_groups, units = a.unit_groups, per_unit
-    own.rank, own.team = rank, team
-    own.row_group, own.unit_group = rank // a.unit_groups, <int>u
-    own.steps = own.row_group < a.row_groups
+    cdef Py_ssize_t W = 4 * s.VL, u = part % a.unit_groups, units = a.unit_groups, per_unit
+    own.row_group, own.unit_group = part // a.unit_groups, <int>u
     own.tiles = ceil_div(a.tiles - own.row_group, a.row_groups)
     own.b0 = s.B * own.row_group // a.row_groups
     own.b1 = s.B * (own.row_group + 1) // a.row_groups
@@ -137,6 +134,10 @@ cdef inline Share share_of(
     own.pair_blocks = own.fits_l1 and s.B == 1
     own.shares_state = a.unit_groups > 1 and s.B == 1
     own.streams_weights = own.tiles > 1 and is_large_panel(&p.kernels.state, s.R)
-    own.group = Barrier(group + own.row_group * a.unit_groups, own.unit_group, a.unit_groups)
-    own.everyone = Barrier(everyone, rank, team)
     return own
+
+
+cdef inline Group group_at(const Partition* a, Part* parts, int part, int n) noexcept nogil:
+    """The n-th row group of a direction that a thread visits, its own first. `part` is its part, -1 for a guest."""
+    cdef int own = part // a.unit_groups if part >= 0 else 0, g = (own + n) % a.row_groups
+    return group_of(parts + g * a.unit_groups, a.unit_groups, part % a.unit_groups if part >= 0 and n == 0 else -1)

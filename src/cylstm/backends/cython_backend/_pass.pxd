@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport Kernels
-from ._parallel cimport Barrier, Halt
+from ._parallel cimport Halt
 
 ctypedef fused real:
     float
@@ -59,13 +59,10 @@ cdef struct Pass:
     const int64_t* batch_sizes  # (T,)
     bint reverse
     Halt* halt
-    bint asks                   # this is the thread that called
 
 
-cdef struct Share:         # what one thread does in a pass
-    int rank, team         # this thread, of the threads of the direction
+cdef struct Share:         # what one part of a group computes, as a rule on the same thread
     int row_group, unit_group
-    bint steps             # it takes part in the steps; else in the products over chunks alone
     Py_ssize_t tiles       # row tiles: row_group + n * row_groups, n < tiles
     Py_ssize_t b0, b1      # rows of its row group, where all sequences take the step
     Py_ssize_t j0, j1      # blocks
@@ -75,8 +72,6 @@ cdef struct Share:         # what one thread does in a pass
     bint pair_blocks       # one row is 4 sums, too few to wait for each other: two blocks at once
     bint shares_state      # h of a step comes from other threads' caches, and there is no other row to wait with
     bint streams_weights   # panels are so large that the next one is prefetched
-    Barrier group          # of the threads of a row group: h travels between them
-    Barrier everyone       # of the threads of the direction
 
 
 cdef struct Kept:          # what the forward pass of a direction keeps for the backward pass; NULL where not kept

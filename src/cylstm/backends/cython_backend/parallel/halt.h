@@ -1,15 +1,13 @@
 /* A call that ends before its end: Ctrl-C, or another signal whose handler raises.
  *
- * The thread that called asks Python now and then, if it is the main thread, where Python runs its signal handlers. The
- * threads that wait for each other at a barrier must leave in the same step. So one of them, the first of the barrier,
- * notes before the barrier what it has seen, and all look there behind it. Looks in turn have places of their own: the
- * first may note the next one while others still read. */
+ * The thread that called asks Python now and then, if it is the main thread, where Python runs its signal handlers. All
+ * threads look between two parts whether they are to end: each finishes the part that it has, so nobody waits for one
+ * that has left. */
 #ifndef CYLSTM_HALT_H
 #define CYLSTM_HALT_H
 
 #include <limits.h>
 
-#include "barrier.h"
 #include "fpmode.h"
 #include "system.h"
 
@@ -36,19 +34,15 @@ static __attribute__((noinline, cold)) void halt_ask(Halt *halt, long long now)
     halt->next = nanoseconds() + ASK_NS;
 }
 
-/* A look, before the barrier: by all its threads, the `turn`-th. `asks`: this is the thread that called. */
-static inline void halt_look(Halt *halt, const Barrier *barrier, int turn, int asks)
+/* Whether to end. `asks`: this is the thread that called. */
+static inline int halt_look(Halt *halt, int asks)
 {
     if (asks && !halt->stop) {
         long long now = nanoseconds();
         if (now >= halt->next)
             halt_ask(halt, now);
     }
-    if (barrier->rank == 0)
-        barrier->arrivals[0].stop[turn & 1] = __atomic_load_n(&halt->stop, __ATOMIC_RELAXED);
+    return __atomic_load_n(&halt->stop, __ATOMIC_RELAXED);
 }
-
-/* Whether to leave, behind the barrier. */
-static inline int halt_seen(const Barrier *barrier, int turn) { return barrier->arrivals[0].stop[turn & 1]; }
 
 #endif

@@ -1,43 +1,156 @@
-/* Threads of a region on processors of their own.
+/* Where the threads of a region run.
  *
- * Linux may put a thread that wakes up on the processor of the thread that woke it. If that thread spins, both stay
- * there for milliseconds. So a thread leaves a processor that a lower rank is on: it forbids itself that one, for a moment. The
- * caller, rank 0, stays where it is. Without this, ten single steps of H = 256 after a rest took 8.4 ms instead of 0.5
- * on virtual machines with two processors. */
+ * Linux may put a thread that wakes up on the processor of the thread that woke it. If that thread works or spins, both
+ * stay there for milliseconds. So a thread leaves a processor that a lower rank is on: it forbids itself that one, for a
+ * moment. The caller, rank 0, stays where it is.
+ *
+ * A thread in the middle of a part may lose its processor to another program. The caller, who needs that part, then
+ * calls the thread to its own processor and sleeps until the part is done. Who of the two runs first then sends the
+ * thread back. */
 #ifndef CYLSTM_PLACEMENT_H
 #define CYLSTM_PLACEMENT_H
 
 #include "system.h"
 
-static THREAD_LOCAL int region_rank; /* of this thread */
+enum { PLACES = 64 }; /* ranks beyond stay where the system puts them */
+enum { NOT_CALLED, CALLED, GOES_BACK };
 
-enum { PLACES = 64 };
-static int places[PLACES]; /* the processor that each rank was on when it last looked */
+static struct {
+    long long thread; /* its id; 0: there is none */
+    int processor;    /* that it was on when it last looked */
+    int moving;       /* a lock: somebody changes where it may run */
+    int called;       /* to the caller's processor */
+    ProcessorSet allowed; /* where it could run before it was called */
+    char apart[64];
+} places[PLACES]; /* by rank; all but `allowed` atomic */
+
+static THREAD_LOCAL int own_rank; /* in the region that this thread is in */
+
+static inline int processor_of(int rank)
+{
+    return rank < PLACES ? __atomic_load_n(&places[rank].processor, __ATOMIC_RELAXED) : -1;
+}
 
 static inline void note_place(void)
 {
-    if (region_rank < PLACES)
-        __atomic_store_n(&places[region_rank], this_processor(), __ATOMIC_RELAXED);
+    if (own_rank < PLACES)
+        __atomic_store_n(&places[own_rank].processor, this_processor(), __ATOMIC_RELAXED);
 }
 
-static inline void move_apart(void)
+static inline void place_begins(int rank)
 {
+    static THREAD_LOCAL long long id;
+    own_rank = rank;
+    if (rank >= PLACES)
+        return;
+    if (!id)
+        id = thread_id();
+    __atomic_store_n(&places[rank].thread, id, __ATOMIC_RELAXED);
+    note_place();
+}
+
+static inline int start_moving(int rank) { return !__atomic_exchange_n(&places[rank].moving, 1, __ATOMIC_ACQUIRE); }
+static inline void end_moving(int rank) { __atomic_store_n(&places[rank].moving, 0, __ATOMIC_RELEASE); }
+
+/* The thread of a rank is put on one of `others` and may then run on all of `allowed`, those of before. */
+static inline void move(long long thread, const ProcessorSet *others, const ProcessorSet *allowed)
+{
+    if (any_processor(others) && allow_processors(thread, others))
+        allow_processors(thread, allowed);
+}
+
+static inline int shares_processor(int rank)
+{
+    for (int r = 0; r < rank; r++)
+        if (processor_of(r) == processor_of(rank))
+            return 1;
+    return 0;
+}
+
+static __attribute__((noinline)) void move_apart(void)
+{
+    int rank = own_rank;
     ProcessorSet allowed, others;
-    if (region_rank >= PLACES)
+    if (rank >= PLACES)
         return;
     note_place();
-    int here = __atomic_load_n(&places[region_rank], __ATOMIC_RELAXED), shared = 0;
-    for (int r = 0; r < region_rank; r++)
-        shared |= __atomic_load_n(&places[r], __ATOMIC_RELAXED) == here;
-    if (!shared || !allowed_processors(&allowed))
+    if (!shares_processor(rank) || !start_moving(rank))
         return;
-    others = allowed;
-    for (int r = 0; r < region_rank; r++)
-        remove_processor(&others, __atomic_load_n(&places[r], __ATOMIC_RELAXED));
-    if (any_processor(&others) && allow_processors(&others)) {
+    long long thread = __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED);
+    if (allowed_processors(thread, &allowed)) {
+        others = allowed;
+        for (int r = 0; r < rank; r++)
+            remove_processor(&others, processor_of(r));
+        move(thread, &others, &allowed);
         note_place();
-        allow_processors(&allowed);
     }
+    end_moving(rank);
+}
+
+static inline void send_back(long long thread, const ProcessorSet *allowed)
+{
+    ProcessorSet others = *allowed;
+    remove_processor(&others, this_processor());
+    move(thread, any_processor(&others) ? &others : allowed, allowed);
+}
+
+/* The thread of a rank is put on this processor: it runs once this one sleeps. Its id, for `called_ends`, which must
+ * follow; 0: it was not called. */
+static inline long long call_here(int rank)
+{
+    int here = this_processor();
+    if (here < 0 || rank >= PLACES || processor_of(rank) == here || !start_moving(rank))
+        return 0;
+    long long thread = __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED);
+    ProcessorSet only;
+    if (thread && allowed_processors(thread, &places[rank].allowed)) {
+        only = places[rank].allowed;
+        keep_processor(&only, here);
+        if (any_processor(&only)) {
+            /* first the word, for the other thread may run at once, and this one long after */
+            __atomic_store_n(&places[rank].called, CALLED, __ATOMIC_RELEASE);
+            allow_processors(thread, &only);
+            return thread;
+        }
+    }
+    end_moving(rank);
+    return 0;
+}
+
+static inline int take_called(int rank, int then)
+{
+    int expected = CALLED;
+    return __atomic_compare_exchange_n(&places[rank].called, &expected, then, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+/* The caller does not wait for the thread any more. That one may have gone back even before it was put here. */
+static inline void called_ends(int rank, long long thread)
+{
+    if (take_called(rank, NOT_CALLED))
+        send_back(thread, &places[rank].allowed);
+    else
+        allow_processors(thread, &places[rank].allowed);
+    while (__atomic_load_n(&places[rank].called, __ATOMIC_ACQUIRE) != NOT_CALLED)
+        yield_processor();
+    __atomic_store_n(&places[rank].processor, -1, __ATOMIC_RELAXED);
+    end_moving(rank);
+}
+
+/* A thread goes back by itself, when it has done what it was called for. */
+static __attribute__((noinline, cold)) void go_back(void)
+{
+    if (!take_called(own_rank, GOES_BACK))
+        return;
+    ProcessorSet allowed = places[own_rank].allowed;
+    long long thread = __atomic_load_n(&places[own_rank].thread, __ATOMIC_RELAXED);
+    __atomic_store_n(&places[own_rank].called, NOT_CALLED, __ATOMIC_RELEASE);
+    send_back(thread, &allowed);
+    note_place();
+}
+
+static inline int is_called(void)
+{
+    return own_rank < PLACES && __atomic_load_n(&places[own_rank].called, __ATOMIC_RELAXED) == CALLED;
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* Parallel regions: when one is opened, by whom, and what is learned from it. docs/design/threads.md says why.
+/* Parallel regions: when one is opened, and by whom. docs/design/threads.md says why.
  *
  * The order of a call that may use threads:
  *   region_enter                       1: open a region of OpenMP; 0: run on this thread
@@ -13,44 +13,37 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "barrier.h"
 #include "openmp.h"
+#include "parts.h"
 #include "system.h"
 
 /* The times are in nanoseconds. */
 enum {
-    RECENT_NS = 2000000,         /* the other threads are still awake so long after a call */
-    IDLE_NS = 10000000,          /* a region after a rest this long says nothing about those to come */
-    FORK_NS = 50000,             /* what a region may lose by being opened */
-    BACKOFF_MIN_NS = 10000000,   /* of calls on one thread after regions that did not pay: doubled each time */
-    BACKOFF_MAX_NS = 1000000000,
-    BARRIER_FAST_NS = 100,       /* what a barrier costs on a quiet machine */
-    BARRIER_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
-    BARRIER_TRUST_NS = 50000000, /* for which the measurement is believed */
-    BARRIERS = 4,                /* of one measurement */
-    OPENERS = 2,                 /* threads that may open regions: the main thread, and one that works for it */
-    RESERVE = 1 << 20            /* bytes that must be left beside the stacks of new threads */
-};
-
-struct Backoff { /* after regions that did not pay */
-    long long until, length;
-    int failures; /* in a row */
+    RECENT_NS = 2000000,          /* the other threads are still awake so long after a call */
+    REFUSED_NS = 1000000000,      /* so long no region is tried after the system has refused threads */
+    EXCHANGE_FAST_NS = 100,       /* what an exchange costs on a quiet machine */
+    EXCHANGE_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
+    EXCHANGE_TRUST_NS = 50000000, /* for which the measurement is believed */
+    EXCHANGES = 4,                /* of one measurement, of which there are three */
+    OPENERS = 2,                  /* threads that may open regions: the main thread, and one that works for it */
+    RESERVE = 1 << 20             /* bytes that must be left beside the stacks of new threads */
 };
 
 static struct {
     long long pid; /* of the process that loaded this: threads of OpenMP do not survive a fork, so a child runs alone */
-    int busy; /* atomic; a call has the region: the others run on one thread */
+    int processors; /* that this process may use */
+    int callers; /* atomic; calls that have asked for threads and not ended */
+    int busy; /* atomic; one of them has the region: the others run on one thread */
     int openers;
     int always; /* for tests: every call that asks for threads gets a region */
-    long long call_ended; /* atomic; of the last call that requested threads */
+    int late; /* the caller had to wait for the others at the end of the last region */
+    long long refused; /* when the system has refused threads */
+    long long call_ended; /* atomic; of the last call that asked for threads */
     long long began, ended;
-    long long worked; /* by all threads of the last region */
     int others_asleep; /* the region before this one ended more than RECENT_NS ago */
-    int informative; /* less than IDLE_NS ago: region_learn counts this one */
-    int measures; /* this region measures a barrier */
-    long long barrier_ns, barrier_measured; /* atomic */
-    struct Backoff backoff;
-} region = {.barrier_ns = BARRIER_FAST_NS, .backoff = {.length = BACKOFF_MIN_NS}};
+    int measures; /* this region measures an exchange */
+    long long exchange_ns, exchange_measured; /* atomic */
+} region = {.exchange_ns = EXCHANGE_FAST_NS, .refused = -REFUSED_NS};
 
 /* For tests. Returns what was set before. */
 static inline int region_always(int always)
@@ -60,29 +53,39 @@ static inline int region_always(int always)
     return before;
 }
 
-/* What a barrier costs depends on where the system has put the threads: on one machine it is 0.06 or 0.29 microseconds,
- * by the second. A measurement is believed for a moment only: where it was slow, short steps stay on one thread and
- * nobody would measure again. */
-static inline long long region_barrier_ns(void)
+/* What it costs that two threads hear of each other depends on where the system has put them: on one machine 0.06 or 0.29
+ * microseconds, by the second. A measurement is believed for a moment only: where it was slow, short steps stay on one
+ * thread and nobody would measure again. */
+static inline long long region_exchange_ns(void)
 {
-    if (nanoseconds() - __atomic_load_n(&region.barrier_measured, __ATOMIC_RELAXED) > BARRIER_TRUST_NS)
-        return BARRIER_FAST_NS;
-    return __atomic_load_n(&region.barrier_ns, __ATOMIC_RELAXED);
+    if (nanoseconds() - __atomic_load_n(&region.exchange_measured, __ATOMIC_RELAXED) > EXCHANGE_TRUST_NS)
+        return EXCHANGE_FAST_NS;
+    return __atomic_load_n(&region.exchange_ns, __ATOMIC_RELAXED);
 }
 
-static inline void measure_barrier(const Barrier *barrier)
+/* Between the first two threads of a region. There is no measurement where the other one does not come. */
+static inline void measure_exchange(Part *pings, int rank)
 {
     long long least = LLONG_MAX;
-    for (int k = 0; k < 3; k++) { /* the first wait is for those that start late */
+    int turn = 0, spins = 0;
+    if (rank > 1)
+        return;
+    for (int k = 0; k < 3; k++) { /* the first wait is for the one that starts late */
         long long since = nanoseconds();
-        for (int n = 0; n < BARRIERS; n++)
-            barrier_wait(barrier);
-        long long took = (nanoseconds() - since) / BARRIERS;
+        for (int n = 0; n < EXCHANGES; n++) {
+            __atomic_store_n(&pings[rank].done, ++turn, __ATOMIC_RELEASE);
+            while (!is_done(&pings[1 - rank], turn)) {
+                if (spins++ == SPINS)
+                    return;
+                spin_once();
+            }
+        }
+        long long took = (nanoseconds() - since) / EXCHANGES;
         least = took < least ? took : least;
     }
-    if (barrier->rank == 0) {
-        __atomic_store_n(&region.barrier_ns, least, __ATOMIC_RELAXED);
-        __atomic_store_n(&region.barrier_measured, nanoseconds(), __ATOMIC_RELAXED);
+    if (rank == 0) {
+        __atomic_store_n(&region.exchange_ns, least, __ATOMIC_RELAXED);
+        __atomic_store_n(&region.exchange_measured, nanoseconds(), __ATOMIC_RELAXED);
     }
 }
 
@@ -100,6 +103,7 @@ static void opener_ends(void *unused)
 static inline void region_init(void)
 {
     region.pid = process_id();
+    region.processors = omp_get_num_procs();
     thread_ends_init(opener_ends);
 }
 
@@ -121,7 +125,7 @@ static THREAD_LOCAL int own_team = 1; /* threads that OpenMP keeps for this one,
 static void wait_at_gate(void *open)
 {
     while (!__atomic_load_n((int *)open, __ATOMIC_ACQUIRE))
-        sleep_on(open, 0, BACKOFF_MAX_NS);
+        sleep_on(open, 0, REFUSED_NS);
 }
 
 static int can_start(int count)
@@ -144,100 +148,91 @@ static int can_start(int count)
 static int has_team(int threads)
 {
     if (threads > own_team && !can_start(threads - own_team)) {
-        region.backoff.until = nanoseconds() + BACKOFF_MAX_NS;
+        region.refused = nanoseconds();
         return 0;
     }
     own_team = threads;
     return 1;
 }
 
-/* Threads that rested are slow to start, up to a millisecond: a short call opens a region only where calls follow each
- * other closely. */
+/* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
+ * millisecond: a short call opens a region only where calls follow each other closely, and not right after a region whose
+ * threads came late. */
 static inline int region_pays(int long_call)
 {
     long long now = nanoseconds();
+    int late = region.late;
     if (region.always)
         return 1;
-    return now >= region.backoff.until &&
-           (long_call || now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) < RECENT_NS);
+    if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors || now - region.refused < REFUSED_NS)
+        return 0;
+    region.late = 0;
+    return long_call || (!late && now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) < RECENT_NS);
 }
 
 static inline int region_enter(int threads, int long_call)
 {
-    if (threads < 2 || omp_in_parallel() || __atomic_exchange_n(&region.busy, 1, __ATOMIC_ACQUIRE))
+    if (threads < 2)
+        return 0;
+    __atomic_add_fetch(&region.callers, 1, __ATOMIC_RELAXED);
+    if (omp_in_parallel() || __atomic_exchange_n(&region.busy, 1, __ATOMIC_ACQUIRE))
         return 0;
     if (region.pid != process_id() || !region_pays(long_call) || !may_open() || !has_team(threads)) {
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
         return 0;
     }
-    region.worked = 0;
     region.began = nanoseconds();
-    region_rank = 0;
-    note_place(); /* before the others look */
     region.others_asleep = region.began - region.ended > RECENT_NS;
-    region.informative = region.began - region.ended < IDLE_NS;
-    region.measures = region.informative && region.began - region.barrier_measured > BARRIER_RENEW_NS;
+    region.measures = !region.others_asleep && region.began - region.exchange_measured > EXCHANGE_RENEW_NS;
+    place_begins(0); /* before the others look */
     return 1;
 }
 
-static inline long long region_thread_begins(const Barrier *all)
+/* `ends`: two parts more than there are threads. */
+static inline void region_thread_begins(Part *ends, int rank, int started)
 {
-    region_rank = all->rank;
-    slept_ns = 0;
-    if (region.others_asleep && all->rank == 0)
+    if (rank)
+        place_begins(rank);
+    if (region.others_asleep && rank == 0)
         yield_processor(); /* to those that were woken and put on this processor: they move */
     else
         move_apart();
-    long long since = nanoseconds();
     if (region.measures)
-        measure_barrier(all);
-    return since;
+        measure_exchange(ends + started, rank);
 }
 
-/* Threads wait for each other here before OpenMP's own barrier, where one may spin for milliseconds on the processor that
- * another needs. A thread that others slept for lets them run, and looks where they are now. */
-static inline void region_thread_ends(const Barrier *all, long long since)
+/* The caller waits for the others here, and not in OpenMP, where one may spin for milliseconds on the processor that
+ * another needs. */
+static inline void region_thread_ends(Part *ends, int rank, int started)
 {
-    Arrival *own = &all->arrivals[all->rank];
-    own->worked = nanoseconds() - since - slept_ns;
-    barrier_wait(all);
-    if (all->rank == 0)
-        for (int r = 0; r < all->threads; r++)
-            region.worked += all->arrivals[r].worked;
-    if (__atomic_load_n(&own->sleeping, __ATOMIC_RELAXED)) {
-        for (int n = 0; n < 100 && __atomic_load_n(&own->sleeping, __ATOMIC_RELAXED); n++)
-            yield_processor();
+    if (rank) {
+        Group own = {.parts = ends, .turn = 1};
         move_apart();
-    }
-}
-
-/* Where other programs take the processors, threads that wait lose more than all gain, and that is known afterwards only.
- * After two such regions in a row calls run on one thread for a while, longer each time it happens again. */
-static inline void region_learn(int threads)
-{
-    region.ended = nanoseconds();
-    long long took = region.ended - region.began;
-    long long lost = threads * took - region.worked;
-    struct Backoff *backoff = &region.backoff;
-    if (!region.informative)
+        part_done(&own, rank);
         return;
-    if (4 * lost <= 3 * (threads - 1) * took) {
-        *backoff = (struct Backoff){.length = BACKOFF_MIN_NS};
-    } else if (lost > (threads - 1) * FORK_NS && ++backoff->failures == 2) {
-        backoff->failures = 0;
-        backoff->until = region.ended + backoff->length;
-        backoff->length = backoff->length * 2 < BACKOFF_MAX_NS ? backoff->length * 2 : BACKOFF_MAX_NS;
+    }
+    region.late = 0;
+    for (int r = 1; r < started; r++) {
+        for (int spins = 0; spins < SPINS && !is_done(&ends[r], 1); spins++)
+            spin_once();
+        if (!is_done(&ends[r], 1)) {
+            region.late = 1;
+            sleep_until_done(&ends[r], 1, r);
+        }
     }
 }
 
 static inline void region_leave(int threads, int entered)
 {
+    if (threads < 2)
+        return;
+    long long now = nanoseconds();
     if (entered) {
-        region_learn(threads);
+        region.ended = now;
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
     }
-    if (threads > 1)
-        __atomic_store_n(&region.call_ended, nanoseconds(), __ATOMIC_RELAXED);
+    __atomic_store_n(&region.call_ended, now, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&region.callers, 1, __ATOMIC_RELAXED);
 }
 
 #endif

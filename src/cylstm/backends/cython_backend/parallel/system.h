@@ -9,8 +9,11 @@
  *   spin_once()                       a moment, for a loop that waits
  *   sleep_on(word, seen, at_most)     sleeps while *word is `seen`, so many nanoseconds at most; may return early
  *   wake_all(word)                    those that sleep on it
- *   ProcessorSet, allowed_processors, remove_processor, any_processor, allow_processors, this_processor()
- *                                     where this thread may run, and where it does: -1 where the system does not tell
+ *   this_processor()                  where this thread runs; -1 where the system does not tell
+ *   ProcessorSet, allowed_processors, allow_processors
+ *                                     where a thread may run, by its thread_id
+ *   remove_processor, keep_processor, any_processor
+ *                                     of a set: without one, that one alone, whether there are any
  *   StartedThread, thread_start, thread_join
  *   thread_ends_init(call), call_at_thread_end()
  *                                     a function to be called at the end of each thread that asks for it

@@ -27,9 +27,27 @@ static inline void wake_all(const int *word) { syscall(SYS_futex, word, FUTEX_WA
 typedef cpu_set_t ProcessorSet;
 
 static inline int this_processor(void) { return sched_getcpu(); }
-static inline int allowed_processors(ProcessorSet *set) { return !sched_getaffinity(0, sizeof(*set), set); }
-static inline int allow_processors(const ProcessorSet *set) { return !sched_setaffinity(0, sizeof(*set), set); }
+
+static inline int allowed_processors(long long thread, ProcessorSet *set)
+{
+    return !sched_getaffinity((pid_t)thread, sizeof(*set), set);
+}
+
+static inline int allow_processors(long long thread, const ProcessorSet *set)
+{
+    return !sched_setaffinity((pid_t)thread, sizeof(*set), set);
+}
+
 static inline void remove_processor(ProcessorSet *set, int processor) { CPU_CLR(processor, set); }
+
+static inline void keep_processor(ProcessorSet *set, int processor)
+{
+    int had = CPU_ISSET(processor, set);
+    CPU_ZERO(set);
+    if (had)
+        CPU_SET(processor, set);
+}
+
 static inline int any_processor(const ProcessorSet *set) { return CPU_COUNT(set) > 0; }
 
 #endif

@@ -47,9 +47,10 @@ static inline void wake_all(const int *word)
 typedef int ProcessorSet;
 
 static inline int this_processor(void) { return -1; }
-static inline int allowed_processors(ProcessorSet *set) { return *set = 0; }
-static inline int allow_processors(const ProcessorSet *set) { return *set; }
+static inline int allowed_processors(long long thread, ProcessorSet *set) { return (void)thread, *set = 0; }
+static inline int allow_processors(long long thread, const ProcessorSet *set) { return (void)thread, *set; }
 static inline void remove_processor(ProcessorSet *set, int processor) { (void)set, (void)processor; }
+static inline void keep_processor(ProcessorSet *set, int processor) { (void)set, (void)processor; }
 static inline int any_processor(const ProcessorSet *set) { return *set; }
 
 #endif

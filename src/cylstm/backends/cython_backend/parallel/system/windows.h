@@ -48,17 +48,38 @@ static inline int this_processor(void)
     return at.Group * 64 + at.Number;
 }
 
-static inline int allowed_processors(ProcessorSet *set) { return GetThreadGroupAffinity(GetCurrentThread(), set) != 0; }
-
-static inline int allow_processors(const ProcessorSet *set)
+static inline HANDLE thread_of(long long thread)
 {
-    return SetThreadGroupAffinity(GetCurrentThread(), set, NULL) != 0;
+    return OpenThread(THREAD_QUERY_INFORMATION | THREAD_SET_INFORMATION, FALSE, (DWORD)thread);
+}
+
+static inline int allowed_processors(long long thread, ProcessorSet *set)
+{
+    HANDLE handle = thread_of(thread);
+    int known = handle != NULL && GetThreadGroupAffinity(handle, set) != 0;
+    if (handle != NULL)
+        CloseHandle(handle);
+    return known;
+}
+
+static inline int allow_processors(long long thread, const ProcessorSet *set)
+{
+    HANDLE handle = thread_of(thread);
+    int allowed = handle != NULL && SetThreadGroupAffinity(handle, set, NULL) != 0;
+    if (handle != NULL)
+        CloseHandle(handle);
+    return allowed;
 }
 
 static inline void remove_processor(ProcessorSet *set, int processor)
 {
     if (processor / 64 == set->Group)
         set->Mask &= ~((KAFFINITY)1 << processor % 64);
+}
+
+static inline void keep_processor(ProcessorSet *set, int processor)
+{
+    set->Mask &= processor / 64 == set->Group ? (KAFFINITY)1 << processor % 64 : 0;
 }
 
 static inline int any_processor(const ProcessorSet *set) { return set->Mask != 0; }
