@@ -1,0 +1,53 @@
+"""What the rows say: ratios to the faster peer in the same company, their means, and calls that one thread beats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import geometric_mean
+from typing import Any
+
+from .contenders import ONE_THREAD, OURS, PEERS
+
+Cell = tuple[str, str]  # situation, shape
+#: A call of more than so many seconds is to take no longer than on one thread by more than this share.
+LONG, LONGER = 0.002, 1.05
+
+
+def cells(data: Mapping[str, Any]) -> dict[Cell, dict[str, dict[str, Any]]]:
+    """Situation and shape → contender → row, of the right ones."""
+    found: dict[Cell, dict[str, dict[str, Any]]] = {}
+    for row in data["rows"]:
+        if "wrong" not in row:
+            found.setdefault((row["situation"], row["shape"]), {})[row["contender"]] = row
+    return found
+
+
+def ratios(data: Mapping[str, Any], figure: str = "median") -> dict[Cell, float]:
+    """The faster peer's time over ours, in the same company."""
+    found = {}
+    for cell, rows in cells(data).items():
+        peers = [rows[name][figure] for name in PEERS if name in rows]
+        if peers and OURS in rows:
+            found[cell] = min(peers) / rows[OURS][figure]
+    return found
+
+
+def over_one_thread(data: Mapping[str, Any]) -> dict[Cell, float]:
+    """Our time over that on one thread, where both take longer than 2 ms and threads made it longer by 5 %."""
+    found = {}
+    for cell, rows in cells(data).items():
+        if OURS in rows and ONE_THREAD in rows:
+            ours, alone = rows[OURS]["median"], rows[ONE_THREAD]["median"]
+            if ours > LONG and ours > LONGER * alone:
+                found[cell] = ours / alone
+    return found
+
+
+def mean(ratios: Mapping[Cell, float], situation: str = "", shape: str = "") -> float:
+    """The geometric mean of some cells, nan of none. A situation is given by its key or its letter."""
+    some = [
+        ratio
+        for (key, name), ratio in ratios.items()
+        if shape in ("", name) and (situation in ("", key) or key.startswith(f"{situation}:"))
+    ]
+    return geometric_mean(some) if some else float("nan")

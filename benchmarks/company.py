@@ -1,0 +1,112 @@
+"""Measure an LSTM on a machine that it has not for itself: ``make bench-company``.
+
+cylstm, PyTorch and ONNX Runtime in the same company: alone, after each other's calls and rests, beside busy processes,
+from several Python threads, with less than two processors. A full run keeps the results of this kind of machine in
+``benchmarks/results/company`` and renews what the page about company shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "company"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--situations", metavar="a,b", help="only these, by letter or by words of the name, as 'f: 30'")
+    parser.add_argument("--shapes", metavar="1x256,stream", help="only those whose name begins with one of these")
+    parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each contender, at most (12)")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of a cell, from its fourth round on (1.2)")
+    parser.add_argument("--quick", action="store_true", help="three shapes, little time")
+    parser.add_argument("--threads", type=int, default=2, help="of every contender, and processors for all (2)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there, and nothing else")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="renew the page from a file of results alone")
+    return parser
+
+
+def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Measure, and return what is kept of it; ``situations`` and ``shapes`` as on the command line."""
+    import machine
+    from beside.contenders import SHAPES, prepare
+    from beside.measure import measure_cell
+    from beside.neighbours import neighbours
+    from beside.situations import situations as all_situations
+    from compare import results
+
+    from cylstm.progress import Progress
+
+    state = {**machine.facts(), "load": machine.load(), "niceness": os.nice(0)}
+    chosen = _chosen(situations, {one.key: one for one in all_situations(neighbours(threads))})
+    cases = [prepare(shape, threads) for shape in _chosen(shapes, {shape.name: shape for shape in SHAPES})]
+    rng, rows, left_out = random.Random(0), [], {}
+    with Progress(len(chosen) * len(cases), "cells", shown=True) as progress:
+        for situation in chosen:
+            for prepared in cases:
+                try:
+                    if situation.key not in left_out:
+                        rows += measure_cell(situation, prepared, rounds, seconds, rng)
+                except OSError as error:
+                    left_out[situation.key] = str(error)
+                progress.advance(1)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": results.commit(),
+        "command": " ".join(["python benchmarks/company.py", *sys.argv[1:]]),
+        "threads": threads,
+        "machine": state,
+        "left_out": left_out,
+        "rows": rows,
+    }
+
+
+def _chosen(words: str | None, named: dict[str, Any]) -> list[Any]:
+    """Those whose name begins with one of the words between commas; all where there are none."""
+    wanted = [word.strip() for word in words.split(",")] if words else [""]
+    found = [one for name, one in named.items() if name.startswith(tuple(wanted))]
+    if unknown := [word for word in wanted if not any(name.startswith(word) for name in named)]:
+        raise SystemExit(f"no name begins with {unknown[0]!r}: {', '.join(named)}")
+    return found
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    arguments = parser().parse_args()
+    if arguments.docs:
+        from beside.report import write_docs
+
+        write_docs(json.loads(arguments.docs.read_text("utf-8")))
+        return 0
+    if hasattr(os, "sched_setaffinity"):  # company is had on as many processors as there are threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    few = arguments.quick or arguments.situations or arguments.shapes
+    shapes, rounds, seconds = arguments.shapes, arguments.rounds, arguments.seconds
+    if arguments.quick:
+        from beside.contenders import QUICK
+
+        shapes, rounds, seconds = shapes or ",".join(QUICK), min(rounds, 3), 0.0
+    data = run(arguments.situations, shapes, threads=arguments.threads, rounds=rounds, seconds=seconds)
+    from beside import report
+    from compare import results
+
+    print("\n" + report.text(data))
+    if arguments.output:
+        results.save(data, arguments.output)
+    elif not few:
+        path = RESULTS / f"{results.machine_of(data)}.json"
+        results.save(data, path)
+        report.write_docs(data)
+        print(f"\nkept in {path}")
+    return 1 if report.wrong(data) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

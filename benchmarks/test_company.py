@@ -1,0 +1,195 @@
+"""The benchmark of company: contenders agree, every situation runs, and what is made of the figures."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("matplotlib")
+
+import company
+from beside import others, report, situations, summary
+from beside.contenders import NAMES, ONE_THREAD, OURS, Shape, prepare
+from beside.measure import measure_cell, quantile
+from beside.neighbours import neighbours
+
+import cylstm
+
+CALL, STREAM = Shape("2x8", 2, 8, T=5), Shape("stream8", 1, 8, T=4, stream=True)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns that last next to nothing."""
+    for name in ("ALONE", "BESIDE", "QUOTA", "THREADS", "TAKEN_AFTER", "FOLLOWING"):
+        monkeypatch.setattr(situations, name, 0.001)
+    monkeypatch.setattr("beside.measure.settle", lambda: None)
+
+
+@pytest.mark.parametrize("shape", [CALL, STREAM, Shape("step8", 1, 8, T=1)], ids=lambda shape: shape.name)
+def test_contenders_agree(shape: Shape) -> None:
+    prepared = prepare(shape, 1)
+    assert [one.name for one in prepared.ready] == list(NAMES)
+    for one in prepared.ready:
+        with one.context():
+            for call in (one.call, one.another()):
+                call()
+                error = prepared.error(one.name, call())
+                assert not prepared.wrong(error)
+    assert prepared.wrong(1e-3)
+    assert prepared.wrong(float("nan"))
+
+
+def test_the_last_contender_is_ours_on_one_thread() -> None:
+    before = cylstm.get_num_threads()
+    try:
+        ready = {one.name: one for one in prepare(CALL, 2).ready}
+        with ready[ONE_THREAD].context():
+            assert cylstm.get_num_threads() == 1
+        assert cylstm.get_num_threads() == 2
+    finally:
+        cylstm.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [CALL, STREAM], ids=lambda shape: shape.name)
+def test_every_situation_runs(shape: Shape, short: None) -> None:
+    prepared, rows, left_out = prepare(shape, 1), [], []
+    found = situations.situations(neighbours(1))
+    for situation in found:
+        if "1000 ms" in situation.key:
+            continue
+        try:
+            rows += measure_cell(situation, prepared, 1, 0.0, random.Random(0))
+        except OSError:
+            assert "quota" in situation.key  # the system does not let us
+            left_out.append(situation)
+    assert {situation.letter for situation in found} == set(situations.TITLES)
+    assert len(rows) == len(NAMES) * (len(found) - 1 - len(left_out))
+    assert not [row for row in rows if "wrong" in row]
+    assert all(0 < row["least"] <= row["median"] and row["p90"] <= row["p99"] for row in rows)
+
+
+def test_busy_processes_end_with_the_situation() -> None:
+    def children() -> set[int]:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        return set(map(int, text.split()))
+
+    before = children()
+    with others.busy(2):
+        assert len(children() - before) == 2
+    assert children() <= before
+
+
+def test_a_processor_is_taken_and_given_back() -> None:
+    before = os.sched_getaffinity(0)
+    with others.taker() as taker:
+        taker.take(0.0)
+        end = time.monotonic() + 20
+        while len(before) > 1 and os.sched_getaffinity(0) == before and time.monotonic() < end:
+            time.sleep(0.001)
+        during = os.sched_getaffinity(0)
+        assert taker.give()
+        assert os.sched_getaffinity(0) == before
+        assert during < before or len(before) == 1
+        taker.take(60)
+        assert not taker.give()  # before its time had come
+        assert os.sched_getaffinity(0) == before
+
+
+def test_an_exception_in_a_python_thread_is_raised() -> None:
+    ready = prepare(CALL, 1).ready[0]
+
+    def another() -> Any:
+        raise ZeroDivisionError
+
+    ready.another = another
+    with pytest.raises(ZeroDivisionError):
+        situations._threads(2)(ready, 0.001, None)
+
+
+# What is made of the figures -----------------------------------------------------------------------------------------
+
+TIMES = {  # of ours, PyTorch, ONNX Runtime, ours on one thread; in ms
+    ("a: alone", "8x256"): (2.0, 4.0, 3.0, 4.0),
+    ("a: alone", "64x256"): (10.0, 20.0, 30.0, 20.0),
+    ("b: after ONNX Runtime", "8x256"): (4.0, 2.0, 3.0, 3.8),
+    ("b: after ONNX Runtime", "64x256"): (40.0, 30.0, 30.0, 20.0),
+    ("e: 4 Python threads", "8x256"): (1.0, 2.0, 2.0, 0.5),
+}
+
+
+def data() -> dict[str, Any]:
+    rows = [
+        {"situation": key, "shape": shape, "contender": name, "error": 3e-7, "median": t / 1000, "p99": 2 * t / 1000}
+        for (key, shape), times in TIMES.items()
+        for name, t in zip(NAMES, times, strict=True)
+    ]
+    machine = {"processor": "a processor", "cpus": 2, "versions": {"cylstm": "1.0"}, "load": 0.1, "niceness": 0}
+    left_out = {"g: quota of 1.5 processors": "no control groups"}
+    return {"rows": rows, "threads": 2, "date": "2026-01-01T00:00:00", "machine": machine, "left_out": left_out}
+
+
+def test_the_ratio_is_over_the_faster_peer_in_the_same_company() -> None:
+    found = summary.ratios(data())
+    assert list(found.values()) == pytest.approx([1.5, 2.0, 0.5, 0.75, 2.0])
+    assert summary.mean(found, "a") == pytest.approx(3**0.5)
+    assert summary.mean(found, "b: after ONNX Runtime") == pytest.approx(0.375**0.5)
+    assert summary.mean(found, shape="64x256") == pytest.approx(1.5**0.5)
+    assert summary.mean(found) == pytest.approx(2.25**0.2)
+    assert summary.mean(found, "f") != summary.mean(found, "f")
+
+
+def test_what_is_wrong_has_no_ratio() -> None:
+    some = data()
+    next(row for row in some["rows"] if row["contender"] == OURS)["wrong"] = "the error is 1"
+    assert len(summary.ratios(some)) == len(TIMES) - 1
+    assert "WRONG cylstm in a: alone, 8x256: the error is 1" in report.text(some)
+
+
+def test_longer_than_on_one_thread_counts_from_two_milliseconds_and_five_percent() -> None:
+    longer = summary.over_one_thread(data())
+    assert longer == {
+        ("b: after ONNX Runtime", "8x256"): pytest.approx(4 / 3.8),
+        ("b: after ONNX Runtime", "64x256"): 2.0,
+    }
+
+
+def test_quantiles() -> None:
+    assert quantile([1.0], 0.99) == 1
+    assert quantile(list(map(float, range(100))), 0.9) == 90
+
+
+def test_text() -> None:
+    lines = report.text(data()).splitlines()
+    line = next(line for line in lines if line.startswith("b: after"))
+    assert line.split()[-3:] == ["<0.50", "<0.75", "<0.61"]
+    assert next(line for line in lines if line.startswith("e:")).split()[-3:] == ["2.00", "–", "2.00"]
+    assert "left out, g: quota of 1.5 processors: no control groups" in lines
+
+
+def test_table_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "TABLE", tmp_path / "table.inc")
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "picture.svg")
+    report.write_docs(data())
+    text = (tmp_path / "table.inc").read_text("utf-8")
+    assert "| b: after ONNX Runtime | **0.50** | **0.75** | **0.61** |" in text
+    assert "| b: after ONNX Runtime | 64x256 | **0.75** | 40 ms | 30 ms | 30 ms | 20 ms |" in text
+    assert "| 4 Python threads | 8x256 | 1e+03 / 2 ms | 500 / 4 ms | 500 / 4 ms |" in text
+    assert "Largest error against float64: cylstm 3e-07" in text
+    assert (tmp_path / "picture.svg").stat().st_size > 1000
+
+
+def test_choice_by_letter_and_word() -> None:
+    named = {"a: alone": 1, "f: 1 ms": 2, "f: 10 ms": 3}
+    assert company._chosen(None, named) == [1, 2, 3]
+    assert company._chosen("a,f: 10", named) == [1, 3]
+    with pytest.raises(SystemExit, match="no name begins with 'z': a: alone"):
+        company._chosen("a,z", named)
