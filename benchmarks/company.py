@@ -8,6 +8,7 @@ from several Python threads, with less than two processors. A full run keeps the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -22,11 +23,13 @@ RESULTS = Path(__file__).parent / "results" / "company"
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--situations", metavar="a,b", help="only these, by letter or by words of the name, as 'f: 30'")
+    parser.add_argument(
+        "--situations", metavar="a,b", help="only these, by letter or by words of the name, as 'f: after 30'"
+    )
     parser.add_argument("--shapes", metavar="1x256,stream", help="only those whose name begins with one of these")
     parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each contender, at most (12)")
-    parser.add_argument("--seconds", type=float, default=1.2, help="of a cell, from its fourth round on (1.2)")
-    parser.add_argument("--quick", action="store_true", help="three shapes, little time")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of a cell, where three rounds take no longer (1.2)")
+    parser.add_argument("--quick", action="store_true", help="fewer situations and shapes, two rounds; nothing is kept")
     parser.add_argument("--threads", type=int, default=2, help="of every contender, and processors for all (2)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there, and nothing else")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="renew the page from a file of results alone")
@@ -34,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Measure, and return what is kept of it; ``situations`` and ``shapes`` as on the command line."""
+    """Measure, and return what is kept of it; ``situations`` and ``shapes`` as on the command line.
+
+    After Ctrl-C the rows are those until then.
+    """
     import machine
     from beside.contenders import SHAPES, prepare
     from beside.measure import measure_cell
@@ -47,9 +53,13 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
     state = {**machine.facts(), "load": machine.load(), "niceness": os.nice(0)}
     chosen = _chosen(situations, {one.key: one for one in all_situations(neighbours(threads))})
     cases = [prepare(shape, threads) for shape in _chosen(shapes, {shape.name: shape for shape in SHAPES})]
-    rng, rows, left_out = random.Random(0), [], {}
-    with Progress(len(chosen) * len(cases), "cells", shown=True) as progress:
+    rng, rows, left_out, others, complete = random.Random(0), [], {}, {}, False
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Progress(len(chosen) * len(cases), "cells", shown=True) as progress,
+    ):
         for situation in chosen:
+            processors = machine.Processors()
             for prepared in cases:
                 try:
                     if situation.key not in left_out:
@@ -57,13 +67,17 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
                 except OSError as error:
                     left_out[situation.key] = str(error)
                 progress.advance(1)
+            others[situation.key] = processors.shares()
+        complete = True
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": results.commit(),
         "command": " ".join(["python benchmarks/company.py", *sys.argv[1:]]),
         "threads": threads,
         "machine": state,
+        "complete": complete,
         "left_out": left_out,
+        "processors": others,
         "rows": rows,
     }
 
@@ -87,20 +101,26 @@ def main() -> int:
         return 0
     if hasattr(os, "sched_setaffinity"):  # company is had on as many processors as there are threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    few = arguments.quick or arguments.situations or arguments.shapes
-    shapes, rounds, seconds = arguments.shapes, arguments.rounds, arguments.seconds
-    if arguments.quick:
-        from beside.contenders import QUICK
-
-        shapes, rounds, seconds = shapes or ",".join(QUICK), min(rounds, 3), 0.0
-    data = run(arguments.situations, shapes, threads=arguments.threads, rounds=rounds, seconds=seconds)
-    from beside import report
+    from beside import contenders, report, situations
     from compare import results
+
+    few = bool(arguments.quick or arguments.situations or arguments.shapes)
+    if arguments.quick:
+        arguments.situations = arguments.situations or situations.QUICK
+        arguments.shapes = arguments.shapes or contenders.QUICK
+        arguments.rounds = min(arguments.rounds, 2)
+    data = run(
+        arguments.situations,
+        arguments.shapes,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+    )
 
     print("\n" + report.text(data))
     if arguments.output:
         results.save(data, arguments.output)
-    elif not few:
+    elif data["complete"] and not few:
         path = RESULTS / f"{results.machine_of(data)}.json"
         results.save(data, path)
         report.write_docs(data)

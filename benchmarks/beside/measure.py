@@ -14,8 +14,6 @@ from machine import settle
 from .contenders import Prepared
 from .situations import Situation, Turn
 
-LEAST = 3  # rounds that a cell has, however long they take
-
 
 def measure_cell(
     situation: Situation, prepared: Prepared, rounds: int, budget: float, rng: random.Random
@@ -29,7 +27,7 @@ def measure_cell(
     rounds : int
         In each of them every contender has a turn.
     budget : float
-        Seconds after which no round begins, from the fourth on.
+        Seconds after which no round begins that is not among the least of the situation.
     rng : random.Random
         For the order in a round.
 
@@ -45,7 +43,7 @@ def measure_cell(
         with situation.around() as around:
             begin = time.perf_counter()
             for turn in range(rounds):
-                if turn >= LEAST and time.perf_counter() - begin > budget:
+                if turn >= situation.least and time.perf_counter() - begin > budget:
                     break
                 for one in rng.sample(prepared.ready, len(prepared.ready)):
                     settle()

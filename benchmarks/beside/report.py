@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .contenders import LABELS, NAMES, OURS, PEERS
-from .summary import cells, mean, over_one_thread, ratios
+from .summary import after_a_rest, cells, mean, over_one_thread, ratios
 
 ROOT = Path(__file__).parents[2]
 TABLE, PICTURE = ROOT / "docs" / "_generated" / "company.inc", ROOT / "docs" / "_static" / "company.svg"
@@ -39,9 +39,23 @@ def text(data: Mapping[str, Any]) -> str:
     longer = over_one_thread(data)
     lines += ["", f"Calls of more than 2 ms that one thread beats by more than 5 %: {len(longer) or 'none'}."]
     lines += [f"{key:{wide}} {shape:>10} {ratio:6.2f}" for (key, shape), ratio in longer.items()]
+    for shape, times in after_a_rest(data).items():
+        lines.append(f"{shape} after 30 ms of rest over in a loop: {_each(times)}")
     lines += [f"WRONG {r['contender']} in {r['situation']}, {r['shape']}: {r['wrong']}" for r in wrong(data)]
     lines += [f"left out, {key}: {why}" for key, why in data["left_out"].items()]
+    for key, shares in data["processors"].items():
+        if shares and not key.startswith("d:") and max(shares.values()) > DISTURBED:
+            words = ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
+            lines.append(f"processors were not ours alone in {key}: {words}")
     return "\n".join(lines)
+
+
+#: Share of the processors that others use, above which figures say little.
+DISTURBED = 0.03
+
+
+def _each(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{LABELS[name]} {ratio:.2f}" for name, ratio in ratios.items())
 
 
 def _details(data: Mapping[str, Any], wide: int) -> list[str]:
@@ -98,7 +112,7 @@ def markdown(data: Mapping[str, Any]) -> list[str]:
     for key in keys:
         figures = [found.get((key, shape), float("nan")) for shape in shapes] + [mean(found, key)]
         lines.append(f"| {key} | {' | '.join(map(_bold, figures))} |")
-    lines += [*_throughput(data), *_explained(data), *_errors(data)]
+    lines += [*_throughput(data), *_rested(data), *_explained(data), *_errors(data)]
     return [*lines, *(line for key, why in data["left_out"].items() for line in ("", f"Left out, {key}: {why}"))]
 
 
@@ -124,6 +138,19 @@ def _throughput(data: Mapping[str, Any]) -> list[str]:
         names = " | ".join(LABELS[name] for name in (OURS, *PEERS))
         lines = [*head, f"| threads | shape | {names} |", "|---|---|--:|--:|--:|", *lines]
     return lines
+
+
+def _rested(data: Mapping[str, Any]) -> list[str]:
+    found = after_a_rest(data)
+    if not found:
+        return []
+    names = (OURS, *PEERS)
+    lines = ["", "A single step after a rest of 30 ms, its time over that in a loop:", ""]
+    lines += [f"| shape | {' | '.join(LABELS[name] for name in names)} |", "|---|--:|--:|--:|"]
+    return lines + [
+        f"| {shape} | {' | '.join(f'{times[n]:.2f}' if n in times else '–' for n in names)} |"
+        for shape, times in found.items()
+    ]
 
 
 def _explained(data: Mapping[str, Any]) -> list[str]:

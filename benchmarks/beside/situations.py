@@ -20,9 +20,11 @@ from .others import Taker, busy, quota, taker
 
 #: Seconds that a turn lasts: alone, beside busy processes (some of the scheduler's time slices), under a quota (some of
 #: its periods), of several Python threads, and until a processor is taken away.
-ALONE, BESIDE, QUOTA, THREADS, TAKEN_AFTER = 0.005, 0.06, 0.25, 0.2, 0.01
-#: Measured calls of a turn, each after the same neighbour or rest: as many as take this long, from LEAST to MOST.
-FOLLOWING, LEAST, MOST = 0.1, 1, 6
+ALONE, BESIDE, QUOTA, THREADS, TAKEN_AFTER = 0.005, 0.06, 0.25, 0.12, 0.01
+#: Measured calls of a turn, each after the same neighbour or rest: as many as take this long, from 1 to MOST.
+FOLLOWING, MOST = 0.1, 6
+#: What a quick run measures, as on the command line.
+QUICK = "a,b: after PyTorch,b: after ONNX Runtime,c: 5 ms,c: 20 ms,d,e: 4,f: after 10 ms,f: after 30 ms,g"
 TITLES = {
     "a": "alone, in a loop",
     "b": "right after a neighbour's call",
@@ -55,12 +57,15 @@ class Situation:
         What a contender does, given itself, how long a call of ours takes alone, and what `around` gives.
     around : callable
         A context manager around all turns.
+    least : int
+        Rounds that a cell has, however long they take.
     """
 
     letter: str
     name: str
     turn: Callable[[Ready, float, Any], Turn]
     around: Callable[[], AbstractContextManager] = field(default=contextlib.nullcontext)
+    least: int = 3
 
     @property
     def key(self) -> str:
@@ -80,7 +85,8 @@ def situations(neighbours: dict[str, Callable[[], Any]]) -> list[Situation]:
     for count, words in ((1, "one busy process"), (2, "two busy processes")):
         found.append(Situation("d", f"beside {words}", _loop(BESIDE), lambda count=count: busy(count)))
     found += [Situation("e", f"{n} Python thread{'s' * (n > 1)}", _threads(n)) for n in (1, 2, 4, 8)]
-    found += [Situation("f", f"after {ms} ms of rest", _following(None, ms / 1000)) for ms in (1, 10, 30, 100, 1000)]
+    found += [Situation("f", f"after {ms} ms of rest", _following(None, ms / 1000)) for ms in (1, 10, 30, 100)]
+    found.append(Situation("f", "after 1 s of rest", _following(None, 1.0), least=2))
     found.append(Situation("g", "quota of 1.5 processors", _loop(QUOTA), quota))
     found.append(Situation("g", "one processor taken away", _taken, taker))
     return found
@@ -127,7 +133,7 @@ def _following(neighbour: Callable[[], Any] | None, rest: float) -> Callable[[Re
     def turn(ready: Ready, pace: float, _: Any) -> Turn:
         call, clock, times = ready.call, time.perf_counter, []
         warm(call)
-        for _ in range(min(MOST, max(LEAST, int(FOLLOWING / (pace + rest + 0.005))))):
+        for _ in range(min(MOST, max(1, int(FOLLOWING / (pace + rest + 0.005))))):
             if neighbour:
                 neighbour()
             if rest:

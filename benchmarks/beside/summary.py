@@ -43,6 +43,16 @@ def over_one_thread(data: Mapping[str, Any]) -> dict[Cell, float]:
     return found
 
 
+def after_a_rest(data: Mapping[str, Any], rest: str = "f: after 30 ms of rest") -> dict[str, dict[str, float]]:
+    """By shape and contender: the time of a single step after a rest over that in a loop."""
+    of, found = cells(data), {}
+    for key, shape in of:
+        if key == rest and shape.startswith(("step", "stream")) and ("a: alone", shape) in of:
+            loop = of["a: alone", shape]
+            found[shape] = {n: row["median"] / loop[n]["median"] for n, row in of[key, shape].items() if n in loop}
+    return found
+
+
 def mean(ratios: Mapping[Cell, float], situation: str = "", shape: str = "") -> float:
     """The geometric mean of some cells, nan of none. A situation is given by its key or its letter."""
     some = [
