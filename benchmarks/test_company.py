@@ -57,6 +57,9 @@ def test_the_last_contender_is_ours_on_one_thread() -> None:
         ready = {one.name: one for one in prepare(CALL, 2).ready}
         with ready[ONE_THREAD].context():
             assert cylstm.get_num_threads() == 1
+            with ready[ONE_THREAD].context():
+                pass
+            assert cylstm.get_num_threads() == 1  # one Python thread of several has ended
         assert cylstm.get_num_threads() == 2
     finally:
         cylstm.set_num_threads(before)
@@ -199,6 +202,7 @@ def test_text() -> None:
     line = next(line for line in lines if line.startswith("b: after"))
     assert line.split()[-3:] == ["<0.75", "–", "<0.61"]
     assert next(line for line in lines if line.startswith("e:")).split()[-3:] == ["–", "–", "2.00"]
+    assert "By kind of situation: alone, in a loop 2.08; right after a neighbour's call 0.61; " in "\n".join(lines)
     assert "left out, g: quota of 1.5 processors: no control groups" in lines
 
 

@@ -96,7 +96,7 @@ def prepare(shape: Shape, threads: int) -> Prepared:
     made = {OURS: _ours, "torch": _torch, "onnxruntime": _onnx_runtime}
     ready = [make(shape, case, problem, threads) for make in made.values()]
     if shape.T > 1 and not shape.stream:  # single steps take microseconds on any number of threads
-        ready.append(_on_one_thread(ready[0], threads))
+        ready.append(_on_one_thread(ready[0]))
     with ready[0].context():
         pace = min(_seconds(ready[0].call) for _ in range(3))
     return Prepared(shape, ready, reference(case, problem, threads), pace)
@@ -108,16 +108,17 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def _on_one_thread(ours: Ready, threads: int) -> Ready:
+def _on_one_thread(ours: Ready) -> Ready:
     """The same module, which computes on one thread in the meantime."""
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
+        before = cylstm.get_num_threads()  # 1 in the Python threads of a turn: it holds until the turn ends
         cylstm.set_num_threads(1)
         try:
             yield
         finally:
-            cylstm.set_num_threads(threads)
+            cylstm.set_num_threads(before)
 
     return Ready(ONE_THREAD, ours.call, ours.values, context, ours.another)
 

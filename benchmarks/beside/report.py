@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .contenders import LABELS, NAMES, OURS, PEERS
-from .summary import after_a_rest, cells, mean, over_one_thread, ratios
+from .situations import TITLES
+from .summary import Cell, after_a_rest, cells, mean, over_one_thread, ratios
 
 ROOT = Path(__file__).parents[2]
 TABLE, PICTURE = ROOT / "docs" / "_generated" / "company.inc", ROOT / "docs" / "_static" / "company.svg"
@@ -35,7 +36,7 @@ def text(data: Mapping[str, Any]) -> str:
         lines.append(f"{key:{wide}} " + " ".join(f"{_marked(figure):>10}" for figure in figures).rstrip())
     figures = [mean(found, shape=shape) for shape in shapes] + [mean(found)]
     lines.append(f"{'mean':{wide}} " + " ".join(f"{_marked(figure):>10}" for figure in figures).rstrip())
-    lines += ["", *_details(data, wide)]
+    lines += ["", f"By kind of situation: {_by_letter(found)}", "", *_details(data, wide)]
     longer = over_one_thread(data)
     lines += ["", f"Calls of more than 2 ms that one thread beats by more than 5 %: {len(longer) or 'none'}."]
     lines += [f"{key:{wide}} {shape:>10} {ratio:6.2f}" for (key, shape), ratio in longer.items()]
@@ -56,6 +57,11 @@ DISTURBED = 0.03
 
 def _each(ratios: Mapping[str, float]) -> str:
     return ", ".join(f"{LABELS[name]} {ratio:.2f}" for name, ratio in ratios.items())
+
+
+def _by_letter(found: Mapping[Cell, float]) -> str:
+    means = {words: mean(found, letter) for letter, words in TITLES.items()}
+    return "; ".join(f"{words} {figure:.2f}" for words, figure in means.items() if figure == figure) + "."
 
 
 def _details(data: Mapping[str, Any], wide: int) -> list[str]:
@@ -104,7 +110,7 @@ def markdown(data: Mapping[str, Any]) -> list[str]:
         f"{', '.join(f'{name} {version}' for name, version in machine['versions'].items() if name in PACKAGES)}, "
         f"{data['date'][:10]}, load {machine['load']:.1f} before the run, niceness {machine['niceness']}.",
         "",
-        f"Ratio: geometric mean over all cells {mean(found):.2f}. By situation:",
+        f"Geometric mean of the ratios over all cells {mean(found):.2f}. By kind of situation: {_by_letter(found)}",
         "",
         f"| situation | {' | '.join(shapes)} | mean |",
         "|---|" + "--:|" * (len(shapes) + 1),
