@@ -213,7 +213,7 @@ def test_table_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     text = (tmp_path / "table.inc").read_text("utf-8")
     assert "| b: after ONNX Runtime | **0.50** | **0.75** | – | **0.61** |" in text
     assert "| b: after ONNX Runtime | 64x256 | **0.75** | 40 ms | 30 ms | 30 ms | 20 ms |" in text
-    assert "| 4 Python threads | 8x256 | 1e+03 / 2 ms | 500 / 4 ms | 500 / 4 ms |" in text
+    assert "| 4 Python threads | 8x256 | 1,000 / 2 ms | 500 / 4 ms | 500 / 4 ms |" in text
     assert "Largest error against float64: cylstm 3e-07" in text
     assert (tmp_path / "picture.svg").stat().st_size > 1000
 

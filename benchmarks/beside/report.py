@@ -130,12 +130,12 @@ def _bold(ratio: float) -> str:
 
 
 def _throughput(data: Mapping[str, Any]) -> list[str]:
-    """Calls per second of several Python threads, and the 99th percentile of a call."""
+    """Calls per second of several Python threads, and the 99th percentile of a call, of the shapes with H = 256."""
     lines = []
     for (key, shape), rows in cells(data).items():
-        if key.startswith("e:"):
+        if key.startswith("e:") and shape.endswith("256"):
             parts = [
-                f"{1 / rows[name]['median']:.3g} / {_time(rows[name]['p99'])}" if name in rows else "–"
+                f"{_rate(rows[name]['median'])} / {_time(rows[name]['p99'])}" if name in rows else "–"
                 for name in (OURS, *PEERS)
             ]
             lines.append(f"| {key[3:]} | {shape} | {' | '.join(parts)} |")
@@ -183,12 +183,18 @@ def _errors(data: Mapping[str, Any]) -> list[str]:
     return ["", "Largest error against float64: " + ", ".join(f"{LABELS[n]} {e:.0e}" for n, e in largest.items()) + "."]
 
 
+def _rate(seconds: float) -> str:
+    """Calls per second, in three digits."""
+    rounded = float(f"{1 / seconds:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
+
+
 def _time(seconds: float) -> str:
     return f"{1e6 * seconds:.3g} µs" if seconds < 5e-4 else f"{1e3 * seconds:.3g} ms"
 
 
 def draw(data: Mapping[str, Any], path: Path) -> None:
-    """A field for each situation and shape: orange where a peer is faster, blue where cylstm is."""
+    """A field for each situation and shape: orange where a peer is faster, violet where cylstm is."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -200,9 +206,9 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
     field = np.array([[found.get((key, shape), np.nan) for shape in shapes] for key in keys])
     with plt.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure, axes = plt.subplots(figsize=(1.8 + 0.52 * len(shapes), 0.8 + 0.24 * len(keys)))
-        axes.imshow(np.log2(field), cmap=COLOURS, vmin=-1, vmax=1, aspect="auto")
+        axes.imshow(np.log2(field), cmap=COLOURS, vmin=-EXTREME, vmax=EXTREME, aspect="auto")
         for (row, column), ratio in np.ndenumerate(field):
-            ink = "white" if abs(np.log2(ratio)) > 0.8 else "black"
+            ink = "white" if abs(np.log2(ratio)) > 0.6 * EXTREME else "black"
             if ratio == ratio:
                 weight = "bold" if ratio < 1 else "normal"
                 axes.text(column, row, f"{ratio:.2f}", ha="center", va="center", fontsize=7, color=ink, weight=weight)
@@ -213,9 +219,11 @@ def draw(data: Mapping[str, Any], path: Path) -> None:
         axes.set_yticks(range(len(keys)), keys, fontsize=7.5)
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
-        axes.set_xlabel("time of the faster peer over that of cylstm: blue, cylstm is faster; orange, bold, a peer is")
+        axes.set_xlabel(
+            "time of the faster peer over that of cylstm: violet, cylstm is faster; orange, bold, a peer is"
+        )
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
 
 
-COLOURS = "PuOr"
+COLOURS, EXTREME = "PuOr", 1.2  # of the logarithms to base 2
