@@ -27,13 +27,19 @@ def parser() -> argparse.ArgumentParser:
         "--situations", metavar="a,b", help="only these, by letter or by words of the name, as 'f: after 30'"
     )
     parser.add_argument("--shapes", metavar="1x256,stream", help="only those whose name begins with one of these")
-    parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each contender, at most (12)")
+    parser.add_argument("--rounds", type=_count, default=12, metavar="N", help="turns of each contender, at most (12)")
     parser.add_argument("--seconds", type=float, default=1.2, help="of a cell, where three rounds take no longer (1.2)")
     parser.add_argument("--quick", action="store_true", help="fewer situations and shapes, two rounds; nothing is kept")
-    parser.add_argument("--threads", type=int, default=2, help="of every contender, and processors for all (2)")
+    parser.add_argument("--threads", type=_count, default=2, help="of every contender, and processors for all (2)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there, and nothing else")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="renew the page from a file of results alone")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int, seconds: float) -> dict[str, Any]:

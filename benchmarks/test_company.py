@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,6 +23,7 @@ from beside import contenders, others, report, situations, summary
 from beside.contenders import NAMES, ONE_THREAD, OURS, Shape, prepare
 from beside.measure import measure_cell, quantile
 from beside.neighbours import neighbours
+from compare import results
 
 import cylstm
 
@@ -106,6 +108,70 @@ def test_a_processor_is_taken_and_given_back() -> None:
         taker.take(60)
         assert not taker.give()  # before its time had come
         assert os.sched_getaffinity(0) == before
+
+
+def test_a_processor_is_taken_in_the_middle() -> None:
+    """Where the calls were over before, there are twice as many."""
+
+    class Late:
+        answers: ClassVar = [False, False, True]
+
+        def take(self, after: float) -> None:
+            assert after == situations.TAKEN_AFTER
+
+        def give(self) -> bool:
+            return self.answers.pop(0)
+
+    turn = situations._taken(prepare(CALL, 1).ready[0], situations.TAKEN_AFTER, Late())
+    assert len(turn.calls) == 16
+    assert turn.figures == [pytest.approx(sum(turn.calls) / 16)]
+
+
+def test_the_quota_holds_in_the_situation_only() -> None:
+    membership = Path("/proc/self/cgroup")
+    before = membership.read_text()
+    try:
+        with others.quota():
+            during = membership.read_text()
+    except OSError as error:
+        pytest.skip(f"the system lets us make no control group: {error}")
+    assert f"cylstm-company-{os.getpid()}" in during
+    assert membership.read_text() == before
+
+
+def test_a_run_goes_on_without_a_situation_and_ends_at_ctrl_c(
+    short: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused() -> Any:
+        raise OSError("no control groups")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    loop = situations._loop(0.0)
+    found = [
+        situations.Situation("a", "alone", loop),
+        situations.Situation("g", "quota", loop, refused),
+        situations.Situation("g", "taken", loop),
+        situations.Situation("g", "interrupted", interrupted),
+    ]
+    monkeypatch.setattr(situations, "situations", lambda _: found)
+    monkeypatch.setattr(contenders, "SHAPES", [CALL])
+    data = company.run(None, None, threads=1, rounds=2, seconds=0.0)
+    assert data["complete"] is False
+    assert data["left_out"] == {"g: quota": "no control groups"}
+    assert list(summary.cells(data)) == [("a: alone", "2x8"), ("g: taken", "2x8")]
+    assert {row["turns"] for row in data["rows"]} == {2}
+    results.save(data, tmp_path / "run.json")
+    assert report.text(json.loads((tmp_path / "run.json").read_text("utf-8"))) == report.text(data)
+    assert company.run("a", "2", threads=1, rounds=1, seconds=0.0)["complete"]
+
+
+@pytest.mark.parametrize("option", ["--rounds=0", "--threads=two"])
+def test_counts_are_whole_numbers(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        company.parser().parse_args([option])
+    assert "must be a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_an_exception_in_a_python_thread_is_raised() -> None:

@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pathlib import Path
 BUSY = """
 import os, sys
 parent = os.getppid()
-print("busy", flush=True)
+print("here", flush=True)
 while os.getppid() == parent:
     for _ in range(100_000):
         pass
@@ -29,20 +28,20 @@ def busy(count: int) -> Iterator[None]:
     """So many processes that compute without end, of the same priority."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            process = stack.enter_context(_child(BUSY))
-            process.stdout.readline()  # type: ignore[union-attr]
-        time.sleep(0.02)
+            stack.enter_context(_child(BUSY))
         yield
 
 
 @contextlib.contextmanager
 def _child(code: str) -> Iterator[subprocess.Popen]:
+    """A process of Python that has said that it runs. Ctrl-C is not for it: it is ended."""
     here = str(Path(__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": here}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, bufsize=0
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True, **pipes)
     try:
+        if process.stdout.readline() != b"here\n":  # type: ignore[union-attr]
+            raise RuntimeError(f"a process must say that it is here, got its end: {code.strip().splitlines()[-1]}")
         yield process
     finally:
         process.kill()
@@ -69,7 +68,6 @@ class Taker:
 def taker() -> Iterator[Taker]:
     """A process that can take one processor away from this one, as a control group or a scheduler does."""
     with _child(TAKER) as process:
-        process.stdout.readline()  # type: ignore[union-attr]
         yield Taker(process)
 
 
@@ -78,7 +76,7 @@ def take_processors() -> None:
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):  # it comes in time where the system allows it
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    print("ready", flush=True)
+    print("here", flush=True)
     while line := sys.stdin.buffer.raw.readline():  # type: ignore[attr-defined]
         in_time = not select.select([sys.stdin.fileno()], [], [], float(line))[0]
         before = _masks(parent) if in_time else {}
@@ -112,8 +110,8 @@ def quota() -> Iterator[None]:
         The system has no control groups, or does not let this process make one: who started it may, as in
         ``systemd-run --scope -p CPUQuota=150%``.
     """
-    root, name, limits = _controller()
-    group = Path(root, f"cylstm-company-{os.getpid()}")
+    own, parent, limits = _controller()
+    group = parent / f"cylstm-company-{os.getpid()}"
     group.mkdir()
     try:
         for file, text in limits.items():
@@ -122,13 +120,13 @@ def quota() -> Iterator[None]:
         try:
             yield
         finally:
-            Path(root, name.lstrip("/"), "cgroup.procs").write_text(str(os.getpid()))
+            (own / "cgroup.procs").write_text(str(os.getpid()))
     finally:
         group.rmdir()
 
 
-def _controller() -> tuple[str, str, dict[str, str]]:
-    """Where the cpu controller is mounted, the group of this process in it, and the files that make a quota."""
+def _controller() -> tuple[Path, Path, dict[str, str]]:
+    """The group of this process in the cpu controller, that in which another can be made, and the files of a quota."""
     old = {"cpu.cfs_period_us": str(PERIOD), "cpu.cfs_quota_us": str(QUOTA)}
     names = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -136,8 +134,13 @@ def _controller() -> tuple[str, str, dict[str, str]]:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, mount, kind, options, *_ = line.split()
         if kind == "cgroup" and "cpu" in options.split(","):
-            controllers = next(c for c in names if "cpu" in c.split(","))
-            return mount, names[controllers], old
+            own = _group(mount, next(name for c, name in names.items() if "cpu" in c.split(",")))
+            return own, own, old
         if kind == "cgroup2" and "cpu" in Path(mount, "cgroup.subtree_control").read_text().split():
-            return mount, names[""], {"cpu.max": f"{QUOTA} {PERIOD}"}
+            return _group(mount, names[""]), Path(mount), {"cpu.max": f"{QUOTA} {PERIOD}"}
     raise OSError("no cpu controller of control groups is mounted")
+
+
+def _group(mount: str, name: str) -> Path:
+    """A group by its name; in a container, whose names may be those outside, its root."""
+    return group if (group := Path(mount, name.lstrip("/"))).is_dir() else Path(mount)
