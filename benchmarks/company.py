@@ -56,7 +56,7 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
 
     from cylstm.progress import Progress
 
-    state = {**machine.facts(), "load": machine.load(), "niceness": os.nice(0)}
+    state = {**machine.facts(), "load": machine.load(), **machine.scheduling()}
     chosen = _chosen(situations, {one.key: one for one in all_situations(neighbours(threads))})
     cases = [prepare(shape, threads) for shape in _chosen(shapes, {shape.name: shape for shape in SHAPES})]
     rng, rows, left_out, others, complete = random.Random(0), [], {}, {}, False

@@ -32,6 +32,15 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
+def scheduling() -> dict[str, Any]:
+    """Niceness of this process, and whether each session has an equal share, whatever its niceness (Linux only)."""
+    try:
+        autogroup = Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+    except OSError:
+        autogroup = False
+    return {"niceness": os.nice(0), "autogroup": autogroup}
+
+
 class Processors:
     """What the processors have done since this was made."""
 

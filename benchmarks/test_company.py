@@ -91,6 +91,7 @@ def test_busy_processes_end_with_the_situation() -> None:
     before = children()
     with others.busy(2):
         assert len(children() - before) == 2
+        assert {os.getsid(child) for child in children() - before} == {os.getsid(0)}
     assert children() <= before
 
 

@@ -34,11 +34,14 @@ def busy(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _child(code: str) -> Iterator[subprocess.Popen]:
-    """A process of Python that has said that it runs. Ctrl-C is not for it: it is ended."""
+    """A process of Python that has said that it runs. Ctrl-C is not for it: it is ended.
+
+    A session of its own would give it a share of its own of the processors.
+    """
     here = str(Path(__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": here}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True, **pipes)
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, process_group=0, **pipes)
     try:
         if process.stdout.readline() != b"here\n":  # type: ignore[union-attr]
             raise RuntimeError(f"a process must say that it is here, got its end: {code.strip().splitlines()[-1]}")
