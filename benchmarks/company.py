@@ -32,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer situations and shapes, two rounds; nothing is kept")
     parser.add_argument("--threads", type=_count, default=2, help="of every contender, and processors for all (2)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there, and nothing else")
-    parser.add_argument("--docs", type=Path, metavar="FILE", help="renew the page from a file of results alone")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="renew the page from files of results, each of a run, alone",
+    )
     return parser
 
 
@@ -53,9 +59,13 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
     from beside.neighbours import neighbours
     from beside.situations import situations as all_situations
     from compare import results
+    from contenders import CONTENDERS
 
     from cylstm.progress import Progress
 
+    for name in ("cylstm-cython", "torch-onednn", "onnxruntime"):
+        if name not in CONTENDERS or not CONTENDERS[name].installed:
+            raise SystemExit(f"{name} must be there, got {', '.join(n for n, c in CONTENDERS.items() if c.installed)}")
     state = {**machine.facts(), "load": machine.load(), **machine.scheduling()}
     chosen = _chosen(situations, {one.key: one for one in all_situations(neighbours(threads))})
     cases = [prepare(shape, threads) for shape in _chosen(shapes, {shape.name: shape for shape in SHAPES})]
@@ -103,7 +113,7 @@ def main() -> int:
     if arguments.docs:
         from beside.report import write_docs
 
-        write_docs(json.loads(arguments.docs.read_text("utf-8")))
+        write_docs([json.loads(path.read_text("utf-8")) for path in arguments.docs])
         return 0
     if hasattr(os, "sched_setaffinity"):  # company is had on as many processors as there are threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
@@ -129,7 +139,7 @@ def main() -> int:
     elif data["complete"] and not few:
         path = RESULTS / f"{results.machine_of(data)}.json"
         results.save(data, path)
-        report.write_docs(data)
+        report.write_docs([data])
         print(f"\nkept in {path}")
     return 1 if report.wrong(data) else 0
 

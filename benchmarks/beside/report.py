@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from .contenders import LABELS, NAMES, OURS, PEERS
 from .situations import TITLES
-from .summary import Cell, after_a_rest, cells, mean, over_one_thread, ratios
+from .summary import Cell, after_a_rest, apart, cells, mean, merged, over_one_thread, ratios
 
 ROOT = Path(__file__).parents[2]
 TABLE, PICTURE = ROOT / "docs" / "_generated" / "company.inc", ROOT / "docs" / "_static" / "company.svg"
@@ -36,7 +36,8 @@ def text(data: Mapping[str, Any]) -> str:
         lines.append(f"{key:{wide}} " + " ".join(f"{_marked(figure):>10}" for figure in figures).rstrip())
     figures = [mean(found, shape=shape) for shape in shapes] + [mean(found)]
     lines.append(f"{'mean':{wide}} " + " ".join(f"{_marked(figure):>10}" for figure in figures).rstrip())
-    lines += ["", f"By kind of situation: {_by_letter(found)}", "", *_details(data, wide)]
+    lines += ["", f"By kind of situation: {_by_letter(found)}"]
+    lines += [f"Of the 99th percentiles: {_by_letter(ratios(data, 'p99'))}", "", *_details(data, wide)]
     longer = over_one_thread(data)
     lines += ["", f"Calls of more than 2 ms that one thread beats by more than 5 %: {len(longer) or 'none'}."]
     lines += [f"{key:{wide}} {shape:>10} {ratio:6.2f}" for (key, shape), ratio in longer.items()]
@@ -93,16 +94,17 @@ def _marked(ratio: float) -> str:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
-def write_docs(data: Mapping[str, Any]) -> None:
-    """Renew table and picture of the page."""
-    draw(data, PICTURE)
+def write_docs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Renew table and picture of the page from one run or several."""
+    draw(merged(runs), PICTURE)
     TABLE.write_text(
-        "\n".join(["![Ratios by situation and shape](_static/company.svg)", "", *markdown(data), ""]), "utf-8"
+        "\n".join(["![Ratios by situation and shape](_static/company.svg)", "", *markdown(runs), ""]), "utf-8"
     )
 
 
-def markdown(data: Mapping[str, Any]) -> list[str]:
+def markdown(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the page includes: the ratios, who answers how often, and the cells that need a word."""
+    data = merged(runs)
     found, machine = ratios(data), data["machine"]
     keys, shapes = axes_of(data)
     lines = [
@@ -110,8 +112,10 @@ def markdown(data: Mapping[str, Any]) -> list[str]:
         f"{', '.join(f'{name} {version}' for name, version in machine['versions'].items() if name in PACKAGES)}, "
         f"{data['date'][:10]}, load {machine['load']:.1f} before the run, niceness {machine['niceness']}.",
         "",
-        f"Geometric mean of the ratios over all cells {mean(found):.2f}. By kind of situation: {_by_letter(found)}",
+        f"Geometric mean of the ratios over all cells {mean(found):.2f}. By kind of situation: {_by_letter(found)} "
+        f"Of the 99th percentiles of the calls: {_by_letter(ratios(data, 'p99'))}",
         "",
+        *_several(runs),
         f"| situation | {' | '.join(shapes)} | mean |",
         "|---|" + "--:|" * (len(shapes) + 1),
     ]
@@ -120,6 +124,14 @@ def markdown(data: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {key} | {' | '.join(map(_bold, figures))} |")
     lines += [*_throughput(data), *_rested(data), *_explained(data), *_errors(data)]
     return [*lines, *(line for key, why in data["left_out"].items() for line in ("", f"Left out, {key}: {why}"))]
+
+
+def _several(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of several runs."""
+    if len(runs) == 1:
+        return []
+    means = ", ".join(f"{mean(ratios(data)):.2f}" for data in runs)
+    return [f"Geometric means of {len(runs)} runs, which gave {means}; in {apart(runs)} cells they differ by 20 %.", ""]
 
 
 PACKAGES = ("cylstm", "torch", "onnxruntime")

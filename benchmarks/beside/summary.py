@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import geometric_mean
 from typing import Any
 
@@ -11,6 +11,33 @@ from .contenders import ONE_THREAD, OURS, PEERS
 Cell = tuple[str, str]  # situation, shape
 #: A call of more than so many seconds is to take no longer than on one thread by more than this share.
 LONG, LONGER = 0.002, 1.05
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several runs as one: geometric means of the times, the largest error, and of each row the medians of the runs."""
+    last, rows = dict(runs[-1]), {}
+    for row in (row for data in runs for row in data["rows"]):
+        rows.setdefault((row["situation"], row["shape"], row["contender"]), []).append(row)
+    last["rows"] = [_merged_row(found) for found in rows.values()]
+    last["machine"] = {**last["machine"], "load": max(data["machine"]["load"] for data in runs)}
+    last["left_out"] = {key: why for data in runs for key, why in data["left_out"].items()}
+    return {**last, "runs": len(runs)}
+
+
+def _merged_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    wrong = next((row for row in rows if "wrong" in row), None)
+    if wrong:
+        return wrong
+    times = {name: geometric_mean(row[name] for row in rows) for name in ("median", "p90", "p99")}
+    least, error = min(row["least"] for row in rows), max(row["error"] for row in rows)
+    return {**rows[-1], **times, "least": least, "error": error, "medians": [row["median"] for row in rows]}
+
+
+def apart(runs: Sequence[Mapping[str, Any]], by: float = 1.2) -> int:
+    """The number of cells whose ratio differs between runs by more than a factor."""
+    each = [ratios(data) for data in runs]
+    shared = set(each[0]).intersection(*each)
+    return sum(max(found[cell] for found in each) > by * min(found[cell] for found in each) for cell in shared)
 
 
 def cells(data: Mapping[str, Any]) -> dict[Cell, dict[str, dict[str, Any]]]:
