@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shapes", metavar="1x256,stream", help="only those whose name begins with one of these")
     parser.add_argument("--rounds", type=_count, default=12, metavar="N", help="turns of each contender, at most (12)")
-    parser.add_argument("--seconds", type=float, default=1.2, help="of a cell, where three rounds take no longer (1.2)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.2, help="of a cell; until it has three rounds four times as many (1.2)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer situations and shapes, two rounds; nothing is kept")
     parser.add_argument("--threads", type=_count, default=2, help="of every contender, and processors for all (2)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there, and nothing else")

@@ -15,6 +15,9 @@ from .contenders import Prepared
 from .situations import Situation, Turn
 
 
+PATIENCE = 4
+
+
 def measure_cell(
     situation: Situation, prepared: Prepared, rounds: int, budget: float, rng: random.Random
 ) -> list[dict[str, Any]]:
@@ -27,7 +30,7 @@ def measure_cell(
     rounds : int
         In each of them every contender has a turn.
     budget : float
-        Seconds after which no round begins that is not among the least of the situation.
+        Seconds after which no round begins. Those that a situation has at least begin until four times as many.
     rng : random.Random
         For the order in a round.
 
@@ -43,7 +46,8 @@ def measure_cell(
         with situation.around() as around:
             begin = time.perf_counter()
             for turn in range(rounds):
-                if turn >= situation.least and time.perf_counter() - begin > budget:
+                patience = budget * (1 if turn >= situation.least else PATIENCE)
+                if turn and time.perf_counter() - begin > patience:
                     break
                 for one in rng.sample(prepared.ready, len(prepared.ready)):
                     settle()

@@ -106,22 +106,16 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the page includes: the ratios, who answers how often, and the cells that need a word."""
     data = merged(runs)
     found, machine = ratios(data), data["machine"]
-    keys, shapes = axes_of(data)
     lines = [
         f"Measured on {machine['processor']}, {machine['cpus']} processors, {data['threads']} threads each, "
         f"{', '.join(f'{name} {version}' for name, version in machine['versions'].items() if name in PACKAGES)}, "
         f"{data['date'][:10]}, load {machine['load']:.1f} before the run, niceness {machine['niceness']}.",
         "",
-        f"Geometric mean of the ratios over all cells {mean(found):.2f}. By kind of situation: {_by_letter(found)} "
-        f"Of the 99th percentiles of the calls: {_by_letter(ratios(data, 'p99'))}",
-        "",
+        f"Geometric mean of the ratios over all cells: {mean(found):.2f}.",
         *_several(runs),
-        f"| situation | {' | '.join(shapes)} | mean |",
-        "|---|" + "--:|" * (len(shapes) + 1),
+        "",
+        *_by_situation(data),
     ]
-    for key in keys:
-        figures = [found.get((key, shape), float("nan")) for shape in shapes] + [mean(found, key)]
-        lines.append(f"| {key} | {' | '.join(map(_bold, figures))} |")
     lines += [*_throughput(data), *_rested(data), *_explained(data), *_errors(data)]
     return [*lines, *(line for key, why in data["left_out"].items() for line in ("", f"Left out, {key}: {why}"))]
 
@@ -131,7 +125,21 @@ def _several(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(runs) == 1:
         return []
     means = ", ".join(f"{mean(ratios(data)):.2f}" for data in runs)
-    return [f"Geometric means of {len(runs)} runs, which gave {means}; in {apart(runs)} cells they differ by 20 %.", ""]
+    return [f"Times are geometric means of {len(runs)} runs, which gave {means}; {apart(runs)} ratios differ by 20 %."]
+
+
+def _by_situation(data: Mapping[str, Any]) -> list[str]:
+    """Of each situation the mean, the least with its shape, and the mean of the 99th percentiles."""
+    found, tails = ratios(data), ratios(data, "p99")
+    lines = ["| situation | mean | least | mean, 99th percentiles |", "|---|--:|--:|--:|"]
+    for key in axes_of(data)[0]:
+        some = {shape: ratio for (situation, shape), ratio in found.items() if situation == key}
+        if some:
+            least = min(some, key=some.__getitem__)
+            lines.append(
+                f"| {key} | {_bold(mean(found, key))} | {_bold(some[least])} ({least}) | {mean(tails, key):.2f} |"
+            )
+    return lines
 
 
 PACKAGES = ("cylstm", "torch", "onnxruntime")

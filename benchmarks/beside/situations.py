@@ -7,7 +7,6 @@ each situation it is the same for all contenders.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -58,7 +57,7 @@ class Situation:
     around : callable
         A context manager around all turns.
     least : int
-        Rounds that a cell has, however long they take.
+        Rounds that a cell has even if they take longer than others may.
     """
 
     letter: str
@@ -184,22 +183,10 @@ def _threads(count: int) -> Callable[[Ready, float, Any], Turn]:
 
 
 def _taken(ready: Ready, pace: float, around: Taker) -> Turn:
-    """As many calls as take some 40 ms alone, at least one; after 10 ms a processor is taken away until their end."""
-    count = max(1, math.ceil(4 * TAKEN_AFTER / pace))
+    """Calls for 40 ms, at least one; after 10 ms a processor is taken away until their end."""
     warm(ready.call)
     while True:
         around.take(TAKEN_AFTER)
-        times, result = _so_many(ready.call, count)
-        if around.give():
-            return Turn([sum(times) / count], times, result)
-        count *= 2  # they were over before
-
-
-def _so_many(call: Callable[[], Any], count: int) -> tuple[list[float], Any]:
-    clock, times = time.perf_counter, []
-    now = clock()
-    for _ in range(count):
-        result = call()
-        before, now = now, clock()
-        times.append(now - before)
-    return times, result
+        times, result = _calls(ready.call, 4 * TAKEN_AFTER)
+        if around.give():  # else the process that takes it was late
+            return Turn([sum(times) / len(times)], times, result)
