@@ -126,7 +126,7 @@ def main() -> int:
     if arguments.quick:
         arguments.situations = arguments.situations or situations.QUICK
         arguments.shapes = arguments.shapes or contenders.QUICK
-        arguments.rounds = min(arguments.rounds, 2)
+        arguments.rounds, arguments.seconds = min(arguments.rounds, 2), min(arguments.seconds, 0.5)
     data = run(
         arguments.situations,
         arguments.shapes,

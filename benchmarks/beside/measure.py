@@ -14,7 +14,7 @@ from machine import settle
 from .contenders import Prepared
 from .situations import Situation, Turn
 
-
+#: Threads of a contender may wait for each other so long that a call takes seconds: the least of the rounds is given up.
 PATIENCE = 4
 
 
