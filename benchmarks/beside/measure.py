@@ -14,7 +14,7 @@ from machine import settle
 from .contenders import Prepared
 from .situations import Situation, Turn
 
-#: Threads of a contender may wait for each other so long that a call takes seconds: the least of the rounds is given up.
+#: Threads that wait for each other may make a call last for seconds. Then a cell has fewer rounds.
 PATIENCE = 4
 
 
