@@ -57,7 +57,7 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
     """
     import machine
     from beside.contenders import SHAPES, prepare
-    from beside.measure import measure_cell
+    from beside.measure import Unavailable, measure_cell
     from beside.neighbours import neighbours
     from beside.situations import situations as all_situations
     from compare import results
@@ -82,7 +82,7 @@ def run(situations: str | None, shapes: str | None, *, threads: int, rounds: int
                 try:
                     if situation.key not in left_out:
                         rows += measure_cell(situation, prepared, rounds, seconds, rng)
-                except OSError as error:
+                except Unavailable as error:
                     left_out[situation.key] = str(error)
                 progress.advance(1)
             others[situation.key] = processors.shares()

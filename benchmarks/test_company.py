@@ -21,7 +21,7 @@ import company
 import machine
 from beside import contenders, others, report, situations, summary
 from beside.contenders import NAMES, ONE_THREAD, OURS, Shape, prepare
-from beside.measure import measure_cell, quantile
+from beside.measure import Unavailable, measure_cell, quantile
 from beside.neighbours import neighbours
 from compare import results
 
@@ -74,7 +74,7 @@ def test_every_situation_runs(shape: Shape, short: None) -> None:
     for situation in found:
         try:
             rows += measure_cell(situation, prepared, 1, 0.0, random.Random(0))
-        except OSError:
+        except Unavailable:
             assert "quota" in situation.key  # the system does not let us
             left_out.append(situation)
     assert {situation.letter for situation in found} == set(situations.TITLES)
@@ -186,6 +186,14 @@ def test_counts_are_whole_numbers(option: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         company.parser().parse_args([option])
     assert "must be a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_an_error_of_a_contender_is_no_missing_situation() -> None:
+    def fails(*_: Any) -> Any:
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        measure_cell(situations.Situation("a", "alone", fails), prepare(CALL, 1), 1, 0.0, random.Random(0))
 
 
 def test_an_exception_in_a_python_thread_is_raised() -> None:

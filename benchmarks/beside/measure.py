@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import statistics
@@ -16,6 +17,10 @@ from .situations import Situation, Turn
 
 #: Threads that wait for each other may make a call last for seconds. Then a cell has fewer rounds.
 PATIENCE = 4
+
+
+class Unavailable(Exception):
+    """The system does not let a situation be made."""
 
 
 def measure_cell(
@@ -36,14 +41,18 @@ def measure_cell(
 
     Raises
     ------
-    OSError
+    Unavailable
         The situation cannot be had here.
     """
     turns: dict[str, list[Turn]] = {one.name: [] for one in prepared.ready}
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with situation.around() as around:
+        with contextlib.ExitStack() as stack:
+            try:
+                around = stack.enter_context(situation.around())
+            except OSError as error:
+                raise Unavailable(str(error)) from error
             begin = time.perf_counter()
             for turn in range(rounds):
                 patience = budget * (1 if turn >= situation.least else PATIENCE)
