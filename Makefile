@@ -201,6 +201,9 @@ bench-quick: $(TEST)  ## the same, fewer cases; keeps nothing (3 minutes)
 bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime (10 minutes)
 	@$(PY) benchmarks/precisions.py
 
+bench-company: $(TEST)  ## beside other models, processes and threads: cylstm and its peers (12 minutes)
+	@$(CLEAN_ENV) $(PY) benchmarks/company.py
+
 bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
 	@$(CLEAN_ENV) $(PY) benchmarks/gpu.py
@@ -239,7 +242,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
-    keras-versions soak audit bench bench-quick bench-precisions bench-cuda gpu look format clean help
+    keras-versions soak audit bench bench-quick bench-precisions bench-company bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

@@ -32,6 +32,43 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
+def scheduling() -> dict[str, Any]:
+    """Niceness of this process, and whether each session has an equal share, whatever its niceness (Linux only)."""
+    try:
+        autogroup = Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+    except OSError:
+        autogroup = False
+    return {"niceness": os.nice(0), "autogroup": autogroup}
+
+
+class Processors:
+    """What the processors have done since this was made."""
+
+    def __init__(self) -> None:
+        self._ticks, self._own = _ticks(), sum(os.times()[:4])
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the time of all processors.
+
+        ``others``: other processes used it, children that still run among them. ``stolen``: other virtual machines did.
+        """
+        if not self._ticks or not (now := _ticks()):
+            return {}
+        user, nice, system, idle, waiting, irq, softirq, stolen = (b - a for a, b in zip(self._ticks, now, strict=True))
+        used = user + nice + system + irq + softirq
+        total = max(1, used + idle + waiting + stolen)
+        own = (sum(os.times()[:4]) - self._own) * os.sysconf("SC_CLK_TCK")
+        return {"others": max(0.0, used - own) / total, "stolen": stolen / total}
+
+
+def _ticks() -> list[int]:
+    """Of all processors: user, nice, system, idle, iowait, irq, softirq, steal. Empty where nothing tells."""
+    try:
+        return [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
+    except (OSError, ValueError):
+        return []
+
+
 def settle(at_most: float = 0.25) -> None:
     """Wait until no thread of this process spins: thread pools go on for 10 to 40 ms, not all visibly."""
     time.sleep(0.05)
