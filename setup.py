@@ -2,15 +2,17 @@
 
 Two extension modules of ``cylstm.backends.cython_backend``, ``_layer`` and ``_lstm``, and one object file of C tiles
 for each line of ``kernels/kernels.def`` (instruction set x precision), from which the program chooses when it runs.
-Environment variables: CYLSTM_REQUIRE_OPENMP=1 makes a compiler without OpenMP an error instead of a warning;
-CYLSTM_CFLAGS are added to the compiler's flags.
+The compiler is GCC or Clang; on Windows clang-cl, or GCC or Clang of mingw-w64. What it builds for decides, not the
+machine that it runs on: see ``tools/build_target.py``, which this file uses.
+Environment variables: CYLSTM_OPENMP=required makes a compiler without OpenMP an error instead of a warning,
+CYLSTM_OPENMP=off builds without; CYLSTM_CFLAGS are added to the compiler's flags; CYLSTM_LIMITED_API=0 builds for this
+version of Python alone.
 """
 
 import os
-import platform
 import re
-import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import warnings
@@ -20,6 +22,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
+
+sys.path.insert(0, str(Path(__file__).parent / "tools"))  # a build backend does not look there
+from build_target import prepare_compiler, slices, target_of
 
 PACKAGE = "cylstm.backends.cython_backend"
 HERE = Path("src", *PACKAGE.split("."))
@@ -37,18 +42,32 @@ DIRECTIVES = {
     "cdivision": True,
     "freethreading_compatible": True,
 }
-ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+NO_OPENMP = "the compiler cannot build OpenMP: cylstm will run on one thread"
 
 
-def kernel_lines():
-    """The lines of kernels.def for this machine: architecture, isa, compiler flags, precision, state, weights."""
+def setting(name, values):
+    """An environment variable of the build, one of these values; the first one where it is not set."""
+    value = os.environ.get(name, values[0])
+    if value not in values:
+        known = ", ".join(filter(None, values))
+        raise SystemExit(f"{name} must be one of {known}, or unset, got {value!r}: correct it")
+    return value
+
+
+OPENMP = setting("CYLSTM_OPENMP", ["", "required", "off"])
+# One module for all versions from 3.11 on. Python without a lock has no such interface before 3.15.
+LIMITED_API = setting("CYLSTM_LIMITED_API", ["1", "0"]) == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def kernel_lines(architectures):
+    """The lines of kernels.def for these: architecture, isa, compiler flags, precision, state, weights."""
     flags, lines = {}, []
     for line in (KERNELS / "kernels.def").read_text("utf-8").splitlines():
         if isa := re.fullmatch(r'ISA\((\w+), (\w+), "(.*?)", .*\)', line):
             flags[isa[2]] = isa[3].split()
         elif kernels := re.fullmatch(r"KERNELS\((\w+), (\w+), (\w+), (\w+), (\w+)\)", line):
             architecture, isa, precision, state, weights = kernels.groups()
-            if architecture in ("any", ARCHITECTURE):
+            if architecture in ("any", *architectures):
                 lines.append((architecture, isa, flags[isa], precision, state, weights))
         elif line.startswith(("ISA", "KERNELS")):
             raise RuntimeError(f"a line of kernels.def must be ISA(...) or KERNELS(...) as its head says, got {line!r}")
@@ -60,30 +79,31 @@ class BuildKernels(build_ext):
 
     def build_extensions(self):
         """Say first what is missing: compilers and pip say it in their own way, or not at all."""
-        compiler = self.compiler.compiler_so[0]
-        if shutil.which(compiler) is None:
-            raise CompileError(
-                f"there must be a C compiler, and {compiler!r} is not there: install one (Debian: apt install gcc), or "
-                "name it by the variable CC"
-            )
-        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        prepare_compiler(self.compiler, self.plat_name)
+        if not any(Path(folder, "Python.h").exists() for folder in self.include_dirs):
             raise CompileError("Python's headers must be there: install them (Debian: apt install python3-dev)")
+        self.target = target_of(self.compiler, self.plat_name)
+        self.flags = self.target.spelled([*FLAGS, *os.environ.get("CYLSTM_CFLAGS", "").split()])
+        self.openmp = self.openmp_flags()
         super().build_extensions()
 
+    def get_ext_filename(self, fullname):
+        name = super().get_ext_filename(fullname)  # of this system, and Windows has one ending for every interface
+        return re.sub(r"(\.abi3)?\.so$", ".pyd", name) if self.plat_name.startswith("win") else name
+
     def build_extension(self, ext):
-        flags = [*FLAGS, *os.environ.get("CYLSTM_CFLAGS", "").split()]
-        openmp = self.openmp_flag()
-        ext.extra_compile_args = [*flags, *openmp]
-        ext.extra_link_args = openmp
+        ext.extra_compile_args = [*self.flags, *self.openmp]
+        ext.extra_link_args = [*self.openmp, *self.target.link_flags(strip="CYLSTM_CFLAGS" not in os.environ)]
+        ext.libraries = self.target.libraries
         if ext.name.endswith("._layer"):
-            ext.extra_objects = self.kernel_objects(flags)
+            ext.extra_objects = self.kernel_objects()
         super().build_extension(ext)
 
-    def kernel_objects(self, flags):
+    def kernel_objects(self):
         folder = Path(self.build_temp) / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
         objects = []
-        for architecture, isa, isa_flags, precision, state, weights in kernel_lines():
+        for architecture, isa, isa_flags, precision, state, weights in kernel_lines(self.target.architectures):
             macros = [
                 ("ISA_NAME", isa),
                 ("ISA_HEADER", f'"isa/{isa}.h"'),
@@ -92,44 +112,38 @@ class BuildKernels(build_ext):
                 ("DOUBLE", str(int(state == "double"))),
             ]
             name = f"lstm_{isa}_{precision}"
-            objects += self.compile_as("lstm.c", name, folder, macros, [*flags, *isa_flags], architecture)
-        return objects + self.compile_as("select.c", "select", folder, [], flags)
+            flags = [*self.flags, *self.target.spelled(isa_flags)]
+            with slices(self.compiler, architecture):
+                objects += self.compile_as("lstm.c", folder / f"{name}.c", macros, flags)
+        return objects + self.compile_as("select.c", folder / "select.c", [], self.flags)
 
-    def compile_as(self, source, name, folder, macros, flags, architecture="any"):
-        """Compile one C file into an object of a name of its own, in the build folder.
-
-        The object is empty where the compiler is for another architecture than the machine, a 32-bit one say.
-        """
-        copy = folder / f"{name}.c"  # the compiler names objects after their source
-        lines = [f"#define {macro} {value}" for macro, value in macros]
+    def compile_as(self, source, copy, macros, flags):
+        """Compile a C file of the kernels under the name of a copy, in the build folder; the list of its object."""
+        lines = [f"#define {macro} {value}" for macro, value in macros]  # the compiler names objects after their source
         lines.append(f'#include "{(KERNELS / source).resolve().as_posix()}"')
-        if architecture != "any":
-            lines = [f"#if defined(__{architecture}__)", *lines, "#endif"]
         copy.write_text("\n".join([*lines, ""]))
         return self.compiler.compile(
-            [os.path.relpath(copy)],
-            output_dir=None,
+            [str(copy)],
+            output_dir=self.build_temp,
             include_dirs=[str(KERNELS)],
             extra_postargs=flags,
             depends=C_FILES,
         )
 
-    def openmp_flag(self):
-        """The flags that make the compiler build OpenMP, found by building a small program."""
-        candidates = (
-            [["-fopenmp"]] if platform.system() != "Darwin" else [["-fopenmp"], ["-Xpreprocessor", "-fopenmp", "-lomp"]]
-        )
+    def openmp_flags(self):
+        """The flags that make the compiler build OpenMP, found by building a small program; none without it."""
+        if OPENMP == "off":
+            return []
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-            for flags in candidates:
-                command = [*self.compiler.compiler_so[:1], str(source), *flags, "-o", str(Path(folder, "probe"))]
-                if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            for flags in self.target.openmp_candidates:
+                command = [*self.target.command, str(source), *flags, "-o", str(Path(folder, "probe"))]
+                if subprocess.run(command, capture_output=True, check=False, cwd=folder).returncode == 0:
                     return flags
-        message = "the compiler cannot build OpenMP: cylstm will run on one thread"
-        if os.environ.get("CYLSTM_REQUIRE_OPENMP") == "1":
-            raise RuntimeError(f"{message} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)")
-        warnings.warn(message, stacklevel=1)
+        if OPENMP == "required":
+            raise RuntimeError(f"{NO_OPENMP} (CYLSTM_OPENMP=required makes that an error)")
+        warnings.warn(NO_OPENMP, stacklevel=1)
         return []
 
 
@@ -139,10 +153,13 @@ extensions = [
         sources=[str(HERE / f"{name}.pyx")],
         include_dirs=[str(HERE)],
         depends=C_FILES,
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
+        py_limited_api=LIMITED_API,
     )
     for name in ("_layer", "_lstm")
 ]
 setup(
     ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),
     cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

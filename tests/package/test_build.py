@@ -83,9 +83,9 @@ def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: 
 
 
 def test_openmp_can_be_required(sources: Path) -> None:
-    done = build(sources, CYLSTM_REQUIRE_OPENMP="1")
+    done = build(sources, CYLSTM_OPENMP="required")
     assert done.returncode != 0
-    assert f"RuntimeError: {WARNING} (CYLSTM_REQUIRE_OPENMP=1 makes that an error)" in done.stderr
+    assert f"RuntimeError: {WARNING} (CYLSTM_OPENMP=required makes that an error)" in done.stderr
 
 
 def test_a_compiler_that_is_missing_is_named(sources: Path) -> None:
