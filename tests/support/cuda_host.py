@@ -90,7 +90,9 @@ class HostDevice:
         self.launches: list[Launched] = []
         self.products: list[tuple[str, str, bool]] = []  # dtype of the operands, of the result, tf32
         self.waits: list[tuple[Hashable, Hashable]] = []  # a stream for another one
-        self.marks = self.recordings = self.replays = self.freed = 0
+        self.recordings: list[list[str]] = []  # the names of their launches
+        self.marks = self.replays = self.freed = 0
+        self._recording: list[tuple[Launched, Callable[[], None]]] | None = None
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -107,11 +109,19 @@ class HostDevice:
             self.waits.append((here.stream, mark))
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
-        self.recordings += 1
+        """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""
+        self._recording = recording = []
+        try:
+            launch_all()
+        finally:
+            self._recording = None
+        self.recordings.append([launched.name for launched, _ in recording])
 
         def replay() -> None:
             self.replays += 1
-            launch_all()
+            for launched, run in recording:
+                self.launches.append(launched)
+                run()
 
         return replay
 
@@ -139,13 +149,22 @@ class HostDevice:
 
         def launch(grid: Dim, block: Dim, arguments: Sequence[Any], shared_memory: int = 0) -> None:
             assert not shared_memory, "the shim has no dynamic shared memory"
-            self.launches.append(Launched(name, options, grid, block))
+            launched = Launched(name, options, grid, block)
             cells = [np.array(_value(a)) for a in arguments]  # as cuLaunchKernel wants it: pointers to the arguments
             pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
             sizes = (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells))
             dims = (ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(*block)
-            status = function(*dims, pointers, sizes, len(cells))
-            assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
+
+            def run() -> None:
+                assert cells  # kept for the pointers
+                status = function(*dims, pointers, sizes, len(cells))
+                assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
+
+            if self._recording is not None:
+                self._recording.append((launched, run))
+            else:
+                self.launches.append(launched)
+                run()
 
         return launch
 

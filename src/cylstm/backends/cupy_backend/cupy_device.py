@@ -103,8 +103,6 @@ class CupyDevice:
         return lambda: graph.launch()
 
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
-        from cupy_backends.cuda.libs import cublas  # which loads the library
-
         if not out.size:
             return
         name, of_out = a.dtype.name, out.dtype.name
@@ -116,7 +114,7 @@ class CupyDevice:
         compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
         scalar = np.float64 if name == "float64" else np.float32
         alpha, beta = np.array(1, scalar), np.array(add, scalar)
-        handle = cupy.cuda.device.get_cublas_handle()
+        cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
         mode = cublas.getPointerMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
         try:
@@ -135,6 +133,12 @@ class CupyDevice:
 
     def free(self) -> None:
         cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _cublas() -> Any:
+    from cupy_backends.cuda.libs import cublas  # which loads the library
+
+    return cublas
 
 
 def _launch(function: Any) -> Launch:
