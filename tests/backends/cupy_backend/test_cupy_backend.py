@@ -337,23 +337,22 @@ def test_refusal_says_what_is_missing(new_registry: None) -> None:
     assert "cupy-cuda13x[ctk]" in WHY_NOT or "needs an NVIDIA GPU and a driver" in WHY_NOT
 
 
-def test_the_entry_point_leads_to_it(
+def test_the_name_leads_to_it(
     new_registry: None, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backend is found as any third party's, under the name and path that this project declares."""
+    """In a checkout too, and no other distribution can take it. The automatic choice on the CPU leaves it out."""
     declared = tomllib.loads(Path(__file__).parents[3].joinpath("pyproject.toml").read_text("utf-8"))["project"]
-    entry = declared["entry-points"]["cylstm.backends"]["cupy"]
-    assert entry == PATH
     assert {"cuda12", "cuda13"} <= declared["optional-dependencies"].keys()
-    install("some-distribution", f"gpu = {entry}")
-    assert "gpu" in {info.name for info in cylstm.available_backends() if info.status in ("available", "unavailable")}
-    monkeypatch.setenv("CYLSTM_BACKEND", "gpu")
+    install("some-distribution", "cupy = elsewhere:Backend")
+    rows = [(info.distribution, info.status) for info in cylstm.available_backends() if info.name == "cupy"]
+    assert rows == [("cylstm", "available" if AVAILABLE else "unavailable"), ("some-distribution", "refused")]
+    assert registry.choose(dtype="complex64").name == "numpy"
+    monkeypatch.setenv("CYLSTM_BACKEND", "cupy")
+    cylstm.set_backend(None)
     if AVAILABLE:
-        assert cylstm.get_backend() == "gpu"
+        assert cylstm.get_backend() == "cupy"
     else:
-        with pytest.raises(
-            cylstm.BackendNotAvailableError, match=r"'gpu' of distribution 'some-distribution'.*CYLSTM_B"
-        ):
+        with pytest.raises(cylstm.BackendNotAvailableError, match=r"backend 'cupy', named by CYLSTM_BACKEND, is not"):
             cylstm.LSTM(3, 4)(cylstm.randn(2, 3))
 
 
