@@ -1,8 +1,8 @@
 """Measure the cupy backend on an NVIDIA GPU against torch.nn.LSTM, which runs cuDNN there: ``make bench-cuda``.
 
 Times are medians by CUDA's events; input, weights and gradients lie on the GPU. Beside each time stands the largest
-error against float64. float32 is strict in both; with ``--tf32`` both may use TF32. Contenders are PyTorch, cylstm as it
-chooses by itself, and each of its kernel variants: where one is faster than another that stands before it in
+error against float64. float32 is strict in both; with ``--tf32`` both may use TF32. Contenders are PyTorch, cylstm as
+it chooses by itself, and each of its kernel variants: where one is faster than another that stands before it in
 ``cupy_backend.backend.VARIANTS``, the report says so. Each regime is measured in a process of its own, for some errors
 of CUDA leave a process in which nothing works. Results go to ``benchmarks/results/gpu``. Needs PyTorch with CUDA, CuPy
 and ml_dtypes.
@@ -315,7 +315,9 @@ def measure_here(chosen: Sequence[Case], contenders: Sequence[str], tf32: bool, 
         cupy.get_default_memory_pool().free_all_blocks()
 
 
-def measure_apart(names: Sequence[str], options: Sequence[str], command: Sequence[str] = (sys.executable, __file__)) -> Any:
+def measure_apart(
+    names: Sequence[str], options: Sequence[str], command: Sequence[str] = (sys.executable, __file__)
+) -> Any:
     """The rows of some cases, measured in a process of their own; of those that it did not reach, why it ended."""
     done = subprocess.run([*command, *options, "--here", *names], stdout=subprocess.PIPE, text=True, check=False)
     rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]

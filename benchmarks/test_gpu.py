@@ -96,7 +96,7 @@ def test_an_error_after_which_nothing_works_ends_the_process() -> None:
 
 def test_cases_in_a_process_of_their_own() -> None:
     """What it printed before it ended is kept, and the rest has the reason."""
-    script = "import sys; print('[{\"case\": \"a\", \"seconds\": 1.0}]'); print('x', sys.argv[1:]); sys.exit(%d)"
+    script = 'import sys; print(\'[{"case": "a", "seconds": 1.0}]\'); print(\'x\', sys.argv[1:]); sys.exit(%d)'
     rows = gpu.measure_apart(["a", "b"], ["--quick"], [sys.executable, "-c", script % 3])
     assert rows[0] == {"case": "a", "seconds": 1.0}
     assert rows[1:] == [{"case": "b", "contender": "cylstm", "failure": "the process ended with status 3"}]

@@ -48,7 +48,9 @@ def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_parts_run_in_order_and_leave_logs(tmp_path: Path) -> None:
     python = stand_in(tmp_path, 'echo "called $*"; [ "$CYLSTM_CUPY_TIER" = "" ]')
-    done = run(tmp_path, "first-minute", "conformance", "bench", "kernels", "backend", python=python, CYLSTM_CUPY_TIER="x")
+    done = run(
+        tmp_path, "first-minute", "conformance", "bench", "kernels", "backend", python=python, CYLSTM_CUPY_TIER="x"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     names = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("== ")]
     assert names == ["first-minute", "conformance", "bench", "kernels", "backend", "done"]
