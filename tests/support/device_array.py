@@ -83,7 +83,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
-        if name in ("astype", "conj", "copy", "dtype", "ndim", "shape", "size", "sum"):
+        if name in ("astype", "conj", "copy", "dtype", "nbytes", "ndim", "shape", "size", "sum"):
             return self._attribute(name)
         raise AttributeError(name)
 
@@ -97,6 +97,10 @@ class DeviceArray(NDArrayOperatorsMixin):
                 return wrapped(attribute(*args, **kwargs))
 
         return method
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self._array.ctypes.data)
 
     @property
     def flags(self) -> Any:

@@ -2,6 +2,8 @@
 
     backend.py      CupyBackend: moves arrays, chooses a kernel variant, calls it
     planner.py      which kernel variant and which tile, from facts about device and workload
+    variants.py     what a kernel variant is, and which one a call takes
+    cudnn/          the variant `cudnn`: a layer by NVIDIA's cuDNN
     timings.py      a table of the times of the variants, in a JSON file
     steps.py        the variant `steps`: a layer as a sequence of launches, forward and backward
     schedule.py     the schedule of a pass: table of steps, arrays, launches
