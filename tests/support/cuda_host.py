@@ -79,6 +79,8 @@ class HostDevice:
         self.facts = facts
         self.launches: list[tuple[str, Tile, tuple[int, int, int]]] = []
         self.waits = self.recordings = 0
+        self.resident = 10_000  # blocks that run at once
+        self.grids: list[tuple[int, int, int]] = []  # of launches whose blocks wait for one another
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -88,6 +90,13 @@ class HostDevice:
 
     def stream(self) -> Hashable:
         return here.stream
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> Any:
+        from grid_host import HostGridKernel
+
+        return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         self.recordings += 1
@@ -99,13 +108,19 @@ class HostDevice:
 
         def launch(grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
             self.launches.append((name, tile, grid))
-            cells = [np.array(_value(a)) for a in arguments]  # as cuLaunchKernel wants it: pointers to the arguments
-            pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
-            sizes = (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells))
-            status = function((ctypes.c_int * 3)(*grid), block, pointers, sizes, len(cells))
+            cells, *as_c = as_cuda_takes(arguments)
+            status = function((ctypes.c_int * 3)(*grid), block, *as_c)
+            del cells
             assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
 
         return launch
+
+
+def as_cuda_takes(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments, which have to be kept; pointers to them, their sizes, their number: as cuLaunchKernel wants it."""
+    cells = [np.array(_value(a)) for a in arguments]
+    pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
+    return cells, pointers, (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells)), len(cells)
 
 
 def _value(argument: Any) -> np.generic:

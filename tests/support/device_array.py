@@ -83,7 +83,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
-        if name in ("astype", "conj", "copy", "dtype", "nbytes", "ndim", "shape", "size", "sum"):
+        if name in ("astype", "conj", "copy", "dtype", "nbytes", "ndim", "shape", "size", "sum", "view"):
             return self._attribute(name)
         raise AttributeError(name)
 
