@@ -35,7 +35,14 @@ class HostGridKernel:
     turns: ClassVar[int] = 500_000_000
 
     def __init__(
-        self, device: HostDevice, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+        self,
+        device: HostDevice,
+        name: str,
+        source: str,
+        definitions: tuple[str, ...],
+        *,
+        threads: int,
+        shared_memory: int,
     ) -> None:
         self.resident = device.resident
         self._grids = device.grids

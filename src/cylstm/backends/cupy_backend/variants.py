@@ -75,6 +75,9 @@ class Variant(Protocol):
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
         """Take parameters that are arrays of the device, in the current stream. The result shares nothing with them."""
 
+    def forget(self) -> None:
+        """Give up memory that is kept for calls to come, because there is not enough of it."""
+
 
 def candidates(variants: Sequence[type[Variant]], tier: str) -> tuple[type[Variant], ...]:
     """Those that a tier allows: the one named and those after it; "" for all that are used by default.

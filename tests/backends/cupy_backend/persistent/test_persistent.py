@@ -38,7 +38,9 @@ def test_conformance(check: testing.Check) -> None:
 
 
 def problem(dtype: str = "float16", **sizes: Any) -> Any:
-    return make_problem(testing.Case(**{"T": 5, "B": 5, "H": 24, "D": 2, "ragged": True, "states": True} | sizes), dtype)
+    return make_problem(
+        testing.Case(**{"T": 5, "B": 5, "H": 24, "D": 2, "ragged": True, "states": True} | sizes), dtype
+    )
 
 
 def assert_right(variant: HostPersistent, given: Any, dtype: str = "float16") -> None:

@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ....words import CUPY
-
 SONAME = "libcudnn.so.9"
 _OUT = POINTER(c_void_p)
 
@@ -145,4 +143,6 @@ def find() -> Library | str:
             return Library(ctypes.CDLL(name, mode=mode))
         except (OSError, AttributeError) as error:  # not there, or without one of the calls
             reason = str(error)
-    return f"cuDNN 9 is not found ({reason}): pip install nvidia-cudnn-cu13, or the extra of {CUPY}"
+    return (
+        f"cuDNN 9 is not found ({reason}): pip install nvidia-cudnn-cu13 (for a driver of CUDA 12, nvidia-cudnn-cu12)"
+    )

@@ -47,12 +47,21 @@ class Cudnn:
         return self._found
 
     def unavailable(self) -> str:
-        """Why it cannot run here, "" if it can."""
-        return self._found if isinstance(self._found, str) else ""
+        """Why it cannot run here, "" if it can: cuDNN is there, and gives a handle on this device."""
+        if isinstance(self._found, str):
+            return self._found
+        try:
+            with self.handle():
+                return ""
+        except CudnnError as error:
+            return str(error)
 
     def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
         """Why it does not compute such a call, "" if it does."""
         return refusal(shape, int(batch_sizes[0]), self.library.version)
+
+    def forget(self) -> None:
+        """Nothing is kept for calls to come but handles, which others may be using."""
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedCudnn:
         """Take parameters that are arrays of the device. The result shares nothing with them."""
@@ -70,7 +79,7 @@ class Cudnn:
             handle = c_void_p()
             self.library.call("cudnnCreate", byref(handle))
         try:
-            self.library.call("cudnnSetStream", handle, self.device.stream())
+            self.library.call("cudnnSetStream", handle, getattr(self.device.stream(), "ptr", None))
             yield handle
         finally:
             with self._lock:

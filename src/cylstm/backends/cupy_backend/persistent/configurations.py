@@ -51,8 +51,7 @@ class Row(NamedTuple):
     tiles: tuple[int, int] = (8, 4)  # the most, forward and backward: with more, registers spill
 
 
-#: Few units a block make many blocks, so that each polls and multiplies little; the registers of a block bound them from
-#: below: the weights of a block are 4 * units * H numbers.
+#: Few units a block make many blocks, of which each multiplies little; but all blocks have to run at once.
 TABLE = (
     Row(32, (8, 1), (8, 1, 2), (4, 4)),
     Row(128, (4, 4), (8, 8, 2)),
@@ -72,7 +71,9 @@ def padded(H: int) -> int:
 def forward_configurations(row: Row, B: int) -> list[Configuration]:
     """Those of the forward kernel for B sequences: the one that takes most of them at once first."""
     units, warps = row.forward
-    return [Configuration("forward", units, warps, _k_steps(row.H, warps), tiles) for tiles in _tiles(B, 8, row.tiles[0])]
+    return [
+        Configuration("forward", units, warps, _k_steps(row.H, warps), tiles) for tiles in _tiles(B, 8, row.tiles[0])
+    ]
 
 
 def backward_configurations(row: Row, B: int) -> list[Configuration]:

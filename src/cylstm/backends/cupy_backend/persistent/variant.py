@@ -12,12 +12,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...base import DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ...base import Keep, LayerGradients, LayerOutput, LayerParameters
 from ..device import Device, GridKernel
-from ..schedule import last_rows, previous_rows, walk
+from ..schedule import last_rows, walk
 from ..variants import LayerShape
-from .configurations import Configuration, Row, TABLE, backward_configurations, forward_configurations, padded
+from .configurations import TABLE, Configuration, Row, backward_configurations, forward_configurations, padded
 from .kernels import TYPES, definitions, source
+from .rows import of_sequences, previous_rows
 from .weights import PersistentWeights
 
 #: How often a thread polls before it gives up: some seconds, where a step takes a microsecond.
@@ -76,6 +77,9 @@ class Persistent:
                 return c, kernel
         return None
 
+    def forget(self) -> None:
+        """Nothing is kept for calls to come."""
+
     def prepare(self, layer_parameters: LayerParameters) -> PreparedPersistent:
         """Take parameters that are arrays of the device. The result shares nothing with them."""
         shape = LayerShape.of(layer_parameters)
@@ -109,26 +113,28 @@ class PreparedPersistent:
     def forward(self, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep) -> LayerOutput:
         xp, w, dtype = self._xp, self._weights, input.dtype
         N, B, D, H = len(input), int(batch_sizes[0]), w.D, w.H
-        gates = w.input_product(input, xp)
+        gates = w.input_product(input, self._variant.device)
         h_0, c = w.padded(h_0, xp), w.padded(c_0, xp)
         c = xp.zeros((D, B, H), dtype) if c is None else c.copy()
         output = self._missing((N, D, H), dtype)
         c_prev = None if keep == "nothing" else xp.empty((D, N, H), dtype)
         self._launch("forward", batch_sizes, w.forward_fragments, (h_0, gates, c, c_prev, output))
-        first, b = last_rows(batch_sizes), np.arange(B)
-        h_n = xp.stack([output[:, d][xp.asarray(ends)] for d, ends in enumerate([first, b][:D])])
+        ends = [last_rows(batch_sizes), np.arange(B)][:D]
+        h_n = xp.stack([output[:, d][xp.asarray(rows)] for d, rows in enumerate(ends)])
         workspace = None
         if keep != "nothing":
             h_prev = self._previous(output, h_0, batch_sizes)
             workspace = PersistentWorkspace(input, batch_sizes, h_prev, c_prev, gates if keep == "gates" else None)
-        H = self._shape.H
-        return LayerOutput(w.cut(output, xp).reshape(N, D * H), w.cut(h_n, xp), w.cut(c, xp), workspace)
+        output = w.cut(output, xp).reshape(N, D * self._shape.H)
+        return LayerOutput(output, w.cut(h_n, xp), w.cut(c, xp), workspace)
 
-    def backward(self, workspace: PersistentWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
+    def backward(
+        self, workspace: PersistentWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any
+    ) -> LayerGradients:
         xp, w, (x, batch_sizes, h_prev, c_prev, gates) = self._xp, self._weights, workspace
-        N, B, D, H, dtype = len(x), int(batch_sizes[0]), w.D, w.H, x.dtype
+        N, B, D, H, dtype, device = len(x), int(batch_sizes[0]), w.D, w.H, x.dtype, self._variant.device
         if gates is None:
-            gates = w.gates(x, h_prev, xp)
+            gates = w.gates(x, h_prev, device)
         if grad_output is not None:
             grad_output = w.padded(grad_output.reshape(N, D, self._shape.H), xp)
         dc = w.padded(grad_c_n, xp)
@@ -137,15 +143,13 @@ class PreparedPersistent:
         arguments = (grad_output, w.padded(grad_h_n, xp), gates, c_prev, dc, da)
         self._launch("backward", batch_sizes, w.backward_fragments, arguments)
         ends = [np.arange(B), last_rows(batch_sizes)]
-        wide = da.astype(np.float32)
-        dh_0 = xp.stack(
-            [wide[:, d].reshape(N, 4 * H)[xp.asarray(ends[d])] @ w.weight_hh[d].astype(np.float32) for d in range(D)]
-        )
-        parameters = tuple(w.gradients(wide[:, d], x, h_prev[:, d], xp) for d in range(D))
-        dx = wide.reshape(N, D * 4 * H) @ w.weight_ih.astype(np.float32)
-        return LayerGradients(
-            xp.array(dx, dtype), xp.array(w.cut(dh_0, xp), dtype), xp.array(w.cut(dc, xp), dtype), parameters
-        )
+        rows, dh_0, dx = da.reshape(N, D * 4 * H), xp.empty((D, B, H), dtype), xp.empty((N, w.layer.I), dtype)
+        device.product(rows, w.weight_ih, dx)
+        for d in range(D):
+            begin = da[:, d].reshape(N, 4 * H)[xp.asarray(ends[d])]
+            device.product(begin, w.weight_hh[d], dh_0[d])
+        parameters = w.gradients(rows, x, h_prev, device)
+        return LayerGradients(dx, w.cut(dh_0, xp), w.cut(dc, xp).astype(dtype), parameters)
 
     def _missing(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array in which nothing is there yet, as the kernels see it."""
@@ -174,8 +178,9 @@ class PreparedPersistent:
             for d_0 in range(0, w.D, together):
                 kernel(
                     (blocks, together, 1),
-                    (steps, *map(np.int32, (len(table), w.D, d_0, B, b_0)), np.int64(N), np.int32(w.H), np.int32(w.layer.H),
-                     fragments[d_0 : d_0 + together], *arrays, np.int32(self._variant.tries), failed),
+                    (steps, *map(np.int32, (len(table), w.D, d_0, B, b_0)), np.int64(N),
+                     *map(np.int32, (w.H, w.layer.H)), fragments[d_0 : d_0 + together], *arrays,
+                     np.int32(self._variant.tries), failed),
                 )  # fmt: skip
         if failed.get()[0]:  # this waits for the device: what is wrong must not be passed on
             raise RuntimeError(
@@ -186,10 +191,3 @@ class PreparedPersistent:
 
 def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
-
-
-def of_sequences(table: np.ndarray, b_0: int, count: int) -> np.ndarray:
-    """The table of steps, ``(..., 4)`` as `schedule.walk` has it, for sequences b_0 to b_0 + count - 1 alone."""
-    first, rows, before, carried = np.moveaxis(table, -1, 0)
-    parts = (first + b_0, np.clip(rows - b_0, 0, count), before + b_0, np.clip(carried - b_0, 0, count))
-    return np.ascontiguousarray(np.stack(parts, axis=-1), np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....arrays.arithmetic import sigmoid
 from ...base import DirectionParameters, LayerParameters
+from ..device import Device
 from ..variants import LayerShape
 from .configurations import Configuration, padded
 from .fragments import backward_fragments, forward_fragments
@@ -71,27 +72,45 @@ class PersistentWeights(NamedTuple):
         """An array (..., H) without what was added."""
         return array if self.H == self.layer.H else xp.ascontiguousarray(array[..., : self.layer.H])
 
-    def input_product(self, x: Any, xp: Any) -> Any:
+    def input_product(self, x: Any, device: Device) -> Any:
         """The input's share of the sums of all gates, with the biases: (N, D, 4, H) float32."""
-        sums = x.astype(np.float32) @ self.weight_ih.astype(np.float32).T
+        sums = device.xp.empty((len(x), self.D * 4 * self.H), np.float32)
+        device.product(x, self.weight_ih.T, sums)
         if self.bias is not None:
             sums += self.bias
         return sums.reshape(len(x), self.D, 4, self.H)
 
-    def gates(self, x: Any, h_prev: Any, xp: Any) -> Any:
+    def gates(self, x: Any, h_prev: Any, device: Device) -> Any:
         """The activated gates (N, D, 4, H) of all rows, whose states before them are known."""
-        gates, N = self.input_product(x, xp), len(x)
+        gates, width = self.input_product(x, device), 4 * self.H
+        sums = gates.reshape(len(x), self.D * width)
         for d in range(self.D):
-            product = h_prev[:, d].astype(np.float32) @ self.weight_hh[d].astype(np.float32).T
-            gates[:, d] += product.reshape(N, 4, self.H)
-        for k in range(4):
-            gates[:, :, k] = xp.tanh(gates[:, :, k]) if k == 2 else sigmoid(gates[:, :, k])
+            of_direction = sums[:, d * width : (d + 1) * width]
+            device.product(h_prev[:, d], self.weight_hh[d].T, of_direction, add=True)
+        gates[:, :, :2] = sigmoid(gates[:, :, :2])
+        gates[:, :, 2] = device.xp.tanh(gates[:, :, 2])
+        gates[:, :, 3] = sigmoid(gates[:, :, 3])
         return gates
 
-    def gradients(self, da: Any, x: Any, h_prev: Any, xp: Any) -> DirectionParameters:
-        """The gradients of the parameters of a direction, from those of its gates (N, 4, H) in float32."""
-        N, H, dtype = len(x), self.layer.H, x.dtype
-        da = self.cut(da, xp).reshape(N, 4 * H)
-        dW_ih, dW_hh = da.T @ x.astype(np.float32), da.T @ self.cut(h_prev, xp).astype(np.float32)
-        db = [da.sum(axis=0)] * 2 if self.layer.bias else [None, None]
-        return DirectionParameters(*(None if g is None else xp.array(g, dtype) for g in (dW_ih, dW_hh, *db)))
+    def gradients(self, da: Any, x: Any, h_prev: Any, device: Device) -> LayerParameters:
+        """The gradients of the parameters, from those of the gates (N, D * 4 H)."""
+        xp, dtype, width = device.xp, x.dtype, 4 * self.H
+        dW_ih = xp.empty((self.D * width, self.layer.I), dtype)
+        device.product(da.T, x, dW_ih)
+        directions = []
+        for d in range(self.D):
+            rows = slice(d * width, (d + 1) * width)
+            dW_hh = xp.empty((width, self.H), dtype)
+            device.product(da[:, rows].T, h_prev[:, d], dW_hh)
+            grads = [self._rows(dW_ih[rows], xp), self.cut(self._rows(dW_hh, xp), xp)]
+            if self.layer.bias:
+                db = self._rows(da[:, rows].sum(axis=0, dtype=np.float32).astype(dtype), xp)
+                grads += [db, db.copy()]
+            directions.append(DirectionParameters(*grads))
+        return tuple(directions)
+
+    def _rows(self, array: Any, xp: Any) -> Any:
+        """A copy of an array (4 H, ...) without the rows of units that were added."""
+        H, rest = self.layer.H, array.shape[1:]
+        gates = array.reshape(4, self.H, *rest)
+        return xp.array(gates[:, :H]).reshape(4 * H, *rest)
