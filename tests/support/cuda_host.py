@@ -93,12 +93,21 @@ class HostDevice:
         self.recordings: list[list[str]] = []  # the names of their launches
         self.marks = self.replays = self.freed = 0
         self._recording: list[tuple[Launched, Callable[[], None]]] | None = None
+        self.resident = 10_000  # blocks that run at once
+        self.grids: list[Dim] = []  # of launches whose blocks wait for one another
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
 
     def stream(self) -> Hashable:
         return here.stream
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> Any:
+        from grid_host import HostGridKernel
+
+        return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
 
     def mark(self) -> Hashable:
         self.marks += 1
@@ -150,14 +159,12 @@ class HostDevice:
         def launch(grid: Dim, block: Dim, arguments: Sequence[Any], shared_memory: int = 0) -> None:
             assert not shared_memory, "the shim has no dynamic shared memory"
             launched = Launched(name, options, grid, block)
-            cells = [np.array(_value(a)) for a in arguments]  # as cuLaunchKernel wants it: pointers to the arguments
-            pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
-            sizes = (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells))
+            cells, *as_c = as_cuda_takes(arguments)
             dims = (ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(*block)
 
             def run() -> None:
                 assert cells  # kept for the pointers
-                status = function(*dims, pointers, sizes, len(cells))
+                status = function(*dims, *as_c)
                 assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
 
             if self._recording is not None:
@@ -167,6 +174,13 @@ class HostDevice:
                 run()
 
         return launch
+
+
+def as_cuda_takes(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments, which have to be kept; pointers to them, their sizes, their number: as cuLaunchKernel wants it."""
+    cells = [np.array(_value(a)) for a in arguments]
+    pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
+    return cells, pointers, (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells)), len(cells)
 
 
 def _host(array: DeviceArray) -> np.ndarray:

@@ -94,7 +94,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
-        if name in ("astype", "conj", "copy", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides", "sum"):
+        of_array = ("conj", "copy", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides", "sum", "view")
+        if name in ("astype", *of_array):
             return self._attribute(name)
         raise AttributeError(name)
 
@@ -109,6 +110,10 @@ class DeviceArray(NDArrayOperatorsMixin):
                 return wrapped(attribute(*args, **kwargs))
 
         return method
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self._array.ctypes.data)
 
     @property
     def flags(self) -> Any:

@@ -2,6 +2,8 @@
 
     backend.py      CupyBackend: moves arrays, chooses a kernel variant, calls it; VARIANTS, best first
     variants.py     what a kernel variant is, and which one a call takes
+    persistent/     the variant `persistent`: all steps of a layer in one launch
+    cudnn/          the variant `cudnn`: a layer by NVIDIA's cuDNN
     steps.py        the variant `steps`: a layer as a sequence of launches, forward and backward
     schedule.py     the schedule of a pass: the table of steps, launches, and what is recorded of them
     weights.py      the parameters of a layer as `steps` reads them

@@ -19,8 +19,10 @@ import numpy as np
 
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from ..numpy_backend import NumpyBackend
+from .cudnn import Cudnn
 from .device import Device, System
 from .loop import Array
+from .persistent import Persistent
 from .presence import refuse_after_fork, why_no_gpu
 from .steps import Steps
 from .variants import LayerShape, Prepared, Variant, candidates, chosen
@@ -28,7 +30,7 @@ from .variants import LayerShape, Prepared, Variant, candidates, chosen
 VARIABLE = "CYLSTM_CUPY_TIER"
 
 #: Best first.
-VARIANTS: tuple[type[Variant], ...] = (Steps, Array)
+VARIANTS: tuple[type[Variant], ...] = (Persistent, Cudnn, Steps, Array)
 
 Result = TypeVar("Result")
 

@@ -61,6 +61,7 @@ class CupyDevice:
             shared_memory=attributes["MaxSharedMemoryPerBlock"],
         )
         self._functions = lru_cache(maxsize=None)(self._compiled)
+        self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
 
     def current(self) -> AbstractContextManager[Any]:
         return cupy.cuda.Device(self.number)
@@ -83,6 +84,11 @@ class CupyDevice:
     def _compiled(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         module = cupy.RawModule(code=source, options=("-std=c++17", *options))
         return {name: _launch(module.get_function(name)) for name in names}
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> CupyGridKernel:
+        return self._grid_kernels(name, source, definitions, threads, shared_memory, self.facts.multiprocessors)
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         # On a stream of its own: CUDA does not record the default stream. Not by `with`, whose end in CuPy before 14.3
@@ -146,3 +152,30 @@ def _launch(function: Any) -> Launch:
         function(grid, block, tuple(arguments), shared_mem=shared_memory)
 
     return launch
+
+
+class CupyGridKernel:
+    """A kernel in cooperative launches; see `cylstm.backends.cupy_backend.device.GridKernel`."""
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        definitions: tuple[str, ...],
+        threads: int,
+        shared_memory: int,
+        multiprocessors: int,
+    ) -> None:
+        module = cupy.RawModule(code=source, options=("-std=c++17", *definitions), enable_cooperative_groups=True)
+        self._function = module.get_function(name)
+        self._threads, self._shared_memory = threads, shared_memory
+        try:
+            self._function.max_dynamic_shared_size_bytes = shared_memory
+        except cupy.cuda.driver.CUDADriverError:  # more than a block of this device may have
+            self.resident = 0
+        else:
+            of_one = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+            self.resident = multiprocessors * of_one(self._function.kernel.ptr, threads, shared_memory)
+
+    def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        self._function(grid, (self._threads, 1, 1), tuple(arguments), shared_mem=self._shared_memory)

@@ -18,6 +18,15 @@ class Launch(Protocol):
         """Launch it in the current stream; `shared_memory` is in bytes, beyond what the kernel declares."""
 
 
+class GridKernel(Protocol):
+    """A kernel whose blocks wait for one another: all of a launch have to run at once."""
+
+    resident: int  # the blocks that run at once; none where the device cannot run one
+
+    def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        """Launch it, with as many blocks as run at once, or fewer."""
+
+
 class Device(Protocol):
     """One GPU. All but `number` and `current` are used where it is the current one."""
 
@@ -40,6 +49,11 @@ class Device(Protocol):
 
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         """The kernels of a source text, compiled once for these options of the compiler."""
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> GridKernel:
+        """A compiled kernel with blocks of so many threads and bytes."""
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """A function that does again, in the stream current then, what the launches of `launch_all` do."""

@@ -28,6 +28,11 @@ class LayerShape(NamedTuple):
     D: int
     bias: bool
 
+    @property
+    def R(self) -> int:
+        """The size of the recurrent state."""
+        return self.P or self.H
+
     @classmethod
     def of(cls, layer_parameters: LayerParameters) -> LayerShape:
         """The shape of a layer with these parameters."""
