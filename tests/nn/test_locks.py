@@ -219,7 +219,7 @@ def test_unlocked_without_memory_leaves_the_module_usable(monkeypatch: pytest.Mo
             raise MemoryError
 
     arrays = lstm._store.snapshot.arrays
-    lstm._store.snapshot.arrays = NoMemory(arrays)
+    lstm._store.snapshot.kept = NoMemory(arrays)
     with pytest.raises(MemoryError), lstm.unlocked():
         pass
     lstm._store.snapshot.arrays = arrays

@@ -191,7 +191,7 @@ class LSTMCell(ComputedModule):
             grads = choice.backend.backward(
                 choice.layers[0], result.workspace, grad_output=None, grad_h_n=grad_h, grad_c_n=grad_c
             )
-            parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.arrays}
+            parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.kept}
             hx = (grads.h_0.reshape(shape), grads.c_0.reshape(shape))
             return Gradients(grads.input.reshape(*shape[:-1], self.input_size), hx, parameters)
 

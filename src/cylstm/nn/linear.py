@@ -137,7 +137,7 @@ class Linear(Module):
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
         snapshot = self._store.snapshot
-        refuse_gradients(snapshot.arrays, self.precision)
+        refuse_gradients(snapshot.kept, self.precision)
         x = self._checked(input).copy()
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
@@ -193,8 +193,11 @@ def _rounded(snapshot: Snapshot, x: Any, precision: str) -> dict[str, Any]:
 def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
     """The parameters where the array lies, copied there once per version."""
 
+    if snapshot.on_gpu and next(iter(snapshot.kept.values())).device.id == x.device.id:
+        return snapshot.kept
+
     def uploaded() -> dict[str, Any]:
-        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
+        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.kept.items()}
         last = next(reversed(arrays.values()))
         if last.device.id != x.device.id:
             raise RuntimeError(

@@ -163,9 +163,8 @@ def _direction(xp: Any, parameters: DirectionParameters) -> Direction:
     p = DirectionParameters(*(None if array is None else widened(array, copy=True) for array in parameters))
     weight_ih, weight_hh = _reordered(p.weight_ih, ORDER), _reordered(p.weight_hh, ORDER)
     H = weight_ih.shape[0] // 4
-    scale = np.ones(4 * H, weight_ih.dtype)
+    scale = xp.ones(4 * H, weight_ih.dtype)
     scale[: 3 * H] = 0.5 if scale.dtype.kind == "c" else -1
-    scale = xp.asarray(scale)
     bias = None if p.bias_ih is None else _reordered(p.bias_ih + p.bias_hh, ORDER)
     return Direction(weight_ih, weight_hh, bias, p.weight_hr, scale, weight_hh.T * scale)
 
