@@ -43,6 +43,16 @@ class FakeCupy:
             def __init__(self, non_blocking: bool = False) -> None:
                 self.non_blocking = non_blocking
                 self.broken = False
+                self.waits = 0
+
+            @classmethod
+            def from_external(cls, external: Any) -> Any:
+                stream = cls()
+                stream.external = external
+                return stream
+
+            def synchronize(self) -> None:
+                self.waits += 1
 
             def use(self) -> Any:
                 cupy.current = self

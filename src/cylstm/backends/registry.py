@@ -149,8 +149,7 @@ def get_backend() -> str:
     UnknownBackendError, BackendNotAvailableError, BackendLoadError
         ``CYLSTM_BACKEND`` names a backend that cannot be used.
     """
-    selection = _in_force()
-    if selection.source == _AUTOMATIC:
+    if (selection := _in_force()).source == _AUTOMATIC:
         return choose(dtype="float32").name
     _instance(selection)
     return selection.name

@@ -27,7 +27,8 @@ def _check_number(text: str) -> None:
 
 
 def _check_tier(text: str) -> None:
-    from ..backends.cupy_backend.backend import VARIANTS, candidates
+    from ..backends.cupy_backend.backend import VARIANTS
+    from ..backends.cupy_backend.variants import candidates
 
     candidates(VARIANTS, text.strip())
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
 from ..arrays.arithmetic import silent, widened
+from ..arrays.homes import at_home
 from ..arrays.quantization import Bfloat16Product, prepared_for_bfloat16, product, quantized
 from ..backends.precision import DEFAULT
 from ..random import uniform
@@ -86,6 +87,7 @@ class Linear(Module):
         """What stands between the parentheses of the ``repr``."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self._has_bias}"
 
+    @at_home
     def __call__(self, input: Any) -> np.ndarray:
         """Apply the layer to the last dimension.
 
@@ -113,6 +115,7 @@ class Linear(Module):
 
     forward = __call__
 
+    @at_home
     def vjp(self, input: Any) -> tuple[np.ndarray, Callable[..., Gradients]]:
         """Apply the layer and return, beside the output, the function that pulls gradients back through it.
 

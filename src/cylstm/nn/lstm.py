@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import check_lstm_arguments
+from ..arrays.homes import at_home
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
 from .dispatch import ComputedModule
@@ -238,6 +239,7 @@ class LSTM(ComputedModule):
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
+    @at_home
     def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[Any, State]:
         """Run the LSTM over whole sequences. Nothing is kept.
 
@@ -269,6 +271,7 @@ class LSTM(ComputedModule):
 
     forward = __call__
 
+    @at_home
     def vjp(
         self, input: Any, hx: tuple[Any, Any] | None = None, *, recompute: bool = False
     ) -> tuple[Any, State, Callable[..., Gradients]]:

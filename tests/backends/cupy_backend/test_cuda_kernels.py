@@ -60,7 +60,9 @@ COMPILED = [
 
 
 @pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cupy-cuda13x[ctk]>=14')")
-@pytest.mark.parametrize(("architecture", "dtype", "tile"), COMPILED, ids=lambda value: str(getattr(value, "rows", value)))
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "tile"), COMPILED, ids=lambda value: str(getattr(value, "rows", value))
+)
 def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> None:
     from cupy_backends.cuda.libs import nvrtc
 

@@ -18,7 +18,7 @@ from cylstm.backends.cupy_backend import presence
 from cylstm.backends.cupy_backend.gemm import COMPUTE_TYPES, DATA_TYPES, gemm_of
 
 pytest.importorskip("cupy")
-from cylstm.backends.cupy_backend import cupy_device  # noqa: E402  (needs CuPy)
+from cylstm.backends.cupy_backend import cupy_device
 
 pytestmark = pytest.mark.names_backend("cupy")
 
@@ -237,7 +237,7 @@ def test_cuda_is_not_used_to_learn_whether_it_is_there(
 def test_a_child_of_a_process_that_has_used_cuda_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence._Use, "pid", os.getpid() - 1)
     assert "forked" in presence.why_no_gpu()
-    with pytest.raises(RuntimeError, match="forked .* start processes by multiprocessing's method 'spawn'"):
+    with pytest.raises(RuntimeError, match=r"forked .* start processes by multiprocessing's method 'spawn'"):
         presence.refuse_after_fork()
 
 

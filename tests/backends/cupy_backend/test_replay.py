@@ -17,7 +17,6 @@ from gpu_places import TIERS
 import cylstm
 from cylstm import testing
 from cylstm.backends.cupy_backend import schedule
-from cylstm.backends.cupy_backend.source import STEPS
 from cylstm.backends.numpy_backend import NumpyBackend
 from cylstm.testing.problems import backward, forward, make_problem
 
@@ -234,7 +233,7 @@ class Definition(NumpyBackend):
 
 
 def test_complex_quotients_are_those_of_cupy() -> None:
-    """Its formula gives not a number for 1 / inf, so the definition's sigmoid would fail there, and the loop must not."""
+    """Its formula gives not a number for 1 / inf: the definition's sigmoid fails there, and the loop must not."""
     infinite = to_device(np.array([np.inf + 0j, 2 + 1j], np.complex64))
     with np.errstate(all="ignore"):
         quotient = (1 / infinite).get()

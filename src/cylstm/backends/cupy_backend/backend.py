@@ -198,7 +198,8 @@ class CupyBackend(Backend):
             form = prepared.form(batch_sizes, keep)
             result = form.forward(batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, prepared.device))
             workspace = None if keep == "nothing" else CupyWorkspace(form, result.workspace, to_host)
-            return LayerOutput(*(_returned(array, to_host) for array in result[:3]), workspace)
+            output, h_n, c_n = (_returned(array, to_host) for array in result[:3])
+            return LayerOutput(output, h_n, c_n, workspace)
 
         return self._run(prepared.device, forward)
 
@@ -216,11 +217,10 @@ class CupyBackend(Backend):
         self._check_places(prepared.device, arguments)
 
         def backward() -> LayerGradients:
-            *grads, parameters = form.backward(of_variant, **_uploaded(arguments, prepared.device))
-            return LayerGradients(
-                *(_returned(array, to_host) for array in grads),
-                tuple(DirectionParameters(*(_returned(p, to_host) for p in direction)) for direction in parameters),
-            )
+            grads = form.backward(of_variant, **_uploaded(arguments, prepared.device))
+            dx, dh_0, dc_0 = (_returned(array, to_host) for array in grads[:3])
+            parameters = (DirectionParameters(*(_returned(p, to_host) for p in each)) for each in grads.parameters)
+            return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
 
         return self._run(prepared.device, backward)
 

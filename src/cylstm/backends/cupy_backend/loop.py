@@ -145,9 +145,7 @@ class PreparedArray:
                 None if db is None else db.copy(),
                 None if dh_rows is None else dh_rows.T @ h_full.conj(),
             )
-            parameters.append(
-                DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads))
-            )
+            parameters.append(DirectionParameters(*(None if g is None else g.astype(dtype, copy=False) for g in grads)))
         dx, dh_0, dc_0 = (a.astype(dtype, copy=False) for a in (dx, dh_0, dc_0))
         return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
 

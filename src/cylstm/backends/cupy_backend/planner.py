@@ -46,7 +46,7 @@ def tiles(itemsize: int) -> tuple[Tile, ...]:
 
 
 def choose_tile(*, B: int, itemsize: int) -> Tile:
-    """The smallest tile that has all rows of a step, or the largest one: a block reads its weights once for its rows."""
+    """The smallest tile with all rows of a step, or the largest one: a block reads its weights once for its rows."""
     able = tiles(itemsize)
     return next((tile for tile in able if tile.rows >= B), able[-1])
 

@@ -129,7 +129,11 @@ class Pass(NamedTuple):
     def kernels(self) -> list[tuple[str, int, int]]:
         """Of each step: the name, the units that it computes, its last argument."""
         H, P, R = self.H, self.P, self.P or self.H
-        both = [("forward", H, R), ("project", P, P)] if self.forward else [("backward", R, R), ("backward_projected", H, P)]
+        both = (
+            [("forward", H, R), ("project", P, P)]
+            if self.forward
+            else [("backward", R, R), ("backward_projected", H, P)]
+        )
         return both if P else both[:1]
 
 
@@ -158,7 +162,7 @@ class Channel:
             (1, 1, 1), what.tile.block, (self._bound, table.steps, *arrays)
         )
         T = len(table.rows)
-        if T < CHUNKS[-1] or what not in self._launched:
+        if CHUNKS[-1] > T or what not in self._launched:
             for begin in range(0, T, WINDOW):
                 _launch(kernels, what, self._bound, table.rows[begin : begin + WINDOW])
             self._launched.add(what)

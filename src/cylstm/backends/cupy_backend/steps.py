@@ -107,9 +107,7 @@ class PreparedSteps:
             workspace = StepsWorkspace(input, batch_sizes, h_prev, c_prev, kept)
         return LayerOutput(output, h_n, c_n, workspace)
 
-    def backward(
-        self, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any
-    ) -> LayerGradients:
+    def backward(self, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
         xp, p = self.steps.device.xp, self.weights
         x, batch_sizes, h_prev, c_prev, gates = workspace
         N, B, D, H, R = len(x), int(batch_sizes[0]), p.D, p.H, p.R
@@ -118,7 +116,7 @@ class PreparedSteps:
         table = self.steps.table(batch_sizes, D, against=True)
         dc = _copied(xp, grad_c_n, (D, B, H), p.arithmetic)
         da = xp.empty((N, D * 4 * H), p.dtype)
-        dh = xp.empty((N, D, R), p.dtype) if p.P else None
+        dh: Any = xp.empty((N, D, R), p.dtype) if p.P else None
         self.steps.schedules.channel().run(
             Pass.of(p, B, forward=False),
             table,
@@ -126,7 +124,7 @@ class PreparedSteps:
         )
         dx, dW_ih = self._made_product(da, p.weight_ih), self._made_product(da.T, x)
         db = None if p.bias is None else da.sum(axis=0, dtype=p.arithmetic).astype(p.dtype)
-        h_full = self._unprojected(gates, c_prev) if p.P else None
+        h_full: Any = self._unprojected(gates, c_prev) if p.P else None
         dh_0, parameters = xp.empty((D, B, R), p.dtype), []
         for d in range(D):
             rows = slice(d * 4 * H, (d + 1) * 4 * H)
