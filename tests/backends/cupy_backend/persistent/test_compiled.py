@@ -24,7 +24,7 @@ MANY = 1 << 20
 #: Those with most tiles need most registers.
 LARGEST = [kind(row, MANY)[0] for row in TABLE for kind in (forward_configurations, backward_configurations)]
 QUICK = [("sm_90", "float16", c) for c in LARGEST]
-QUICK += [("sm_80", "bfloat16", c) for c in LARGEST[-2:]] + [("sm_100", "bfloat16", c) for c in LARGEST[-2:]]
+QUICK += [(architecture, "bfloat16", c) for architecture in ("sm_80", "sm_100") for c in LARGEST[-2:]]
 
 
 @pytest.mark.parametrize(("architecture", "dtype", "configuration"), QUICK, ids=str)
