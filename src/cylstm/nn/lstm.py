@@ -11,6 +11,7 @@ from ..arrays.arguments import check_lstm_arguments
 from ..arrays.homes import at_home
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
+from ..random.beside import dropout_mask_beside
 from .dispatch import ComputedModule
 from .frozen import as_parameters
 from .gradients import Gradients
@@ -327,7 +328,9 @@ class LSTM(ComputedModule):
         if not (self.dropout > 0 and self.training):
             return ()
         shape = (len(rows), self._stack.directions * self._stack.output_size)
-        return (dropout_mask(shape, self.dropout, rows.dtype) for _ in range(1, self.num_layers))
+        if isinstance(rows, np.ndarray):
+            return (dropout_mask(shape, self.dropout, rows.dtype) for _ in range(1, self.num_layers))
+        return (dropout_mask_beside(rows, shape, self.dropout) for _ in range(1, self.num_layers))
 
 
 def _copied(states: np.ndarray | None) -> np.ndarray | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cuda_host import HostBackend, HostSystem
@@ -9,15 +11,25 @@ from device_array import here, on_device, to_device
 from gpu_places import PLACES, TIERS, assert_close, at, moved, on_host
 
 import cylstm
+from cylstm.random import dropout_mask
+from cylstm.random.beside import dropout_mask_beside
 
 pytestmark = pytest.mark.names_backend("cupy")
+
+
+def masks_of_the_cpu(rows: Any, shape: tuple[int, ...], p: float) -> Any:
+    """Those that the CPU draws, so that results can be compared."""
+    return np.asarray(dropout_mask(shape, p, rows.dtype), like=rows)
 
 
 @PLACES
 @TIERS
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_stream_stays_on_the_device(dropout: float, tier: str, place: str) -> None:
+def test_stream_stays_on_the_device(
+    dropout: float, tier: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frames, outputs and the state, from the first frame on."""
+    monkeypatch.setattr("cylstm.nn.lstm.dropout_mask_beside", masks_of_the_cpu)
     backend, move = at(place, tier)
     lstm = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend=backend)
     reference = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend="numpy")
@@ -177,8 +189,51 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
         optimizer = cylstm.optim.Adam(module)
         output, _, pullback = module.vjp(there)
         grads = pullback(output).parameters
-        if module is lstm:
-            with pytest.raises(TypeError, match=r"bring those of a GPU to the CPU first, by .*grad.get\(\)"):
-                cylstm.optim.clip_grad_norm(grads, 1.0)
         optimizer.step(grads)
     assert_close(lstm.state_dict(), reference.state_dict())
+
+
+@PLACES
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_clipped_where_they_lie(max_norm: float, dtype: str, place: str) -> None:
+    """Only norms come to the host: one number for each array."""
+    _, move = at(place, "array")
+    rng = np.random.default_rng(0)
+    grads = {name: rng.normal(size=shape).astype(dtype) for name, shape in (("a", (3, 4)), ("b", (5,)))}
+    there = {name: move(array) for name, array in grads.items()}
+    norms = [cylstm.optim.clip_grad_norm(each, max_norm) for each in (grads, there)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3 if dtype == "float16" else 1e-6)
+    for name, array in grads.items():
+        assert type(there[name]) is type(move(array))
+        np.testing.assert_allclose(there[name].get(), array, rtol=2e-3 if dtype == "float16" else 1e-6)
+    with pytest.raises(TypeError, match="grads must be writable NumPy arrays, or arrays on a GPU, of floating point"):
+        cylstm.optim.clip_grad_norm({"a": there["a"], "b": move(np.ones(3, np.int32))}, 0.1)
+    np.testing.assert_allclose(there["a"].get(), grads["a"], rtol=2e-3 if dtype == "float16" else 1e-6)
+
+
+@PLACES
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_dropout_masks_are_drawn_where_the_rows_lie(dtype: str, place: str) -> None:
+    """Of a seed alone, one after the other different; nothing of their size is copied."""
+    _, move = at(place, "array")
+    rows, p = move(np.zeros((1, 1), dtype)), 0.3
+    transfers = here.to_device
+    cylstm.manual_seed(5)
+    masks = [dropout_mask_beside(rows, (300, 200), p) for _ in range(2)]
+    cylstm.manual_seed(5)
+    again = dropout_mask_beside(rows, (300, 200), p)
+    assert here.to_device == transfers
+    first, second, third = (mask.get().astype(float) for mask in (*masks, again))
+    assert masks[0].dtype == dtype
+    np.testing.assert_array_equal(first, third)
+    for mask in (first, second):
+        assert set(np.unique(mask)) == {0.0, float((1 / np.float64(1 - p)).astype(dtype))}
+        assert abs((mask > 0).mean() - 0.7) < 5 * (0.3 * 0.7 / mask.size) ** 0.5
+        for lag in (1, 2, 200, 201):  # neighbours know nothing of each other
+            kept = (mask > 0).ravel()
+            assert abs(np.corrcoef(kept[:-lag], kept[lag:])[0, 1]) < 5 / kept.size**0.5
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / first.size**0.5
+    assert (dropout_mask_beside(rows, (3, 4), 1.0).get() == 0).all()
+    with pytest.raises(RuntimeError, match="dtype must be real for dropout"):
+        dropout_mask_beside(move(np.zeros(1, np.complex64)), (3, 4), p)
