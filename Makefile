@@ -101,6 +101,9 @@ test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its 
 BARE := $(PYTHON) -c 'import cupy, hypothesis, ml_dtypes, pytest, sys, torch; sys.exit(not torch.cuda.is_available())'
 GPU_PARTS := machine first-minute conformance kernels backend memcheck racecheck initcheck synccheck
 
+check-nvrtc: $(TEST)  ## the persistent kernels of the cupy backend for three GPUs, without one: registers, no spills
+	@$(PY) tools/check_nvrtc.py
+
 check-cuda: gpu  ## with an NVIDIA GPU: kit, kernels, backend, compute-sanitizer; the suite where an environment is made
 	@if $(BARE) 2>/dev/null; then $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu $(GPU_PARTS); \
 	else $(MAKE) --no-print-directory check-cuda-installed; fi
@@ -243,8 +246,9 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda check-cuda-installed sanitize sanitize-threads fuzz fuzz-files \
-    keras-versions soak audit bench bench-quick bench-precisions bench-cuda bench-cuda-installed gpu look format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
+    sanitize-threads fuzz fuzz-files keras-versions soak audit bench bench-quick bench-precisions bench-cuda \
+    bench-cuda-installed gpu look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

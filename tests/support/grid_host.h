@@ -4,6 +4,7 @@
 // consistent: what a weaker one does is not seen here.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <functional>

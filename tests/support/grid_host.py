@@ -16,15 +16,27 @@ _FOLDER = Path(__file__).parent
 _RUNS = threading.Lock()
 
 
+#: Of each source, those that are compiled with it: a compiler's start is most of its work.
+_TOGETHER: dict[str, tuple[str, ...]] = {}
+
+
+def compile_together(sources: Sequence[str]) -> None:
+    """Compile sources of one kernel at once, when the first of them is needed."""
+    _TOGETHER.update(dict.fromkeys(sources, tuple(sources)))
+
+
 @cache
-def grid_library(name: str, source: str, definitions: tuple[str, ...]) -> ctypes.CDLL:
-    """A kernel, exported as ``run(grid, block, arguments, sizes, number, limits)``."""
-    shim, instructions = (_FOLDER / file for file in ("grid_host.h", "grid_host_instructions.h"))
-    run = (
-        'extern "C" int run(int *grid, int *block, void **arguments, int *sizes, int n, long *limits) '
-        f"{{ return launch({name}, grid, block, arguments, sizes, n, limits); }}"
-    )
-    texts = [shim.read_text("utf-8"), source.replace('extern "C" ', ""), instructions.read_text("utf-8"), run]
+def _library(name: str, sources: tuple[str, ...], definitions: tuple[str, ...]) -> ctypes.CDLL:
+    """Kernels of one name, exported as ``run_<number>(grid, block, arguments, sizes, number, limits)``."""
+    shim, instructions = ((_FOLDER / file).read_text("utf-8") for file in ("grid_host.h", "grid_host_instructions.h"))
+    texts = [shim]
+    for number, source in enumerate(sources):
+        kernel = source.replace('extern "C" ', "")
+        texts += [f"namespace number_{number} {{", kernel, instructions, "}"]
+        texts += [
+            f'extern "C" int run_{number}(int *grid, int *block, void **arguments, int *sizes, int n, long *limits) '
+            f"{{ return launch(number_{number}::{name}, grid, block, arguments, sizes, n, limits); }}"
+        ]
     return compiled("\n".join(texts), definitions)
 
 
@@ -52,11 +64,13 @@ class HostGridKernel:
     def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
         assert grid[0] * grid[1] <= self.resident
         self._grids.append(grid)
-        library = grid_library(*self._what)
+        name, source, definitions = self._what
+        sources = _TOGETHER.get(source, (source,))
+        run = getattr(_library(name, sources, definitions), f"run_{sources.index(source)}")
         cells, *as_c = as_cuda_takes(arguments)
         with _RUNS:
             HostGridKernel.seed += 1
             limits = (ctypes.c_long * 3)(HostGridKernel.seed, self._shared_memory, self.turns)
-            status = library.run((ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(self._threads, 1, 1), *as_c, limits)
+            status = run((ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(self._threads, 1, 1), *as_c, limits)
         del cells
         assert status == 0, {1: "a thread never ends", 2: "the arguments do not fit"}[status]

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from device_array import here
 
 from cylstm.backends.base import DirectionParameters, LayerParameters
 from cylstm.backends.cupy_backend.cudnn.library import SIGNATURES
@@ -76,6 +77,7 @@ class HostCudnn:
         self.objects: dict[int, Any] = {}  # handles and descriptors
         self.passes: dict[int, Any] = {}
         self.calls: list[tuple[str, Rnn]] = []  # of those that compute
+        self.devices: list[int] = []  # of handles
         self.cudnnGetVersion = _Plain(lambda: version)
         self.cudnnGetErrorString = _Plain(lambda s: f"CUDNN_STATUS_{NAMES.get(s, s)}".encode())
         for name, arguments in SIGNATURES.items():
@@ -84,7 +86,7 @@ class HostCudnn:
     def _answering(self, name: str) -> Callable[..., int]:
         kind = name.removeprefix("cudnn")
         function = getattr(self, f"_{kind}", None)
-        if kind.startswith("Create"):
+        if kind.startswith("Create") and function is None:
             function = self._create
         elif kind.startswith("Destroy"):
             function = self._destroy
@@ -102,6 +104,10 @@ class HostCudnn:
         return answer
 
     # Handles and descriptors ----------------------------------------------------------------------------------------
+
+    def _Create(self, out: Any) -> None:
+        self._create(out)
+        self.devices.append(here.device)
 
     def _create(self, out: Any) -> None:
         out[0] = number = next(self.numbers)

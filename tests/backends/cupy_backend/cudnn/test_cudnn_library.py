@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_host import needs_gpu
+from cuda_host import HostDevice, needs_gpu, without_gpu
 from host_cudnn import PARAMETERS
 
 from cylstm import testing
-from cylstm.backends.cupy_backend.cudnn import CudnnError, find
+from cylstm.backends.cupy_backend.cudnn import Cudnn, CudnnError, find
 from cylstm.backends.cupy_backend.cudnn.algorithms import ALGORITHMS, algorithms
 from cylstm.backends.cupy_backend.cudnn.descriptors import DTYPES, descriptor, descriptors
 from cylstm.backends.cupy_backend.cudnn.library import SIGNATURES, SONAME, Library, _places
@@ -121,6 +121,14 @@ def test_signatures_are_those_of_the_headers() -> None:
 def test_an_error_names_the_call_and_the_status(library: Library) -> None:
     with pytest.raises(CudnnError, match=r"cudnnSetStream must succeed, got CUDNN_STATUS_BAD_PARAM.*\(200\d\): an arg"):
         library.call("cudnnSetStream", None, None)
+
+
+@without_gpu
+@needs_cudnn
+def test_without_a_gpu_it_says_why_it_cannot_run() -> None:
+    assert re.match(
+        r"cudnnCreate must succeed, got CUDNN_STATUS_\w+ \(1\d\d\d\): .*driver", Cudnn(HostDevice()).unavailable()
+    )
 
 
 # Described -----------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Cudnn:
         if isinstance(self._found, str):
             return self._found
         try:
-            with self.handle():
+            with self.device.current(), self.handle():  # a handle belongs to the device that is current
                 return ""
         except CudnnError as error:
             return str(error)
