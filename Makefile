@@ -207,7 +207,8 @@ bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime 
 	@$(PY) benchmarks/precisions.py
 
 bench-cuda: gpu  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
-	@if $(BARE) 2>/dev/null; then $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all bench-all-tf32; \
+	@if $(BARE) 2>/dev/null; then \
+	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all bench-all-tf32; \
 	else $(MAKE) --no-print-directory bench-cuda-installed; fi
 
 bench-cuda-installed: $(TEST)
