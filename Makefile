@@ -101,17 +101,22 @@ test-threads: $(TEST)  ## what computes, on two threads wherever a test allows t
 test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
 
-check-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the suite on the cupy backend, each tier; kernels in compute-sanitizer
+# Where a Python is at hand that has all that is needed, it is used and nothing is installed.
+BARE := $(PYTHON) -c 'import cupy, hypothesis, ml_dtypes, pytest, sys, torch; sys.exit(not torch.cuda.is_available())'
+GPU_PARTS := machine first-minute conformance kernels backend memcheck racecheck initcheck synccheck
+
+check-nvrtc: $(TEST)  ## the persistent kernels of the cupy backend for three GPUs, without one: registers, no spills
+	@$(PY) tools/check_nvrtc.py
+
+check-cuda: gpu  ## with an NVIDIA GPU: kit, kernels, backend, compute-sanitizer; the suite where an environment is made
+	@if $(BARE) 2>/dev/null; then $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu $(GPU_PARTS); \
+	else $(MAKE) --no-print-directory check-cuda-installed; fi
+
+check-cuda-installed: $(TEST)
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
-	@for tier in array steps; do \
-	    $(STEP) "pytest --backend cupy, CYLSTM_CUPY_TIER=$$tier" $(CLEAN_ENV) CYLSTM_CUPY_TIER=$$tier \
-	        $(PYTEST) tests --backend cupy --ignore tests/backends/cupy_backend -m "not forks" || exit; \
-	done
-	@for tool in memcheck racecheck initcheck synccheck; do \
-	    $(STEP) "compute-sanitizer $$tool" $(CLEAN_ENV) compute-sanitizer --tool $$tool --error-exitcode 1 \
-	        $(PYTEST) tests/backends/cupy_backend/test_cuda_kernels.py -k "each_kernel and GPU and not CPU" || exit; \
-	done
+	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu $(GPU_PARTS)
+	@$(STEP) "pytest --backend cupy" $(CLEAN_ENV) $(PYTEST) tests --backend cupy \
+	    --ignore tests/backends/cupy_backend -m "not forks"
 
 # AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. A stop at the first
 # error of either.
@@ -208,10 +213,14 @@ bench-precisions: $(TEST)  ## bfloat16 and int8 beside PyTorch and ONNX Runtime 
 bench-company: $(TEST)  ## beside other models, processes and threads: cylstm and its peers (12 minutes)
 	@$(CLEAN_ENV) $(PY) benchmarks/company.py
 
-bench-cuda: gpu $(TEST)  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
+bench-cuda: gpu  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
+	@if $(BARE) 2>/dev/null; then \
+	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all bench-all-tf32; \
+	else $(MAKE) --no-print-directory bench-cuda-installed; fi
+
+bench-cuda-installed: $(TEST)
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(CLEAN_ENV) $(PY) benchmarks/gpu.py
-	@$(CLEAN_ENV) CUPY_TF32=1 $(PY) benchmarks/gpu.py
+	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu bench-all bench-all-tf32
 
 ##@ Make it
 
@@ -266,9 +275,10 @@ help:
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-cuda sanitize sanitize-threads fuzz fuzz-files \
-    keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos lint-workflows soak audit bench bench-quick \
-    bench-precisions bench-company bench-cuda gpu look format clean help
+.PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
+    sanitize-threads fuzz fuzz-files keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos \
+    lint-workflows soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu look \
+    format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

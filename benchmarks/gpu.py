@@ -1,8 +1,11 @@
 """Measure the cupy backend on an NVIDIA GPU against torch.nn.LSTM, which runs cuDNN there: ``make bench-cuda``.
 
 Times are medians by CUDA's events; input, weights and gradients lie on the GPU. Beside each time stands the largest
-error against float64. float32 is strict in both; with ``CUPY_TF32=1`` in the environment, both may use TF32. Results go
-to ``benchmarks/results/gpu``. Needs PyTorch with CUDA, one of the extras cuda12 and cuda13, and ml_dtypes.
+error against float64. float32 is strict in both; with ``--tf32`` both may use TF32. Contenders are PyTorch, cylstm as
+it chooses by itself, and each of its kernel variants: where one is faster than another that stands before it in
+``cupy_backend.backend.VARIANTS``, the report says so. Each regime is measured in a process of its own, for some errors
+of CUDA leave a process in which nothing works. Results go to ``benchmarks/results/gpu``. Needs PyTorch with CUDA, CuPy
+and ml_dtypes.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,13 +28,19 @@ from cases import Case, Problem, make_problem
 
 import cylstm
 from cylstm.backends.cupy_backend import CupyBackend
+from cylstm.backends.cupy_backend.backend import VARIANTS
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 T = 256
 BATCH_SIZES = (1, 16, 64, 256)
 HIDDEN_SIZES = (128, 256, 512, 1024, 2048)
-PEER = "torch"
-CONTENDERS = (PEER, "cylstm-array", "cylstm-steps")
+PEER, CHOSEN = "torch", "cylstm"
+TIERS = {f"{CHOSEN}-{variant.name}": variant.name for variant in VARIANTS}  # best first
+CONTENDERS = (PEER, CHOSEN, *TIERS)
+#: A variant is faster than another where its time is this share of the other's, or less.
+FASTER = 0.95
+#: Words of errors after which nothing works in a process.
+POISONED = ("illegal", "misaligned", "launch failure", "launch timed out", "ECC", "assert")
 Arrays = list[np.ndarray]
 
 
@@ -43,10 +53,14 @@ class Place(Protocol):
         """An array there, as cylstm takes it."""
 
     def backend(self, tier: str) -> CupyBackend:
-        """The backend with a tier."""
+        """The backend with a tier, "" for its own choice."""
 
     def seconds(self, run: Callable[[], Any]) -> float:
         """The median time of a function."""
+
+
+class PoisonedError(RuntimeError):
+    """An error after which nothing works in this process."""
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
@@ -63,13 +77,14 @@ def cases(*, quick: bool = False) -> list[Case]:
     ]
     few = [{"H": H, "B": B} for H in (128, 512) for B in (16, 64)]
     regimes: dict[str, list[dict[str, Any]]] = {
+        "long": [{"dtype": dtype, "H": 768, "B": 16, "T": 1024} for dtype in ("float16", "bfloat16", "float32")],
         "equal lengths": grid,
         "ragged": [{**sizes, "shortest": 16} for sizes in few],
         "3 layers, bidirectional": [{**sizes, "layers": 3, "bidirectional": True} for sizes in few],
         "float64": [{**sizes, "dtype": "float64"} for sizes in few],
     }
     return [
-        Case(name=_name(regime, sizes, training), regime=regime, T=T, training=training, **sizes)
+        Case(name=_name(regime, sizes, training), regime=regime, training=training, **{"T": T, **sizes})
         for regime, listed in regimes.items()
         for sizes in listed
         for training in (False, True)
@@ -177,11 +192,13 @@ def measure(place: Place, case: Case, contenders: Sequence[str] = CONTENDERS) ->
             if name == PEER:
                 run = torch_runner(place, case, case.dtype)
             else:
-                run = cylstm_runner(place, case, name.removeprefix("cylstm-"))
+                run = cylstm_runner(place, case, TIERS.get(name, ""))
             row["error"] = errors(on_host(run()), expected, training=case.training)
             row["seconds"] = place.seconds(run)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             row["failure"] = f"{type(error).__name__}: {error}"
+            if any(word in str(error) for word in POISONED):
+                raise PoisonedError(f"{case.name}, {name}: {row['failure']}") from error
         rows.append(row)
     return rows
 
@@ -199,8 +216,21 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
     }
 
 
+def out_of_order(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Where a kernel variant is faster than one that stands before it: what the order in code has wrong."""
+    seconds = {(row["case"], row["contender"]): row["seconds"] for row in rows if "seconds" in row}
+    order, found = list(TIERS), []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        for k, first in enumerate(order):
+            for later in order[k + 1 :]:
+                times = seconds.get((case, first)), seconds.get((case, later))
+                if None not in times and times[1] < FASTER * times[0]:
+                    found.append(f"{case}: {later} takes {times[1] / times[0]:.2f} of the time of {first}")
+    return found
+
+
 def report(data: dict[str, Any]) -> str:
-    """The rows as a table, and the mean ratio of each regime."""
+    """The rows as a table, the mean ratio of each regime, and where the order of the variants is wrong."""
     ratio, regimes = ratios(data["rows"]), {case["name"]: case["regime"] for case in data["cases"]}
     lines = [f"{data['device']}, TF32 {'allowed' if data['tf32'] else 'off'}"]
     lines.append(f"{'case':40} {'contender':14} {'ms':>10} {'error':>9} {'ratio':>6}")
@@ -215,6 +245,7 @@ def report(data: dict[str, Any]) -> str:
             of_regime = [r for (case, name), r in ratio.items() if name == contender and regimes[case] == regime]
             if of_regime:
                 lines.append(f"mean ratio, {regime}: {contender} {geometric_mean(of_regime):.2f}")
+    lines += [f"out of order: {line}" for line in out_of_order(data["rows"])]
     return "\n".join(lines)
 
 
@@ -232,13 +263,16 @@ class Gpu:
 
     torch_device = "cuda"
 
+    def __init__(self, tf32: bool) -> None:
+        self.tf32 = tf32
+
     def asarray(self, array: np.ndarray) -> Any:
         import cupy
 
         return cupy.asarray(array)
 
     def backend(self, tier: str) -> CupyBackend:
-        return CupyBackend(tier=tier)
+        return CupyBackend(tier=tier, tf32=self.tf32)
 
     def seconds(self, run: Callable[[], Any], warm_up: int = 3, repeats: int = 9) -> float:
         import torch  # CuPy and PyTorch both use the default stream
@@ -265,11 +299,42 @@ def why_not() -> str:
     return "" if torch.cuda.is_available() else f"PyTorch {torch.__version__} has no CUDA: install one that has"
 
 
+def measure_here(chosen: Sequence[Case], contenders: Sequence[str], tf32: bool, seconds: float) -> None:
+    """Measure cases in this process, and print the rows of each as a line of JSON."""
+    import cupy
+    import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 from then on)
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    end = time.monotonic() + seconds
+    for case in chosen:
+        if time.monotonic() > end:
+            return
+        print(json.dumps(measure(Gpu(tf32), case, contenders)), flush=True)
+        torch.cuda.empty_cache()
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def measure_apart(
+    names: Sequence[str], options: Sequence[str], command: Sequence[str] = (sys.executable, __file__)
+) -> Any:
+    """The rows of some cases, measured in a process of their own; of those that it did not reach, why it ended."""
+    done = subprocess.run([*command, *options, "--here", *names], stdout=subprocess.PIPE, text=True, check=False)
+    rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]
+    missing = [name for name in names if name not in {row["case"] for row in rows}]
+    why = f"the process ended with status {done.returncode}" if done.returncode else "no time was left"
+    return rows + [{"case": name, "contender": CHOSEN, "failure": why} for name in missing]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("-k", dest="words", default="", help="only cases whose name holds this")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 in float32, in both")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case later than this")
+    parser.add_argument("--here", nargs="+", metavar="CASE", help="measure these cases in this process, print JSON")
     given = parser.parse_args(arguments)
     chosen = [case for case in cases(quick=given.quick) if given.words in case.name]
     if not chosen:
@@ -277,22 +342,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := why_not():
         print(f"nothing can be measured here: {missing}", file=sys.stderr)
         return 2
+    if given.here:
+        measure_here([c for c in chosen if c.name in given.here], given.contenders, given.tf32, given.seconds)
+        return 0
+    options = ["--quick"] * given.quick + ["--tf32"] * given.tf32 + ["--contenders", *given.contenders]
+    end, rows = time.monotonic() + given.seconds, []
+    for regime in dict.fromkeys(case.regime for case in chosen):
+        left = end - time.monotonic()
+        names = [case.name for case in chosen if case.regime == regime]
+        rows += measure_apart(names, [*options, "--seconds", str(left)])
     import cupy
-    import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 from then on)
     import torch
 
-    tf32 = os.environ.get("CUPY_TF32", "0") == "1"
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    rows: list[dict[str, Any]] = []
-    for case in chosen:
-        rows += measure(Gpu(), case)
-        print(json.dumps(rows[-len(CONTENDERS) :]), flush=True)
-        torch.cuda.empty_cache()
-        cupy.get_default_memory_pool().free_all_blocks()
     data = {
         "datetime": datetime.datetime.now(datetime.UTC).isoformat(),
         "device": torch.cuda.get_device_name(),
-        "tf32": tf32,
+        "tf32": given.tf32,
         "versions": {
             "cylstm": cylstm.__version__,
             "cupy": cupy.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,8 @@ class Cpu:
 def test_table(quick: bool) -> None:
     cases = gpu.cases(quick=quick)
     assert len({case.name for case in cases}) == len(cases)
-    assert all(case.T == 256 for case in cases)
+    assert {case.T for case in cases} == {256, 1024}
+    assert any((case.B, case.T, case.H) == (16, 1024, 768) for case in cases)
     equal = {(case.dtype, case.H, case.B, case.training) for case in cases if case.regime == "equal lengths"}
     if quick:
         assert len(cases) < 80
@@ -63,9 +65,10 @@ def test_contenders_compute_the_same(sizes: dict[str, Any], training: bool) -> N
     if sizes.get("dtype") == "bfloat16":
         pytest.importorskip("ml_dtypes")
     case = Case(name="small", regime="small", T=5, B=3, I=4, H=6, training=training, **sizes)
-    rows = gpu.measure(Cpu(), case)
-    assert [row["contender"] for row in rows] == list(gpu.CONTENDERS)
-    assert [row["seconds"] for row in rows] == [1, 2, 3]
+    contenders = (gpu.PEER, gpu.CHOSEN, "cylstm-steps", "cylstm-array")  # those that the CPU can stand for
+    rows = gpu.measure(Cpu(), case, contenders)
+    assert [row["contender"] for row in rows] == list(contenders)
+    assert [row["seconds"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(row["error"] < LIMITS[case.dtype] for row in rows)
     assert all(row["error"] > 0 for row in rows) or case.dtype == "float64"  # PyTorch is the measure of itself
 
@@ -73,11 +76,42 @@ def test_contenders_compute_the_same(sizes: dict[str, Any], training: bool) -> N
 def test_a_contender_that_fails_says_why() -> None:
     class Small(Cpu):
         def backend(self, tier: str) -> HostBackend:
-            raise MemoryError(f"none for {tier}")
+            raise MemoryError(f"none for {tier or 'its choice'}")
 
     rows = gpu.measure(Small(), Case(name="small", regime="small", T=5, B=3, H=6))
     assert "seconds" in rows[0]
-    assert [row.get("failure") for row in rows] == [None, "MemoryError: none for array", "MemoryError: none for steps"]
+    names = ["its choice", *gpu.TIERS.values()]
+    assert [row.get("failure") for row in rows] == [None, *(f"MemoryError: none for {name}" for name in names)]
+
+
+def test_an_error_after_which_nothing_works_ends_the_process() -> None:
+    """So that its regime alone is lost, and what comes after is not taken for failures of its own."""
+
+    class Broken(Cpu):
+        def backend(self, tier: str) -> HostBackend:
+            raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    with pytest.raises(gpu.PoisonedError, match="small, cylstm: RuntimeError: cudaErrorIllegalAddress"):
+        gpu.measure(Broken(), Case(name="small", regime="small", T=5, B=3, H=6))
+
+
+def test_cases_in_a_process_of_their_own() -> None:
+    """What it printed before it ended is kept, and the rest has the reason."""
+    script = 'import sys; print(\'[{"case": "a", "seconds": 1.0}]\'); print(\'x\', sys.argv[1:]); sys.exit(%d)'
+    rows = gpu.measure_apart(["a", "b"], ["--quick"], [sys.executable, "-c", script % 3])
+    assert rows[0] == {"case": "a", "seconds": 1.0}
+    assert rows[1:] == [{"case": "b", "contender": "cylstm", "failure": "the process ended with status 3"}]
+    rows = gpu.measure_apart(["a", "b"], [], [sys.executable, "-c", script % 0])
+    assert rows[1]["failure"] == "no time was left"
+
+
+def test_the_order_of_the_variants_is_checked() -> None:
+    seconds = {"cylstm-steps": 2.0, "cylstm-array": 1.0}
+    rows = [{"case": "a", "contender": name, "seconds": s} for name, s in seconds.items()]
+    rows += [{"case": "b", "contender": "cylstm-array", "seconds": 1.0}]
+    assert gpu.out_of_order(rows) == ["a: cylstm-array takes 0.50 of the time of cylstm-steps"]
+    rows[0]["seconds"] = 1.01
+    assert gpu.out_of_order(rows) == []
 
 
 def test_errors() -> None:
@@ -104,7 +138,7 @@ def test_report() -> None:
     assert text.startswith("NVIDIA H100 80GB, TF32 off\n")
     assert "cylstm-steps        1.000   1.0e-06   2.00\n" in text
     assert "MemoryError: too large" in text
-    assert text.endswith("mean ratio, ragged: cylstm-array 0.25\nmean ratio, ragged: cylstm-steps 2.00")
+    assert text.endswith("mean ratio, ragged: cylstm-steps 2.00\nmean ratio, ragged: cylstm-array 0.25")
     assert gpu.file_name(data()) == "20260102t0304-nvidia-h100-80gb-strict.json"
 
 

@@ -20,7 +20,7 @@ def test_unknown_name(alpha_and_beta: None) -> None:
     for name, nearest in (("Numpy", "numpy"), ("alpa", "alpha"), ("cyton", "cython")):
         with pytest.raises(cylstm.UnknownBackendError, match=f"Did you mean '{nearest}'") as caught:
             registry.load(name)
-        assert "Known: cython, numpy, alpha, beta" in str(caught.value)
+        assert "Known: cython, numpy, cupy, alpha, beta" in str(caught.value)
     assert "alpha" not in sys.modules
     assert isinstance(caught.value, ValueError)
 

@@ -219,10 +219,10 @@ def test_unlocked_without_memory_leaves_the_module_usable(monkeypatch: pytest.Mo
             raise MemoryError
 
     arrays = lstm._store.snapshot.arrays
-    lstm._store.snapshot.arrays = NoMemory(arrays)
+    lstm._store.snapshot.kept = NoMemory(arrays)
     with pytest.raises(MemoryError), lstm.unlocked():
         pass
-    lstm._store.snapshot.arrays = arrays
+    lstm._store.snapshot.kept = arrays
     with lstm.unlocked() as params:
         params["bias_ih_l0"][:] = 0
     assert isinstance(lstm._store, parameters.ParameterStore)

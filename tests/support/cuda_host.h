@@ -41,6 +41,17 @@ static void __syncthreads() {
     fibers[current].waiting = true;
     yield_to_scheduler();
 }
+// All threads of the block call it, and so may wait for all.
+static thread_local double shuffled[1024];
+template <class T>
+static T __shfl_xor_sync(unsigned, T value, int mask) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    shuffled[thread] = value;
+    __syncthreads();
+    const T other = T(shuffled[thread ^ mask]);
+    __syncthreads();
+    return other;
+}
 static void live() {  // one fiber serves the same thread of all blocks
     for (;;) {
         fibers[current].waiting = false;

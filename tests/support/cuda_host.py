@@ -7,19 +7,21 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from device_array import DeviceArray, Library, here, on_device
 
+from cylstm.arrays.arithmetic import widened
 from cylstm.backends.cupy_backend import CupyBackend
-from cylstm.backends.cupy_backend.planner import UNITS, Facts, Tile
-from cylstm.backends.cupy_backend.source import KERNELS, definitions, source
+from cylstm.backends.cupy_backend.device import Dim, Launch
+from cylstm.backends.cupy_backend.gemm import gemm_of
+from cylstm.backends.cupy_backend.planner import Facts
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the kernels cannot run on the CPU here")
@@ -51,61 +53,140 @@ def compiled(text: str, options: tuple[str, ...]) -> ctypes.CDLL:
 
 
 @cache
-def kernels(dtype: str, tile: Tile) -> ctypes.CDLL:
+def kernels(source: str, options: tuple[str, ...], names: tuple[str, ...]) -> ctypes.CDLL:
     """The kernels, each exported as ``launch_<name>(grid, block, arguments, sizes, number)``."""
     launches = [
         f'extern "C" int launch_{name}(int *grid, int *block, void **arguments, int *sizes, int n) '
         f"{{ return launch({name}, grid, block, arguments, sizes, n); }}"
-        for name in KERNELS
+        for name in names
     ]
-    text = source().replace('extern "C" ', "")
+    text = source.replace('extern "C" ', "")
     shim = Path(__file__).with_name("cuda_host.h").read_text("utf-8")
-    return compiled("\n".join([shim, text, *launches]), definitions(dtype, tile))
+    return compiled("\n".join([shim, text, *launches]), options)
 
 
 class OutOfMemory(Exception):
     """As CuPy has one of its own."""
 
 
+class Launched(NamedTuple):
+    """A launch, as it was asked for."""
+
+    name: str
+    options: tuple[str, ...]
+    grid: Dim
+    block: Dim
+
+
 class HostDevice:
     """Stands for a GPU with these facts; see `cylstm.backends.cupy_backend.device.Device`."""
 
     xp = Library()
-    out_of_memory = OutOfMemory
 
     def __init__(self, number: int = 0, facts: Facts = SMALL) -> None:
         self.number = number
         self.name = "CPU as GPU"
         self.facts = facts
-        self.launches: list[tuple[str, Tile, tuple[int, int, int]]] = []
-        self.waits = self.recordings = 0
+        self.launches: list[Launched] = []
+        self.products: list[tuple[str, str, bool]] = []  # dtype of the operands, of the result, tf32
+        self.waits: list[tuple[Hashable, Hashable]] = []  # a stream for another one
+        self.recordings: list[list[str]] = []  # the names of their launches
+        self.marks = self.replays = self.freed = 0
+        self._recording: list[tuple[Launched, Callable[[], None]]] | None = None
+        self.resident = 10_000  # blocks that run at once
+        self.grids: list[Dim] = []  # of launches whose blocks wait for one another
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
 
-    def synchronize(self) -> None:
-        self.waits += 1
-
     def stream(self) -> Hashable:
         return here.stream
 
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> Any:
+        from grid_host import HostGridKernel
+
+        return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
+
+    def mark(self) -> Hashable:
+        self.marks += 1
+        return here.stream
+
+    def wait(self, mark: Hashable) -> None:
+        if mark != here.stream:
+            self.waits.append((here.stream, mark))
+
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
-        self.recordings += 1
-        return launch_all
+        """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""
+        self._recording = recording = []
+        try:
+            launch_all()
+        finally:
+            self._recording = None
+        self.recordings.append([launched.name for launched, _ in recording])
 
-    def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:
-        function = getattr(kernels(dtype, tile), f"launch_{name}")
-        block = (ctypes.c_int * 3)(UNITS, tile.slices, 1)
+        def replay() -> None:
+            self.replays += 1
+            for launched, run in recording:
+                self.launches.append(launched)
+                run()
 
-        def launch(grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-            self.launches.append((name, tile, grid))
-            cells = [np.array(_value(a)) for a in arguments]  # as cuLaunchKernel wants it: pointers to the arguments
-            pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
-            sizes = (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells))
-            status = function((ctypes.c_int * 3)(*grid), block, pointers, sizes, len(cells))
-            assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
+        return replay
+
+    def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
+        if out.size and a.shape[1]:
+            gemm_of(a, b, out)  # whether cuBLAS takes it
+        assert a.dtype == b.dtype
+        here.operations += 1
+        self.products.append((a.dtype.name, out.dtype.name, tf32))
+        x, y, to = (_host(array) for array in (a, b, out))
+        result = widened(x) @ widened(y)
+        to[...] = result + to if add else result
+
+    def lacks_memory(self, error: BaseException) -> bool:
+        return isinstance(error, OutOfMemory)
+
+    def free(self) -> None:
+        self.freed += 1
+
+    def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
+        return {name: self._launch(name, source, options, names) for name in names}
+
+    def _launch(self, name: str, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Launch:
+        function = getattr(kernels(source, options, names), f"launch_{name}")
+
+        def launch(grid: Dim, block: Dim, arguments: Sequence[Any], shared_memory: int = 0) -> None:
+            assert not shared_memory, "the shim has no dynamic shared memory"
+            launched = Launched(name, options, grid, block)
+            cells, *as_c = as_cuda_takes(arguments)
+            dims = (ctypes.c_int * 3)(*grid), (ctypes.c_int * 3)(*block)
+
+            def run() -> None:
+                assert cells  # kept for the pointers
+                status = function(*dims, *as_c)
+                assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
+
+            if self._recording is not None:
+                self._recording.append((launched, run))
+            else:
+                self.launches.append(launched)
+                run()
 
         return launch
+
+
+def as_cuda_takes(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments, which have to be kept; pointers to them, their sizes, their number: as cuLaunchKernel wants it."""
+    cells = [np.array(_value(a)) for a in arguments]
+    pointers = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
+    return cells, pointers, (ctypes.c_int * len(cells))(*(cell.itemsize for cell in cells)), len(cells)
+
+
+def _host(array: DeviceArray) -> np.ndarray:
+    """The memory of an array of the current device."""
+    assert array.device.id == here.device
+    return array._array
 
 
 def _value(argument: Any) -> np.generic:
@@ -137,8 +218,15 @@ class HostSystem:
 class HostBackend(CupyBackend):
     """The cupy backend itself, on the CPU in the place of GPUs."""
 
-    def __init__(self, device: int | None = None, *, tier: str | None = None, system: HostSystem | None = None) -> None:
-        super().__init__(device, tier=tier, system=system or HostSystem())
+    def __init__(
+        self,
+        device: int | None = None,
+        *,
+        tier: str | None = None,
+        tf32: bool = False,
+        system: HostSystem | None = None,
+    ) -> None:
+        super().__init__(device, tier=tier, tf32=tf32, system=system or HostSystem())
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:

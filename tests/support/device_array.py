@@ -26,6 +26,7 @@ class Here(threading.local):
     stream = 0
     to_host = 0
     to_device = 0
+    operations = 0  # that compute or copy: each would be a launch
 
 
 here = Here()
@@ -57,11 +58,15 @@ class DeviceArray(NDArrayOperatorsMixin):
         raise TypeError("implicit conversion to a NumPy array is not allowed; use .get()")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return wrapped(getattr(ufunc, method)(*map(_unwrapped, inputs), **_unwrapped(kwargs)))
+        here.operations += 1
+        out = kwargs.get("out")
+        result = _computed(ufunc, method, *map(_unwrapped, inputs), **_unwrapped(kwargs))
+        return out[0] if out is not None else wrapped(result)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function is np.asarray:  # the one way in
             return to_device(*args, **kwargs)
+        here.operations += 1
         return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -74,16 +79,23 @@ class DeviceArray(NDArrayOperatorsMixin):
         return len(self._array)
 
     def __getitem__(self, key: Any) -> Any:
-        return wrapped(_unwrapped(self)[_indices(key)])
+        part = _unwrapped(self)[_indices(key)]
+        here.operations += not np.may_share_memory(part, self._array)
+        return wrapped(part)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        _unwrapped(self)[_indices(key)] = _unwrapped(value)
+        array = _unwrapped(self)
+        if isinstance(value, DeviceArray) and _is_same(value._array, array[_indices(key)]):
+            return  # as CuPy does it: `a[k] += b` has added already
+        here.operations += 1
+        array[_indices(key)] = _unwrapped(value)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
-        if name in ("astype", "conj", "copy", "dtype", "ndim", "shape", "size", "sum"):
+        of_array = ("conj", "copy", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides", "sum", "view")
+        if name in ("astype", *of_array):
             return self._attribute(name)
         raise AttributeError(name)
 
@@ -93,10 +105,15 @@ class DeviceArray(NDArrayOperatorsMixin):
             return wrapped(attribute)
 
         def method(*args: Any, **kwargs: Any) -> Any:
+            here.operations += name in ("astype", "conj", "copy", "sum")
             with on_device(device):
                 return wrapped(attribute(*args, **kwargs))
 
         return method
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self._array.ctypes.data)
 
     @property
     def flags(self) -> Any:
@@ -111,12 +128,53 @@ def allocated(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _computed(ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    """What a ufunc gives, with the quotients of complex numbers that CuPy computes."""
+    if ufunc in (np.true_divide, np.reciprocal) and any(np.iscomplexobj(one) for one in inputs):
+        numerator, denominator = inputs if ufunc is np.true_divide else (1, *inputs)
+        result = complex_quotient(numerator, denominator)
+        if kwargs.get("out"):
+            kwargs["out"][0][...] = result
+        return result
+    return getattr(ufunc, method)(*inputs, **kwargs)
+
+
+def complex_quotient(a: Any, b: Any) -> Any:
+    """a / b by CuPy's formula: both are divided by the sum of the sizes of the two parts of b, whatever that is.
+
+    Where b is infinite this gives not a number, where NumPy gives 0.
+    """
+    dtype = np.result_type(a, b)
+    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
+    with np.errstate(all="ignore"):
+        size = np.abs(b.real) + np.abs(b.imag)
+        one_over = 1 / size
+        a_re, a_im, b_re, b_im = (part * one_over for part in (a.real, a.imag, b.real, b.imag))
+        divisor = 1 / (b_re * b_re + b_im * b_im)
+        quotient = np.empty(np.broadcast_shapes(a.shape, b.shape), dtype)
+        quotient.real = (a_re * b_re + a_im * b_im) * divisor
+        quotient.imag = (a_im * b_re - a_re * b_im) * divisor
+    return quotient
+
+
+def _is_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.ctypes.data == b.ctypes.data and (a.shape, a.strides) == (b.shape, b.strides)
+
+
 def to_device(array: Any, dtype: Any = None, like: Any = None) -> DeviceArray:
     """On the current device: an array of NumPy copied, one that is there itself."""
     if isinstance(array, DeviceArray):
         return array if dtype in (None, array.dtype) else array.astype(dtype)
     here.to_device += 1
     return DeviceArray(np.array(array, dtype))
+
+
+def copied(array: Any, dtype: Any = None) -> DeviceArray:
+    """A copy on the current device."""
+    if isinstance(array, DeviceArray):
+        here.operations += 1
+        return DeviceArray(np.array(_unwrapped(array), dtype))
+    return to_device(array, dtype)
 
 
 def wrapped(value: Any) -> Any:
@@ -147,8 +205,16 @@ def _indices(key: Any) -> Any:  # those may be NumPy's
 class Library:
     """NumPy's functions for arrays of a device, as the module ``cupy`` has them."""
 
+    array = staticmethod(copied)
     asarray = staticmethod(to_device)
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
-        return lambda *args, **kwargs: wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
+        if isinstance(function, np.ufunc):
+            return function
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            here.operations += name != "empty"
+            return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
+
+        return called

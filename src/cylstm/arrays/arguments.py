@@ -109,7 +109,8 @@ def _on_gpu(value: Any) -> Any:
         import cupy
     except ImportError as error:
         raise TypeError(f"CuPy must be installed for an array on a GPU: {GPU_REMEDY}") from error
-    value = value.detach() if hasattr(value, "detach") else value
+    if hasattr(value, "detach"):
+        value = value.detach().resolve_conj().resolve_neg()  # PyTorch's lazy conjugation and negation are carried out
     # DLPack first: it knows bfloat16, and makes CuPy's stream wait for what the other library has not done yet.
     return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
 

@@ -21,11 +21,14 @@ from .errors import BackendError, BackendLoadError, BackendNotAvailableError, Un
 #: The group of entry points.
 GROUP = "cylstm.backends"
 
-#: Built-in backends, best first: the order of the automatic choice.
+#: Built-in backends.
 BUILT_IN = {
     "cython": "cylstm.backends.cython_backend:CythonBackend",
     "numpy": "cylstm.backends.numpy_backend:NumpyBackend",
+    "cupy": "cylstm.backends.cupy_backend:CupyBackend",
 }
+#: Those of the automatic choice, best first.
+AUTOMATIC = ("cython", "numpy")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PATH = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<attribute>\w+(\.\w+)*)")
 
@@ -217,11 +220,11 @@ def availability(cls: type[Backend]) -> tuple[bool, str]:
 
 
 def available_built_in() -> list[str]:
-    """The names of the built-in backends that can run here."""
+    """The names of the backends of the automatic choice that can run here."""
     names = []
-    for name, path in BUILT_IN.items():
+    for name in AUTOMATIC:
         with contextlib.suppress(BackendError):
-            if availability(load_class(path))[0]:
+            if availability(load_class(BUILT_IN[name]))[0]:
                 names.append(name)
     return names
 

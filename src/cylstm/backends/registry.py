@@ -4,13 +4,12 @@ The selection in force is the first of these that is there::
 
     backend= argument  >  with use_backend(name):  >  set_backend(name)  >  CYLSTM_BACKEND  >  automatic
 
-A backend is named by a built-in name (``numpy``, ``cython``), by the name of an entry point of the group
+A backend is named by a built-in name (``numpy``, ``cython``, ``cupy``), by that of an entry point of the group
 ``cylstm.backends`` whose value is ``package.module:Class``, or by ``package.module:Class`` itself. Nothing is imported
 before it is requested: no backend, no ``importlib.metadata``, and the environment is read when first needed.
 
 An explicit choice works or raises one of the errors below; only the automatic choice passes from ``cython`` to
-``numpy``, with one warning that says why. There is none where the compiled backend is there and merely lacks the dtype
-or an option.
+``numpy``, with one warning that says why, and without it where the compiled one merely lacks the dtype or an option.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from .errors import (
     UnsupportedError,
 )
 from .plugins import (
+    AUTOMATIC,
     BUILT_IN,
     availability,
     available_built_in,
@@ -149,8 +149,7 @@ def get_backend() -> str:
     UnknownBackendError, BackendNotAvailableError, BackendLoadError
         ``CYLSTM_BACKEND`` names a backend that cannot be used.
     """
-    selection = _in_force()
-    if selection.source == _AUTOMATIC:
+    if (selection := _in_force()).source == _AUTOMATIC:
         return choose(dtype="float32").name
     _instance(selection)
     return selection.name
@@ -307,9 +306,10 @@ def _in_force() -> _Selection:
 
 def _automatic(needs: _Needs) -> Backend:
     """The best built-in backend that meets the needs."""
-    for name, path in BUILT_IN.items():
+    for name in AUTOMATIC:
         if name in _state.passed_over:
             continue
+        path = BUILT_IN[name]
         try:
             if not needs.unmet((_state.by_name.get(name) or load_class(path)).capabilities):
                 return _instance_of(name, path)
@@ -330,7 +330,7 @@ def _automatic(needs: _Needs) -> Backend:
 def _those_that_can(needs: _Needs) -> str:
     """A sentence that names the backends that meet the needs: built-in ones and those in use. No other is loaded."""
     able = {name for name, backend in list(_state.by_name.items()) if not needs.unmet(backend.capabilities)}
-    for name in BUILT_IN:
+    for name in AUTOMATIC:
         with contextlib.suppress(BackendError):
             if not needs.unmet(_instance(_Selection(name, "")).capabilities):
                 able.add(name)

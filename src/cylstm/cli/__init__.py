@@ -11,7 +11,6 @@
     bench.py       what cylstm bench does
     peers.py       the others that it measures
     info.py        what cylstm info and cylstm backends tell
-    tune_cupy.py   python -m cylstm.cli.tune_cupy: measures the cupy backend on a GPU
 
 A command imports what it needs when it runs.
 """

@@ -27,9 +27,10 @@ def _check_number(text: str) -> None:
 
 
 def _check_tier(text: str) -> None:
-    from ..backends.cupy_backend.planner import read_choice
+    from ..backends.cupy_backend.backend import VARIANTS
+    from ..backends.cupy_backend.variants import candidates
 
-    read_choice(text)
+    candidates(VARIANTS, text.strip())
 
 
 #: The environment variables that change what cylstm computes with, or how fast; each with what raises where its value

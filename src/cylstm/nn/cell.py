@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
+from ..arrays.homes import at_home
 from ..arrays.layout import contiguous
 from ..backends.base import Backend, DirectionParameters, LayerParameters
 from ..random import uniform
@@ -118,6 +119,7 @@ class LSTMCell(ComputedModule):
         bias = f", bias={self.bias}" if self.bias is not True else ""
         return f"{self.input_size}, {self.hidden_size}{bias}{self._repr_of_options()}"
 
+    @at_home
     def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> State:
         """Take one step. Nothing is kept.
 
@@ -146,6 +148,7 @@ class LSTMCell(ComputedModule):
 
     forward = __call__
 
+    @at_home
     def vjp(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[State, Callable[..., Gradients]]:
         """Take one step and return, beside the state, the function that pulls gradients back through it.
 
@@ -188,7 +191,7 @@ class LSTMCell(ComputedModule):
             grads = choice.backend.backward(
                 choice.layers[0], result.workspace, grad_output=None, grad_h_n=grad_h, grad_c_n=grad_c
             )
-            parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.arrays}
+            parameters = {name: getattr(grads.parameters[0], name) for name in snapshot.kept}
             hx = (grads.h_0.reshape(shape), grads.c_0.reshape(shape))
             return Gradients(grads.input.reshape(*shape[:-1], self.input_size), hx, parameters)
 

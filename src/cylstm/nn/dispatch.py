@@ -44,8 +44,8 @@ def choose(
 ) -> Choice:
     """The choice for these parameters, which ``snapshot.derived[training]`` keeps for the next call."""
     if training:
-        refuse_gradients(snapshot.arrays, precision)
-    selection, parameters = registry.selection(), layers(snapshot.arrays)
+        refuse_gradients(snapshot.kept, precision)
+    selection, parameters = registry.selection(), layers(snapshot.kept)
     first = parameters[0][0]
     dtype = first.weight_ih.dtype
     check_real(options, dtype)
@@ -58,6 +58,8 @@ def choose(
         precision=precision,
         options=options.needs(),
     )
+    if "cuda" not in chosen.capabilities.devices:
+        parameters = layers(snapshot.arrays)
     more: dict[str, Any] = {} if precision == DEFAULT else {"precision": precision}
     if options.named():
         more["options"] = options
@@ -170,9 +172,9 @@ class ComputedModule(Module):
             )
         if not self.frozen:
             self._check_precision(precision)
-            with exclusively([self]) as [arrays]:
+            with exclusively([self]) as [snapshot]:
                 self._precision = precision
-                self._store.freeze(rounded(arrays, precision))
+                self._store.freeze(rounded(snapshot.arrays, precision))
         return self
 
     def _check_precision(self, precision: str | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array, check_place, check_size
 from ..arrays.arithmetic import silent, widened
+from ..arrays.homes import at_home
 from ..arrays.quantization import Bfloat16Product, prepared_for_bfloat16, product, quantized
 from ..backends.precision import DEFAULT
 from ..random import uniform
@@ -86,6 +87,7 @@ class Linear(Module):
         """What stands between the parentheses of the ``repr``."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self._has_bias}"
 
+    @at_home
     def __call__(self, input: Any) -> np.ndarray:
         """Apply the layer to the last dimension.
 
@@ -113,6 +115,7 @@ class Linear(Module):
 
     forward = __call__
 
+    @at_home
     def vjp(self, input: Any) -> tuple[np.ndarray, Callable[..., Gradients]]:
         """Apply the layer and return, beside the output, the function that pulls gradients back through it.
 
@@ -134,7 +137,7 @@ class Linear(Module):
             As a call does. The pullback raises RuntimeError where the parameters have been changed since.
         """
         snapshot = self._store.snapshot
-        refuse_gradients(snapshot.arrays, self.precision)
+        refuse_gradients(snapshot.kept, self.precision)
         x = self._checked(input).copy()
         on_gpu = not isinstance(x, np.ndarray)
         arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
@@ -190,8 +193,11 @@ def _rounded(snapshot: Snapshot, x: Any, precision: str) -> dict[str, Any]:
 def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
     """The parameters where the array lies, copied there once per version."""
 
+    if snapshot.on_gpu and next(iter(snapshot.kept.values())).device.id == x.device.id:
+        return snapshot.kept
+
     def uploaded() -> dict[str, Any]:
-        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.arrays.items()}
+        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.kept.items()}
         last = next(reversed(arrays.values()))
         if last.device.id != x.device.id:
             raise RuntimeError(

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.arguments import check_lstm_arguments
+from ..arrays.homes import at_home
 from ..backends.base import Backend, Keep, LayerParameters
 from ..random import dropout_mask, uniform
+from ..random.beside import dropout_mask_beside
 from .dispatch import ComputedModule
 from .frozen import as_parameters
 from .gradients import Gradients
@@ -238,6 +240,7 @@ class LSTM(ComputedModule):
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
+    @at_home
     def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[Any, State]:
         """Run the LSTM over whole sequences. Nothing is kept.
 
@@ -269,6 +272,7 @@ class LSTM(ComputedModule):
 
     forward = __call__
 
+    @at_home
     def vjp(
         self, input: Any, hx: tuple[Any, Any] | None = None, *, recompute: bool = False
     ) -> tuple[Any, State, Callable[..., Gradients]]:
@@ -324,7 +328,9 @@ class LSTM(ComputedModule):
         if not (self.dropout > 0 and self.training):
             return ()
         shape = (len(rows), self._stack.directions * self._stack.output_size)
-        return (dropout_mask(shape, self.dropout, rows.dtype) for _ in range(1, self.num_layers))
+        if isinstance(rows, np.ndarray):
+            return (dropout_mask(shape, self.dropout, rows.dtype) for _ in range(1, self.num_layers))
+        return (dropout_mask_beside(rows, shape, self.dropout) for _ in range(1, self.num_layers))
 
 
 def _copied(states: np.ndarray | None) -> np.ndarray | None:

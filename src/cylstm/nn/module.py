@@ -12,7 +12,7 @@ from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
 from ..arrays.quantization import BFLOAT16
 from ..backends.precision import DEFAULT, check_precision, in_force
 from .frozen import SCALE, VALUES, FrozenArrays, is_frozen
-from .parameters import ParameterStore, locked
+from .parameters import ParameterStore, Snapshot, locked
 from .reparametrised import completed
 
 
@@ -371,7 +371,7 @@ class Module:
 
 
 @contextmanager
-def exclusively(modules: Sequence[Module]) -> Iterator[list[dict[str, np.ndarray]]]:
+def exclusively(modules: Sequence[Module]) -> Iterator[list[Snapshot]]:
     """The parameters of each module, which nobody else changes inside the block; for an optimiser.
 
     Raises
@@ -381,7 +381,7 @@ def exclusively(modules: Sequence[Module]) -> Iterator[list[dict[str, np.ndarray
     """
     stores = [module._store for module in modules]
     with locked(stores):
-        yield [store.snapshot.arrays for store in stores]
+        yield [store.snapshot for store in stores]
 
 
 def _means_dtype(value: Any) -> bool:

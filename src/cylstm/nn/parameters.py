@@ -26,21 +26,34 @@ class Snapshot(ForkSafe):
 
     Attributes
     ----------
-    arrays : dict of str to numpy.ndarray
-        The parameters in PyTorch's order, locked. Not to be changed.
+    kept : dict of str to array
+        The parameters in PyTorch's order: locked arrays of NumPy, or those that an optimiser left on a GPU. Not to be
+        changed.
     version : int
         Grows with each change of the parameters.
     derived : dict
         What has been computed from this version; see `derive`.
     """
 
-    __slots__ = ("arrays", "derived", "version")
+    __slots__ = ("derived", "kept", "version")
 
-    def __init__(self, arrays: dict[str, np.ndarray], version: int) -> None:
+    def __init__(self, kept: dict[str, Any], version: int) -> None:
         super().__init__()  # with a lock that is held while something is derived: deriving one thing may need another
-        self.arrays = arrays
+        self.kept = kept
         self.version = version
         self.derived: dict[Any, Any] = {}
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they are kept on a GPU."""
+        return not isinstance(next(iter(self.kept.values())), np.ndarray)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The parameters as locked arrays of NumPy: from a GPU they are copied once per version."""
+        if not self.on_gpu:
+            return self.kept
+        return self.derive("arrays", lambda: {name: _locked(array.get()) for name, array in self.kept.items()})
 
     def derive(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, called once per version and key, whichever thread comes first."""
@@ -83,13 +96,13 @@ class ParameterStore(ForkSafe):
         """The dtype of all parameters; of frozen ones that of what they stand for."""
         if self.frozen:
             return np.dtype(np.float32)
-        return next(iter(self.snapshot.arrays.values())).dtype
+        return next(iter(self.snapshot.kept.values())).dtype
 
     def __contains__(self, name: object) -> bool:
-        return name in self.snapshot.arrays
+        return name in self.snapshot.kept
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.snapshot.arrays)
+        return iter(self.snapshot.kept)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.snapshot.arrays[name]
@@ -192,7 +205,7 @@ class ParameterStore(ForkSafe):
         return changed
 
     def _check(self, name: str, array: np.ndarray) -> None:
-        old = self[name]
+        old = self.snapshot.kept[name]
         if array.shape != old.shape:
             raise ValueError(f"{name} must have shape {old.shape}, got {array.shape}")
         if array.dtype != old.dtype:
@@ -204,8 +217,12 @@ class ParameterStore(ForkSafe):
             self._check(name, array)
         self._next({**self.snapshot.arrays, **changed})
 
-    def _next(self, arrays: dict[str, np.ndarray]) -> None:
-        self.snapshot = Snapshot(arrays, self.snapshot.version + 1)
+    def change_on_gpu(self, changed: dict[str, Any]) -> None:
+        """Let arrays on a GPU, new ones for all parameters, take their place, inside a `locked` block."""
+        self._next(changed)
+
+    def _next(self, kept: dict[str, Any]) -> None:
+        self.snapshot = Snapshot(kept, self.snapshot.version + 1)
 
 
 @contextmanager

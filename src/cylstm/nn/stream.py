@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place
+from ..arrays.homes import at_home
 from ..arrays.layout import Layout, contiguous
 from ..backends import registry
 from ..backends.base import Stepper
@@ -139,6 +140,7 @@ class Stream:
                 return h_t
         return self._step_checked(x_t, out)
 
+    @at_home
     def _step_checked(self, x_t: Any, out: np.ndarray | None) -> np.ndarray:
         """Check and convert the arrays, then take the step."""
         lstm, choice, stepper = self._lstm, self._choice, self._stepper

@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays.arguments import as_array
 from ..nn.gradients import check_gradient
 from ..nn.module import Module, exclusively
+from ..nn.parameters import Snapshot
 
 #: The gradients of one module: an array for each of its parameters, by name.
 Grads = Mapping[str, Any]
@@ -70,8 +71,8 @@ class Optimizer:
         ----------
         grads : mapping of str to array, or an iterable of them
             For each module, in the order of the constructor, the gradient of every parameter by its name: what a
-            pullback returns as ``parameters``. They are left as they are. Those on a GPU are copied to the CPU, where
-            the parameters are.
+            pullback returns as ``parameters``. They are left as they are. Where those of a module lie on a GPU, the
+            step is taken there: its parameters stay there, and are copied to the CPU when they are read.
 
         Raises
         ------
@@ -91,12 +92,16 @@ class Optimizer:
             module._store.refuse_if_frozen()
         read = list(map(_read, given, self._modules))  # what a caller's mapping does may wait for other locks
         with exclusively(self._modules) as parameters:
-            checked = list(map(self._checked, read, parameters, self._buffers))
+            checked = list(map(self._checked, read, (each.kept for each in parameters), self._buffers))
             # Everything is computed, and memory for it is there, before anything changes.
-            results = list(map(self._results, parameters, checked, self._buffers))
-            changes = [m._store.checked(changed) for m, (changed, _) in zip(self._modules, results, strict=True)]
+            beside = [_beside(each, arrays) for each, arrays in zip(checked, parameters, strict=True)]
+            results = list(map(self._results, beside, checked, self._buffers))
+            changes = [
+                changed if _on_gpu(changed) else module._store.checked(changed)
+                for module, (changed, _) in zip(self._modules, results, strict=True)
+            ]
             for module, changed in zip(self._modules, changes, strict=True):
-                module._store.change(changed)
+                (module._store.change_on_gpu if _on_gpu(changed) else module._store.change)(changed)
             self._buffers = [buffers for _, buffers in results]
             self._steps += 1
 
@@ -120,7 +125,8 @@ class Optimizer:
         """Parameters and buffers of one module after the step."""
         changed, new_buffers = {}, {}
         for name, parameter in parameters.items():
-            given = map(_real_items, (parameter, gradients[name], *buffers[name].values()))
+            kept = (_as(gradients[name], buffer) for buffer in buffers[name].values())
+            given = map(_real_items, (parameter, gradients[name], *kept))
             with np.errstate(all="ignore"):  # infinite or nan, as in PyTorch, rather than an error half way
                 results = self._update(self._steps + 1, *given)
             arrays = [result.view(parameter.dtype).reshape(parameter.shape) for result in results]
@@ -144,7 +150,7 @@ class Optimizer:
             ``n.parameter.buffer``, as in ``0.weight_ih_l0.exp_avg``, under PyTorch's names of the buffers.
         """
         state = {"lr": np.array(self.lr), "step": np.array(self._steps)}
-        return state | {name: buffer.copy() for name, buffer in self._named_buffers()}
+        return state | {name: _on_cpu(buffer).copy() for name, buffer in self._named_buffers()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that an optimiser of this kind, for modules of the same shapes, had.
@@ -181,8 +187,9 @@ class Optimizer:
             raise ValueError(f"step must be 0 or more, got {loaded['step']}")
         self.lr = float(loaded["lr"])
         self._steps = int(loaded["step"])
-        for name, buffer in self._named_buffers():
-            buffer[...] = loaded[name]
+        for n, buffers in enumerate(self._buffers):
+            for name, by_kind in buffers.items():
+                by_kind.update({kind: loaded[f"{n}.{name}.{kind}"].copy() for kind in by_kind})
 
     def _named_buffers(self) -> Iterable[tuple[str, np.ndarray]]:
         for n, buffers in enumerate(self._buffers):
@@ -193,7 +200,7 @@ class Optimizer:
 
 def _read(grads: Grads, module: Module) -> Arrays:
     """The gradients of one module as arrays on the CPU, one for each parameter."""
-    names = [name for name, _ in module.named_parameters()]
+    names = list(module._store)
     missing = [name for name in names if name not in grads]
     unknown = [name for name in grads if name not in names]
     if missing or unknown:
@@ -201,18 +208,38 @@ def _read(grads: Grads, module: Module) -> Arrays:
             "grads must be one gradient for each parameter, got others; "
             f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(map(str, unknown)) or 'none'}"
         )
-    return {name: _on_cpu(grads[name], name) for name in names}
+    arrays = {name: as_array(grads[name], name, cuda=True) for name in names}
+    if any(isinstance(array, np.ndarray) for array in arrays.values()):
+        return {name: _on_cpu(array) for name, array in arrays.items()}
+    return arrays
 
 
-def _on_cpu(gradient: Any, name: str) -> np.ndarray:
-    array = as_array(gradient, name, cuda=True)
+def _on_cpu(array: Any) -> np.ndarray:
     return array if isinstance(array, np.ndarray) else array.get()
+
+
+def _on_gpu(arrays: Arrays) -> bool:
+    return not isinstance(next(iter(arrays.values())), np.ndarray)
+
+
+def _beside(gradients: Arrays, parameters: Snapshot) -> Arrays:
+    """The parameters where the gradients lie."""
+    if not _on_gpu(gradients):
+        return parameters.arrays
+    return {name: _as(gradients[name], array) for name, array in parameters.kept.items()}
+
+
+def _as(gradient: Any, array: Any) -> Any:
+    """An array where the gradient lies."""
+    if isinstance(gradient, np.ndarray):
+        return _on_cpu(array)
+    return np.asarray(array, like=gradient)
 
 
 def _real_items(array: np.ndarray) -> np.ndarray:
     """All numbers side by side, a complex one as two real ones; a view where the array is contiguous."""
     flat = array.reshape(-1)
-    return flat.view(flat.real.dtype)
+    return flat.view(np.empty(0, flat.dtype).real.dtype)
 
 
 def listed(grads: Grads | Iterable[Grads]) -> list[Grads]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
+from ..arrays.arguments import as_array
 from ..arrays.arithmetic import widened
 from .base import Grads, at_least_zero, listed
+
+_DLPACK_CUDA = 2
 
 
 def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
@@ -15,8 +19,9 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
 
     Parameters
     ----------
-    grads : mapping of str to numpy.ndarray, or an iterable of them
-        The gradients of one module or of several, which are clipped together, as `Optimizer.step` takes them.
+    grads : mapping of str to array, or an iterable of them
+        The gradients of one module or of several, which are clipped together, as `Optimizer.step` takes them: NumPy's,
+        or arrays on a GPU, which stay there.
     max_norm : float
         The largest norm.
 
@@ -28,19 +33,13 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     Raises
     ------
     TypeError
-        If something is no mapping of names to writable NumPy arrays. Nothing has changed then.
+        If something is no mapping of names to writable arrays of NumPy or on a GPU. Nothing has changed then.
     ValueError
         If ``max_norm`` is negative.
     """
-    arrays = [array for each in listed(grads) for array in each.values()]
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or not array.flags.writeable or array.dtype.kind not in "fc":
-            raise TypeError(
-                "grads must be writable NumPy arrays of floating point, to be clipped in place: bring those of a GPU "
-                "to the CPU first, by {name: grad.get() for name, grad in grads.items()}"
-            )
+    arrays = [_writable(array, name) for each in listed(grads) for name, array in each.items()]
     with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
-        norm = float(_norm(np.array([_norm(array) for array in arrays])))
+        norm = float(_norm(np.array([_on_cpu(_norm(array)) for array in arrays])))
     factor = at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
     if not factor >= 1:  # nan too, as in PyTorch
         with np.errstate(all="ignore"):
@@ -49,7 +48,22 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     return norm
 
 
-def _norm(array: np.ndarray) -> np.floating:
+def _writable(array: Any, name: str) -> Any:
+    """An array that can be clipped in place."""
+    if not isinstance(array, np.ndarray) and getattr(array, "__dlpack_device__", tuple)()[:1] == (_DLPACK_CUDA,):
+        array = as_array(array, f"the gradient of {name}", cuda=True)  # on the same memory
+    elif not isinstance(array, np.ndarray) or not array.flags.writeable:
+        array = None
+    if array is None or array.dtype.kind not in "fc":
+        raise TypeError("grads must be writable NumPy arrays, or arrays on a GPU, of floating point")
+    return array
+
+
+def _on_cpu(norm: Any) -> Any:
+    return norm.get() if hasattr(norm, "get") else norm
+
+
+def _norm(array: Any) -> Any:
     """The root of the sum of squares in the precision of the numbers; of 16 bits the root alone is rounded."""
-    flat = array.ravel()
-    return np.linalg.norm(widened(flat)).astype(flat.real.dtype)
+    real = np.empty(0, array.dtype).real.dtype
+    return np.linalg.norm(widened(array.reshape(-1))).astype(real)

@@ -16,6 +16,7 @@ followed, all of PyTorch 2.13:
 Nothing is drawn or seeded before it is needed, and NumPy's global generator is never touched. A map of this folder::
 
     draws.py      the functions, and the default generator
+    beside.py     dropout masks on a GPU
     generator.py  Generator
     exact.py      the multiplication and addition that are rounded once
 """

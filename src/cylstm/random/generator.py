@@ -155,6 +155,12 @@ class Generator:
         with self._guard.lock:
             return self._draw_53(n) < 1 - p
 
+    def _seed_64(self) -> int:
+        """A number of 64 bits, for random numbers that are drawn elsewhere."""
+        with self._guard.lock:
+            high, low = self._twister().random_raw(2).tolist()
+        return high << 32 | low
+
     def _draw_24(self, n: int) -> np.ndarray:
         """n float64 numbers of [0, 1) with 24 bits each."""
         words = self._twister().random_raw(n)

@@ -11,20 +11,17 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import cuda_host
 import numpy as np
 import pytest
 from cuda_host import SMALL, HostBackend, HostSystem, compiled, needs_compiler, needs_gpu
-from device_array import here
 
 from cylstm import testing
 from cylstm.backends.cupy_backend import CupyBackend
-from cylstm.backends.cupy_backend.planner import TILES, TYPES, Tile
-from cylstm.backends.cupy_backend.source import FOLDER, KERNELS, definitions, source
-from cylstm.backends.cupy_backend.steps import MOST_SCHEDULES
+from cylstm.backends.cupy_backend.planner import TYPES, Tile, tiles
+from cylstm.backends.cupy_backend.source import BOUND_BYTES, FOLDER, KERNELS, STEPS, WINDOW, definitions, source
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import (
     REFERENCE,
@@ -41,23 +38,31 @@ pytestmark = pytest.mark.names_backend("cupy")
 
 
 def architectures() -> list[str]:
-    """sm_80, sm_90 and the newest that the compiler knows; none without NVRTC."""
+    """sm_80, sm_90, sm_100 and the newest that the compiler knows; none without NVRTC."""
     try:
         from cupy_backends.cuda.libs import nvrtc
 
-        newest = max(nvrtc.getSupportedArchs())
+        known = set(nvrtc.getSupportedArchs())
     except (ImportError, RuntimeError):
         return []
-    return [f"sm_{number}" for number in sorted({80, 90, newest})]
+    return [f"sm_{number}" for number in sorted({80, 90, 100} & known | {max(known)})]
 
 
 ARCHITECTURES = architectures()
+#: Everything for sm_90; elsewhere what needs most registers.
+COMPILED = [
+    (architecture, dtype, tile)
+    for architecture in ARCHITECTURES or ["sm_90"]
+    for dtype in TYPES
+    for tile in tiles(8 if dtype == "float64" else 4)[0 if architecture == "sm_90" else -1 :]
+    if architecture == "sm_90" or dtype in ("float16", "float32")
+]
 
 
 @pytest.mark.skipif(not ARCHITECTURES, reason="CuPy with NVRTC is not installed (pip install 'cupy-cuda13x[ctk]>=14')")
-@pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile.rows}x{tile.slices}")
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES or ["none"])
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "tile"), COMPILED, ids=lambda value: str(getattr(value, "rows", value))
+)
 def test_compiles_without_spills(architecture: str, dtype: str, tile: Tile) -> None:
     from cupy_backends.cuda.libs import nvrtc
 
@@ -84,13 +89,12 @@ def test_no_atomics_and_no_tensor_cores(dtype: str) -> None:
     """Sums are added in a fixed order, and float32 is float32: nothing is rounded to TF32."""
     from cupy_backends.cuda.libs import nvrtc
 
-    for tile in TILES:
-        program = nvrtc.createProgram(source(), "lstm.cu", (), ())
-        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions(dtype, tile)))
-        ptx = nvrtc.getPTX(program).decode()
-        nvrtc.destroyProgram(program)
-        assert "fma." in ptx
-        assert not re.search(r"\b(atom|red|mma|wmma|wgmma)\.|tf32", ptx)
+    program = nvrtc.createProgram(source(), "lstm.cu", (), ())
+    nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions(dtype, Tile(4, 8))))
+    ptx = nvrtc.getPTX(program).decode()
+    nvrtc.destroyProgram(program)
+    assert "fma." in ptx
+    assert not re.search(r"\b(atom|red|mma|wmma|wgmma)\.|tf32", ptx)
 
 
 def test_products_of_cupy_are_strict_unless_it_is_told_otherwise() -> None:
@@ -114,14 +118,13 @@ def test_conformance(check: testing.Check) -> None:
 
 
 def host_or_gpu(place: str) -> tuple[Any, CupyBackend]:
-    """A system whose device 0 has few multiprocessors, so that small problems get all tiles, and a backend on it."""
+    """A system and a backend on it."""
     if place == "CPU as GPU":
         system = HostSystem()
         return system, HostBackend(tier="steps", system=system)
     from cylstm.backends.cupy_backend.cupy_device import CupySystem
 
     gpus = CupySystem()
-    gpus.device(0).facts = gpus.device(0).facts._replace(multiprocessors=SMALL.multiprocessors)
     return gpus, CupyBackend(0, tier="steps", system=gpus)
 
 
@@ -133,15 +136,21 @@ def test_each_kernel_in_each_tile(dtype: str, place: str) -> None:
     """The kit's sizes do not reach all tiles; these do, with the odd rows and units of each."""
     dtype_here(dtype)
     system, backend = host_or_gpu(place)
-    for B, H, P in ((3, 40, 0), (3, 40, 33), (7, 70, 0), (7, 70, 35), (37, 66, 0), (37, 66, 34)):
+    for B, H, P in ((1, 40, 0), (1, 36, 33), (3, 70, 0), (4, 70, 35), (7, 64, 0), (37, 66, 0), (37, 66, 34)):
         case = testing.Case(T=3, B=B, I=5, H=H, P=P, D=2, ragged=True, states=True)
         problem = make_problem(case, dtype)
         expected = expected_outputs_and_gradients(problem)
         result = outputs_and_gradients(backend, problem)
         assert_close(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
     if place == "CPU as GPU":
-        used = {(name, tile) for name, tile, _ in system.device(0).launches}
-        assert used == {(name, tile) for name in KERNELS for tile in TILES}
+        used = {(launch.name, launch.options) for launch in system.device(0).launches}
+        able = tiles(8 if dtype == "float64" else 4)
+        assert used == {(name, definitions(dtype, tile)) for name in KERNELS for tile in able}
+
+
+def steps_of(system: HostSystem) -> list[Any]:
+    """The launches of steps."""
+    return [launch for launch in system.device(0).launches if launch.name in STEPS]
 
 
 @needs_compiler
@@ -153,19 +162,18 @@ def test_no_work_for_padding() -> None:
     sizes = np.array([37, 20, 5, 1])
     problem = problem._replace(batch_sizes=sizes, input=problem.input[: sizes.sum()])
     forward(HostBackend(tier="steps", system=system), problem)
-    assert [(tile.rows, grid) for _, tile, grid in system.device(0).launches] == [
-        (16, (3, 1, 1)),
-        (16, (2, 1, 1)),
-        (16, (1, 1, 1)),
-        (16, (1, 1, 1)),
-    ]
+    assert [launch.grid for launch in steps_of(system)] == [(3, 1, 1), (2, 1, 1), (1, 1, 1), (1, 1, 1)]
+    assert {launch.options for launch in steps_of(system)} == {definitions("float32", Tile(16, 8))}
 
 
 @needs_compiler
 def test_the_same_bits_each_time() -> None:
-    problem = make_problem(testing.Case(T=5, B=9, H=50, D=2, ragged=True, states=True), "float32")
-    first, second = (outputs_and_gradients(HostBackend(tier="steps"), problem) for _ in range(2))
-    assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+    """Launched one by one, recorded, replayed, and by another backend."""
+    problem = make_problem(testing.Case(T=19, B=9, H=50, D=2, ragged=True, states=True), "float32")
+    backend = HostBackend(tier="steps")
+    backends = (backend, backend, backend, HostBackend(tier="steps"))
+    first, *others = ({n: a.tobytes() for n, a in outputs_and_gradients(b, problem).items()} for b in backends)
+    assert all(other == first for other in others)
 
 
 @needs_compiler
@@ -177,44 +185,44 @@ def test_only_the_recurrent_loop_is_made_of_steps(P: int, kernels: list[str]) ->
     system, T = HostSystem(), 4
     problem = make_problem(testing.Case(T=T, B=2, P=P, D=2), "float32")
     outputs_and_gradients(HostBackend(tier="steps", system=system), problem)
-    launches = [(name, directions) for name, _, (_, _, directions) in system.device(0).launches]
+    launches = [(launch.name, launch.grid[2]) for launch in steps_of(system)]
     half = len(kernels) // 2
     assert launches == [(name, 2) for part in (kernels[:half], kernels[half:]) for _ in range(T) for name in part]
+    assert [launch.name for launch in system.device(0).launches if launch.name not in STEPS] == [
+        "bind_forward",
+        "advance",
+        "bind_backward",
+        "advance",
+    ]
 
 
 @needs_compiler
-def test_a_schedule_belongs_to_one_stream_and_one_thread() -> None:
-    """So nobody else uses its arrays before the work that uses them is done."""
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_are_of_the_dtype_that_is_stored(dtype: str, tf32: bool) -> None:
+    """16 bits are multiplied as 16 bits, on tensor cores; nothing is converted before. TF32 is an argument."""
+    dtype_here(dtype)
     system = HostSystem()
-    backend = HostBackend(tier="steps", system=system)
-    problem = make_problem(testing.Case(T=2, B=2), "float32")
-    prepared = backend.prepare(problem.parameters)
-
-    def run(stream: int) -> None:
-        here.stream = stream
-        forward(backend, problem, prepared)
-
-    try:
-        for stream in (0, 1, 0, 1):
-            run(stream)
-    finally:
-        here.stream = 0
-    thread = threading.Thread(target=run, args=(1,))
-    thread.start()
-    thread.join()
-    assert len(prepared.forms["steps"].parameters.schedules) == 3
-    assert system.device(0).recordings == 2  # of the two that were used again
+    problem = make_problem(testing.Case(P=3, D=2), dtype)
+    outputs_and_gradients(HostBackend(tier="steps", tf32=tf32, system=system), problem)
+    sums = "float64" if dtype == "float64" else "float32"
+    products = system.device(0).products
+    assert products[0] == (dtype, sums, tf32)  # the input's share of the gates
+    assert len(products) > 5
+    assert all(product == (dtype, dtype, tf32) for product in products[1:])
 
 
 @needs_compiler
-def test_schedules_are_reused_and_bounded() -> None:
-    backend = HostBackend(tier="steps")
-    problem = make_problem(testing.Case(T=2, B=2), "float32")
-    prepared = backend.prepare(problem.parameters)
-    for T in (*range(1, MOST_SCHEDULES + 3), MOST_SCHEDULES + 2):
-        longer = make_problem(testing.Case(T=T, B=2), "float32")._replace(parameters=problem.parameters)
-        forward(backend, longer, prepared)
-    assert len(prepared.forms["steps"].parameters.schedules) == MOST_SCHEDULES
+def test_what_is_bound_fits() -> None:
+    """`struct Bound` into the bytes that are reserved for it, and the window into what `advance` brings."""
+    text = (FOLDER / "lstm.cu").read_text("utf-8")
+    struct = text[text.index("struct Bound {") : text.index("// Where the arrays of the next call lie.")]
+    options = definitions("float64", tiles(8)[0])
+    window = f"#define WINDOW {WINDOW}\n"
+    size = 'extern "C" int size() { return sizeof(Bound); }'
+    header_text = (FOLDER / "lstm.h").read_text("utf-8").replace("#pragma once\n", "")
+    assert compiled(header_text + window + struct + size, options).size() <= BOUND_BYTES
+    assert f"#define WINDOW {WINDOW} " in text
 
 
 # The header ----------------------------------------------------------------------------------------------------------
@@ -241,7 +249,7 @@ extern "C" void backward_of_unit(
 
 def header(dtype: str, exports: str = EXPORTS) -> ctypes.CDLL:
     text = (FOLDER / "lstm.h").read_text("utf-8").replace("#pragma once\n", "")
-    return compiled(text + exports, definitions(dtype, TILES[0]))
+    return compiled(text + exports, definitions(dtype, Tile(1, 8)))
 
 
 def dtype_here(name: str) -> np.dtype:

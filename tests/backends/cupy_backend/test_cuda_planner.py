@@ -1,42 +1,30 @@
-"""The planner of the cupy backend, its tables and its cache: no GPU, no CuPy."""
+"""What the cupy backend decides and keeps: variants, tiles, tables of steps, what is recent. No GPU, no CuPy."""
 
 from __future__ import annotations
 
-import json
 import threading
-from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from cuda_host import HostBackend, HostSystem, needs_compiler, without_gpu
+from cuda_host import SMALL, HostBackend, HostDevice, HostSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cylstm
+from cylstm import testing
+from cylstm.backends.cupy_backend import backend as cupy_backend
 from cylstm.backends.cupy_backend import planner
-from cylstm.backends.cupy_backend.planner import (
-    TILES,
-    VARIANTS,
-    Facts,
-    Tile,
-    choose_tile,
-    choose_variant,
-    grid,
-    possible_variants,
-    read_choice,
-)
-from cylstm.backends.cupy_backend.schedule import ScheduleCache, last_rows, previous_rows, walk
-from cylstm.backends.cupy_backend.timings import MOST_ROWS, TimingRow, TimingTable, Workload, measure, write
-from cylstm.cli.tune_cupy import combinations, main
+from cylstm.backends.cupy_backend.backend import VARIABLE, VARIANTS
+from cylstm.backends.cupy_backend.planner import Tile, choose_tile, grid, tiles
+from cylstm.backends.cupy_backend.schedule import Recent, Table, last_rows, walk
+from cylstm.backends.cupy_backend.steps import Steps
+from cylstm.backends.cupy_backend.variants import LayerShape, candidates, chosen
+from cylstm.testing.problems import make_problem
 
 pytestmark = pytest.mark.names_backend("cupy")
 
-DEVICES = {
-    "T4": Facts((7, 5), 40, 48 * 1024),
-    "A100": Facts((8, 0), 108, 48 * 1024),
-    "H100": Facts((9, 0), 132, 48 * 1024),
-}
-OLD = Facts((7, 0), 80, 48 * 1024)
+OLD = SMALL._replace(compute_capability=(7, 0))
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
@@ -47,151 +35,93 @@ def batch_sizes_of(lengths: list[int]) -> np.ndarray:
 # Variants and tiles --------------------------------------------------------------------------------------------------
 
 
-def variant(choice: str | TimingTable, workload: Workload, device: str = "H100") -> str:
-    facts = OLD if device == "old" else DEVICES[device]
-    possible = possible_variants(choice, dtype=workload.dtype, device=device, facts=facts)
-    return choose_variant(choice, possible, workload)
+class Missing(Steps):
+    """A variant whose library is not there."""
+
+    name: ClassVar[str] = "missing"
+
+    def unavailable(self) -> str:
+        return "its library is not here"
 
 
-def test_no_kernel_is_used_unless_asked_for() -> None:
-    assert read_choice(None) == read_choice("") == planner.DEFAULT == "array"
-    assert read_choice("steps") == "steps"
-    with pytest.raises(
-        ValueError, match=r"CYLSTM_CUPY_TIER must be one of array, steps, or the path.*got 'persistent'"
-    ):
-        read_choice("persistent")
+class Asked(Steps):
+    """A variant that has not passed the kit."""
+
+    name: ClassVar[str] = "asked"
+    by_default: ClassVar[bool] = False
+
+    def refusal(self, shape: LayerShape, *call: Any) -> str:
+        return "" if shape.H == 5 else "H is not 5"
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_variant(device: str) -> None:
-    for dtype in ("bfloat16", "float16", "float32", "float64"):
-        workload = Workload(dtype, 128, 16, False)
-        assert variant("array", workload, device) == "array"
-        assert variant("steps", workload, device) == "steps"
-        assert variant("steps", workload, "old") == "array"
-    assert variant("steps", Workload("complex64", 128, 16, False), device) == "array"
+def test_the_order_is_in_code() -> None:
+    """Persistent, where it has passed the kit, before cuDNN before a launch per step before the array loop."""
+    order = ["persistent", "cudnn", "steps", "array"]
+    assert [variant.name for variant in VARIANTS] == [name for name in order if name in {v.name for v in VARIANTS}]
+    assert {"steps", "array"} <= {variant.name for variant in VARIANTS}
 
 
-# What was measured ---------------------------------------------------------------------------------------------------
+def test_candidates() -> None:
+    variants = (Asked, Missing, *VARIANTS[-2:])
+    assert [v.name for v in candidates(variants, "")] == ["missing", "steps", "array"]
+    assert [v.name for v in candidates(variants, "asked")] == ["asked", "missing", "steps", "array"]
+    assert [v.name for v in candidates(variants, "steps")] == ["steps", "array"]
+    assert [v.name for v in candidates(variants, "array")] == ["array"]
+    with pytest.raises(ValueError, match=r"CYLSTM_CUPY_TIER must be one of asked, missing, steps, array, got 'fast'"):
+        candidates(variants, "fast")
 
 
-def table() -> TimingTable:
-    """By a clock that says: `steps` is three times as fast, but not with B = 256; gradients as fast."""
-
-    def seconds(variant: str, workload: Workload) -> float:
-        return 1.0 if variant == "array" else 3.0 if workload.batch_size == 256 else 1 / 3
-
-    workloads = [
-        Workload("float32", H, B, training) for H in (128, 512) for B in (1, 16, 256) for training in (False, True)
-    ]
-    return TimingTable("H100", measure(workloads, VARIANTS, seconds))
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", "steps"), ("bfloat16", "steps"), ("float64", "steps"), ("complex64", "array")]
+)
+def test_the_first_that_does_not_refuse_is_chosen(dtype: str, expected: str) -> None:
+    variants = [variant(HostDevice()) for variant in VARIANTS[-2:]]
+    shape = LayerShape(dtype, I=4, H=5, P=0, D=1, bias=True)
+    assert chosen(variants, shape, np.ones(3, np.int64), "gates").name == expected
 
 
-def test_the_fastest_tier_that_was_measured_is_chosen() -> None:
-    measured = table()
-    assert variant(measured, Workload("float32", 128, 16, False)) == "steps"
-    assert variant(measured, Workload("float32", 128, 256, True)) == "array"
-    assert variant(measured, Workload("float32", 140, 12, True)) == "steps"  # near
-    assert variant(measured, Workload("float32", 140, 200, True)) == "array"
+def test_the_backend_goes_by_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot run on the device is passed over, unless it was named; what refuses a layer, in any case."""
+    monkeypatch.setattr(cupy_backend, "VARIANTS", (Asked, Missing, *VARIANTS[-2:]))
+    parameters = make_problem(testing.Case(H=5), "float32").parameters
 
+    def names(tier: str | None, facts: planner.Facts = SMALL) -> list[str]:
+        prepared = HostBackend(tier=tier, system=HostSystem(facts=facts)).prepare(parameters)
+        return [variant.name for variant in prepared.variants]
 
-def test_what_was_not_measured_stays_with_the_default() -> None:
-    measured = table()
-    assert variant(measured, Workload("float32", 128, 16, False), "A100") == "array"  # another device
-    assert variant(measured, Workload("float64", 128, 16, False)) == "array"
-    assert variant(measured, Workload("float32", 2048, 16, False)) == "array"  # too far
-    assert variant(measured, Workload("float32", 128, 0, False)) == "array"
-    assert possible_variants(measured, dtype="float64", device="H100", facts=DEVICES["H100"]) == ("array",)
-    assert possible_variants(measured, dtype="float32", device="H100", facts=OLD) == ("array",)
-
-
-def test_table_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "tiers.json"
-    write(path, table())
-    assert read_choice(str(path)) == table()
-    assert len(path.read_text("utf-8").splitlines()) == 14  # a row a line
-
-
-WRONG = {
-    "no file": None,
-    "no JSON": "{",
-    "not an object": "[]",
-    "other format": '{"format": "other", "device": "H100", "rows": []}',
-    "no rows": '{"format": "cylstm tiers 1", "device": "H100"}',
-    "negative time": '[["float32", 128, 16, true, {"array": -1.0}]]',
-    "time of nothing": '[["float32", 128, 16, true, {}]]',
-    "not a number": '[["float32", 128, 16, true, {"array": "1"}]]',
-    "unknown tier": '[["float32", 128, 16, true, {"persistent": 1.0}]]',
-    "no size": '[["float32", 0, 16, true, {"array": 1.0}]]',
-    "number for a flag": '[["float32", 128, 16, 1, {"array": 1.0}]]',
-    "too many rows": json.dumps([["float32", 128, 16, True, {"array": 1.0}]] * (MOST_ROWS + 1)),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_table_is_refused(what: str, tmp_path: Path) -> None:
-    text, path = WRONG[what], tmp_path / "tiers.json"
-    if text is not None:
-        if text.startswith("[["):
-            rows = [dict(zip((*Workload._fields, "seconds"), row, strict=True)) for row in json.loads(text)]
-            text = json.dumps({"format": "cylstm tiers 1", "device": "H100", "rows": rows})
-        path.write_text(text, "utf-8")
-    with pytest.raises(
-        ValueError, match=r"tiers.json' is no table of measured tiers .*: write one by python -m cylstm"
-    ):
-        read_choice(str(path))
-
-
-@needs_compiler
-def test_the_backend_goes_by_the_table(tmp_path: Path) -> None:
-    """Both variants are ready, and each call takes the one that was the fastest for its batch."""
-    system = HostSystem()
-    rows = [
-        TimingRow(Workload("float32", 5, B, training), {"array": 1.0, "steps": 0.5 * B})
-        for B in (1, 8)
-        for training in (False, True)
-    ]
-    write(tmp_path / "tiers.json", TimingTable(system.device(0).name, tuple(rows)))
-    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=str(tmp_path / "tiers.json"), system=system))
-    reference = cylstm.LSTM(4, 5, backend="numpy")
-    reference.load_state_dict(lstm.state_dict())
-    for B, launches in ((8, 0), (1, 3), (7, 0), (1, 3)):
-        system.device(0).launches.clear()
-        x = cylstm.randn(3, B, 4)
-        np.testing.assert_allclose(lstm(x)[0], reference(x)[0], rtol=1e-5, atol=1e-6)
-        assert len(system.device(0).launches) == launches
-        output, _, pullback = lstm.vjp(x)
-        pullback(output)
-        assert len(system.device(0).launches) == 3 * launches
+    assert names("") == ["steps", "array"]
+    assert names("", OLD) == names("array") == ["array"]
+    assert names("asked") == ["asked", "steps", "array"]
+    with pytest.raises(RuntimeError, match=r"tier 'missing' cannot run on cuda:0: its library is not"):
+        names("missing")
+    with pytest.raises(RuntimeError, match=r"tier 'steps' cannot run on cuda:0: .* 7.5, and CPU as GPU"):
+        names("steps", OLD)
+    monkeypatch.setenv(VARIABLE, " array ")
+    assert names(None) == ["array"]
 
 
 def test_the_variable_names_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(planner.VARIABLE, "persistent")
-    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=""))
-    with pytest.raises(cylstm.BackendFailedError, match="CYLSTM_CUPY_TIER must be one of"):
+    monkeypatch.setenv(VARIABLE, "fast")
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend())
+    with pytest.raises(cylstm.BackendFailedError, match=r"CYLSTM_CUPY_TIER must be one of .*, array, got 'fast'"):
         lstm(cylstm.randn(3, 4))
-    for value in ("", "array"):
-        monkeypatch.setenv(planner.VARIABLE, value)
-        lstm(cylstm.randn(3, 4))
+    monkeypatch.setenv(VARIABLE, "array")
+    lstm(cylstm.randn(3, 4))
 
 
-@pytest.mark.parametrize("facts", DEVICES.values(), ids=DEVICES)
-def test_tile_grows_with_the_batch_and_fits(facts: Facts) -> None:
-    for itemsize in (4, 8):
-        for units in (1, 33, 128, 1024, 4096):
-            tiles = [
-                choose_tile(B=B, units=units, D=2, itemsize=itemsize, facts=facts) for B in (1, 4, 16, 64, 256, 4096)
-            ]
-            assert [t.rows for t in tiles] == sorted(t.rows for t in tiles)
-            assert tiles[0] == TILES[0]
-            assert all(tile.shared_memory(itemsize) <= facts.shared_memory for tile in tiles)
-        assert choose_tile(B=256, units=2048, D=1, itemsize=itemsize, facts=facts) == Tile(rows=16, slices=2)
-    tight = facts._replace(shared_memory=20 * 1024)
-    assert choose_tile(B=256, units=2048, D=1, itemsize=8, facts=tight) == Tile(rows=1, slices=8)
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_a_tile_has_the_rows_of_the_batch(itemsize: int) -> None:
+    """A block reads its weights once for them; what is beyond the largest tile goes to more blocks."""
+    most = 64 // itemsize
+    for B in (1, 2, 4, 5, 8, 16, 64, 4096):
+        tile = choose_tile(B=B, itemsize=itemsize)
+        assert min(B, most) <= tile.rows <= most
+        assert tile.shared_memory(itemsize) <= SMALL.shared_memory
+    assert choose_tile(B=1, itemsize=itemsize).rows == 1
 
 
 @settings(deadline=None)
-@given(rows=st.integers(1, 300), units=st.integers(1, 300), D=st.integers(1, 2), tile=st.sampled_from(TILES))
+@given(rows=st.integers(1, 300), units=st.integers(1, 300), D=st.integers(1, 2), tile=st.sampled_from(tiles(4)))
 def test_grid_covers_all_rows_and_units_and_no_more(rows: int, units: int, D: int, tile: Tile) -> None:
     x, y, z = grid(rows=rows, units=units, D=D, tile=tile)
     assert (x - 1) * tile.rows < rows <= x * tile.rows
@@ -211,7 +141,7 @@ def test_walk_visits_each_row_once_and_finds_the_row_before(lengths: list[int], 
     for t, size in enumerate(sizes):
         row_of.update({(b, t): int(sizes[:t].sum()) + b for b in range(size)})
     sequence_at = {row: place for place, row in row_of.items()}
-    visited, previous = [], previous_rows(sizes, reverse=reverse)
+    visited = []
     for first, rows, before, carried in walk(sizes, reverse=reverse).tolist():
         for b in range(rows):
             row = first + b
@@ -221,9 +151,7 @@ def test_walk_visits_each_row_once_and_finds_the_row_before(lengths: list[int], 
             t_before = t + 1 if reverse else t - 1
             begins = not 0 <= t_before < lengths[b]
             assert begins == (b >= carried)
-            expected = sum(lengths) + b if begins else row_of[b, t_before]
-            assert begins or before + b == expected
-            assert previous[row] == expected
+            assert begins or before + b == row_of[b, t_before]
     assert sorted(visited) == list(range(sum(lengths)))
     assert last_rows(sizes).tolist() == [row_of[b, length - 1] for b, length in enumerate(lengths)]
 
@@ -231,45 +159,76 @@ def test_walk_visits_each_row_once_and_finds_the_row_before(lengths: list[int], 
 def test_tables_of_an_empty_batch() -> None:
     sizes = np.zeros(3, np.int64)
     assert walk(sizes, reverse=False).tolist() == [[0, 0, 0, 0]] * 3
-    assert previous_rows(sizes, reverse=True).shape == last_rows(sizes).shape == (0,)
+    assert last_rows(sizes).shape == (0,)
 
 
-# The cache of schedules ----------------------------------------------------------------------------------------------
+@settings(deadline=None)
+@given(lengths, st.integers(1, 2), st.booleans())
+def test_table_of_a_pass(lengths: list[int], D: int, against: bool) -> None:
+    """It is filled up with steps of no rows, and its ends are the rows of the last steps of the walk."""
+    sizes = batch_sizes_of(sorted(lengths, reverse=True))
+    table, T = Table.of(sizes, D, against=against, xp=np), len(sizes)
+    assert len(table.steps) % 8 == 0
+    assert T <= len(table.steps) < T + 8
+    assert not table.steps[T:].any()
+    assert len(table.rows) == T
+    for d in range(D):
+        end_of_sequence = (d == 1) == against
+        expected = last_rows(sizes) if end_of_sequence else np.arange(sizes[0])
+        assert table.ends[d].tolist() == expected.tolist()
+        assert (table.steps[:T, d, 1] <= table.rows).all()
 
 
-def test_schedules_are_kept_and_bounded() -> None:
-    schedules, made = ScheduleCache(most=2), []
+# What is recent -------------------------------------------------------------------------------------------------------
+
+
+def test_recent_values_are_kept_and_bounded() -> None:
+    recent, made = Recent(most=2), []
 
     def make(key: str) -> str:
         made.append(key)
         return key.upper()
 
     for key in "abacab":  # c drives out b, b drives out c
-        assert schedules.get(key, lambda key=key: make(key)) == key.upper()
-        assert len(schedules) <= 2
+        assert recent.get(key, lambda key=key: make(key)) == key.upper()
+        assert len(recent) <= 2
     assert "".join(made) == "abcb"
 
 
-def test_a_schedule_that_cannot_be_made_leaves_nothing() -> None:
-    schedules = ScheduleCache(most=2)
+def test_recent_values_are_weighed() -> None:
+    """All that is too much goes; a single value that is too heavy stays, for it is in use."""
+    recent: Recent[str] = Recent(most=10, weight=len)
+    for key in ("aaaa", "bbbb", "cc"):
+        recent.get(key, lambda key=key: key)
+    assert len(recent) == 3
+    recent.get("dddd", lambda: "dddd")
+    assert len(recent) == 3
+    recent.get("e" * 20, lambda: "e" * 20)
+    assert len(recent) == 1
+    recent.clear()
+    assert len(recent) == 0
+
+
+def test_what_cannot_be_made_leaves_nothing() -> None:
+    recent = Recent(most=2)
 
     def fail() -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        schedules.get("a", fail)
-    assert len(schedules) == 0
-    assert schedules.get("a", lambda: 1) == 1
+        recent.get("a", fail)
+    assert len(recent) == 0
+    assert recent.get("a", lambda: 1) == 1
 
 
-def test_schedules_from_several_threads() -> None:
-    schedules = ScheduleCache(most=3)
+def test_recent_values_from_several_threads() -> None:
+    recent = Recent(most=3)
     wrong: list[int] = []
 
     def work(k: int) -> None:
         for i in range(200):
             key = (k, i % 5)
-            if schedules.get(key, lambda key=key: key) != key:
+            if recent.get(key, lambda key=key: key) != key:
                 wrong.append(k)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
@@ -278,40 +237,4 @@ def test_schedules_from_several_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(schedules) <= 3
-
-
-# python -m cylstm.cli.tune_cupy --------------------------------------------------------------------------------------
-
-
-def test_workloads_to_measure() -> None:
-    assert combinations(["float32"], [8, 9], [1], [True]) == [
-        Workload("float32", 8, 1, True),
-        Workload("float32", 9, 1, True),
-    ]
-    for sizes in ([], [0], range(1, MOST_ROWS + 2)):
-        with pytest.raises(ValueError, match="sizes must be positive and make 1 to 1000 combinations"):
-            combinations(["float32"], list(sizes), [1], [True])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["tiers.txt"], "path must end in .json"),
-        (["tiers.json", "--batch-sizes", "0"], "sizes must be positive"),
-        pytest.param(["tiers.json"], "nothing can be measured here: ", marks=without_gpu),
-    ],
-)
-def test_tune_refuses(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert len(recent) <= 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cuda_host import HostBackend, HostSystem
@@ -9,15 +11,23 @@ from device_array import here, on_device, to_device
 from gpu_places import PLACES, TIERS, assert_close, at, moved, on_host
 
 import cylstm
+from cylstm.random import dropout_mask
+from cylstm.random.beside import dropout_mask_beside
 
 pytestmark = pytest.mark.names_backend("cupy")
+
+
+def masks_of_the_cpu(rows: Any, shape: tuple[int, ...], p: float) -> Any:
+    """Those that the CPU draws, so that results can be compared."""
+    return np.asarray(dropout_mask(shape, p, rows.dtype), like=rows)
 
 
 @PLACES
 @TIERS
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_stream_stays_on_the_device(dropout: float, tier: str, place: str) -> None:
+def test_stream_stays_on_the_device(dropout: float, tier: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames, outputs and the state, from the first frame on."""
+    monkeypatch.setattr("cylstm.nn.lstm.dropout_mask_beside", masks_of_the_cpu)
     backend, move = at(place, tier)
     lstm = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend=backend)
     reference = cylstm.LSTM(4, 5, num_layers=2, dropout=dropout, backend="numpy")
@@ -85,7 +95,7 @@ def test_cell_refuses_what_lies_elsewhere() -> None:
     cell = cylstm.LSTMCell(4, 5, device="cuda:1", backend=HostBackend(system=system))
     x, h = cylstm.randn(3, 4), cylstm.randn(3, 5)
     cell(x)
-    assert [device.waits for device in system.devices] == [0, 1]
+    assert [device.marks > 0 for device in system.devices] == [False, True]
     with on_device(1):
         with pytest.raises(RuntimeError, match="h_0 must lie where the input does, on the GPU"):
             cell(to_device(x), (h, h))
@@ -168,8 +178,8 @@ def test_packing_stays_on_the_device(batch_first: bool, enforce_sorted: bool, pl
         cylstm.pad_sequence([move(x), x])
 
 
-def test_optimisers_bring_gradients_to_the_cpu() -> None:
-    """Where the parameters are; one step is the same with gradients of either side."""
+def test_optimisers_take_gradients_of_either_side() -> None:
+    """One step is the same."""
     lstm, reference = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.LSTM(4, 5, backend="numpy")
     reference.load_state_dict(lstm.state_dict())
     x = cylstm.randn(5, 3, 4)
@@ -177,8 +187,128 @@ def test_optimisers_bring_gradients_to_the_cpu() -> None:
         optimizer = cylstm.optim.Adam(module)
         output, _, pullback = module.vjp(there)
         grads = pullback(output).parameters
-        if module is lstm:
-            with pytest.raises(TypeError, match=r"bring those of a GPU to the CPU first, by .*grad.get\(\)"):
-                cylstm.optim.clip_grad_norm(grads, 1.0)
         optimizer.step(grads)
+    assert_close(lstm.state_dict(), reference.state_dict())
+
+
+@PLACES
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_clipped_where_they_lie(max_norm: float, dtype: str, place: str) -> None:
+    """Only norms come to the host: one number for each array."""
+    _, move = at(place, "array")
+    rng = np.random.default_rng(0)
+    grads = {name: rng.normal(size=shape).astype(dtype) for name, shape in (("a", (3, 4)), ("b", (5,)))}
+    there = {name: move(array) for name, array in grads.items()}
+    norms = [cylstm.optim.clip_grad_norm(each, max_norm) for each in (grads, there)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3 if dtype == "float16" else 1e-6)
+    for name, array in grads.items():
+        assert type(there[name]) is type(move(array))
+        np.testing.assert_allclose(there[name].get(), array, rtol=2e-3 if dtype == "float16" else 1e-6)
+    with pytest.raises(TypeError, match="grads must be writable NumPy arrays, or arrays on a GPU, of floating point"):
+        cylstm.optim.clip_grad_norm({"a": there["a"], "b": move(np.ones(3, np.int32))}, 0.1)
+    np.testing.assert_allclose(there["a"].get(), grads["a"], rtol=2e-3 if dtype == "float16" else 1e-6)
+
+
+@PLACES
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_dropout_masks_are_drawn_where_the_rows_lie(dtype: str, place: str) -> None:
+    """Of a seed alone, one after the other different; nothing of their size is copied."""
+    _, move = at(place, "array")
+    rows, p = move(np.zeros((1, 1), dtype)), 0.3
+    transfers = here.to_device
+    cylstm.manual_seed(5)
+    masks = [dropout_mask_beside(rows, (300, 200), p) for _ in range(2)]
+    cylstm.manual_seed(5)
+    again = dropout_mask_beside(rows, (300, 200), p)
+    assert here.to_device == transfers
+    first, second, third = (mask.get().astype(float) for mask in (*masks, again))
+    assert masks[0].dtype == dtype
+    np.testing.assert_array_equal(first, third)
+    for mask in (first, second):
+        assert set(np.unique(mask)) == {0.0, float((1 / np.float64(1 - p)).astype(dtype))}
+        assert abs((mask > 0).mean() - 0.7) < 5 * (0.3 * 0.7 / mask.size) ** 0.5
+        for lag in (1, 2, 200, 201):  # neighbours know nothing of each other
+            kept = (mask > 0).ravel()
+            assert abs(np.corrcoef(kept[:-lag], kept[lag:])[0, 1]) < 5 / kept.size**0.5
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / first.size**0.5
+    assert (dropout_mask_beside(rows, (3, 4), 1.0).get() == 0).all()
+    with pytest.raises(RuntimeError, match="dtype must be real for dropout"):
+        dropout_mask_beside(move(np.zeros(1, np.complex64)), (3, 4), p)
+
+
+TRAINED = [
+    ("SGD", {"lr": 0.001, "momentum": 0.9}),
+    ("Adam", {"amsgrad": True}),
+    ("AdamW", {}),
+    ("RMSprop", {"centered": True}),
+]
+
+
+@PLACES
+@pytest.mark.parametrize(("kind", "options"), TRAINED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])  # steps of Adam make much of roundings
+def test_training_stays_on_the_device(kind: str, options: dict[str, Any], dtype: str, place: str) -> None:
+    """Parameters, gradients and what an optimiser keeps; a parameter comes to the CPU when it is read, once."""
+    backend, move = at(place, "array")
+    lstm, reference = (cylstm.LSTM(4, 5, num_layers=2, dtype=dtype, backend=one) for one in (backend, "numpy"))
+    head, head_reference = cylstm.Linear(5, 3, dtype=dtype), cylstm.Linear(5, 3, dtype=dtype)
+    reference.load_state_dict(lstm.state_dict())
+    head_reference.load_state_dict(head.state_dict())
+    x = cylstm.randn(6, 3, 4, dtype=dtype)
+    optimizers = []
+    for one, top, there in ((reference, head_reference, x), (lstm, head, move(x))):
+        optimizer = getattr(cylstm.optim, kind)([one, top], **options)
+        optimizers.append(optimizer)
+        for step in range(4):
+            if step == 1:
+                before = (here.to_host, here.to_device)
+            output, _, pullback = one.vjp(there)
+            result, pull_top = top.vjp(output)
+            of_top = pull_top(result)
+            optimizer.step([pullback(of_top.input).parameters, of_top.parameters])
+        if one is lstm:
+            assert (here.to_host, here.to_device) == before
+    version = lstm._store.version
+    transfers = here.to_host
+    assert_close(lstm.state_dict(), reference.state_dict())
+    assert here.to_host == transfers + len(lstm.state_dict())
+    assert isinstance(lstm.weight_ih_l0, np.ndarray)
+    assert not lstm.weight_ih_l0.flags.writeable
+    assert here.to_host == transfers + len(lstm.state_dict())
+    assert_close(head.state_dict(), head_reference.state_dict())
+    assert lstm._store.version == version
+    assert_close(lstm(x)[0], reference(x)[0])  # NumPy's arrays still go up and back
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    assert all(isinstance(array, np.ndarray) for array in states[1].values())
+    assert_close(*reversed(states))
+
+
+def test_training_may_change_sides(new_registry: None) -> None:
+    """From the GPU to the CPU and back: other gradients, another backend, a new value, a state that is loaded."""
+    lstm, reference = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.LSTM(4, 5, backend="numpy")
+    reference.load_state_dict(lstm.state_dict())
+    x, rng = cylstm.randn(6, 3, 4), np.random.default_rng(0)
+    ours, theirs = cylstm.optim.Adam(lstm), cylstm.optim.Adam(reference)
+    for step in range(8):
+        grads = {name: rng.normal(size=p.shape).astype(np.float32) for name, p in reference.named_parameters()}
+        on_gpu = step % 3 != 2
+        ours.step({name: to_device(grad) for name, grad in grads.items()} if on_gpu else grads)
+        theirs.step(grads)
+        if step == 3:
+            for module in (lstm, reference):
+                module.bias_ih_l0 = module.bias_ih_l0 + 1
+                with module.unlocked() as params:
+                    params["bias_hh_l0"][:] = 2
+        if step == 4:
+            lstm.backend = "numpy"
+        if step == 5:
+            state = ours.state_dict()
+            ours = cylstm.optim.Adam(lstm)
+            ours.load_state_dict(state)
+            lstm.backend = HostBackend()
+        assert_close(lstm(x)[0], reference(x)[0])
+    assert_close(lstm.state_dict(), reference.state_dict())
+    with pytest.raises(RuntimeError, match="the gradient of weight_ih_l0 must have shape"):
+        ours.step({name: to_device(grad[:1]) for name, grad in grads.items()})
     assert_close(lstm.state_dict(), reference.state_dict())

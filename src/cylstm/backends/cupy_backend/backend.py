@@ -3,57 +3,82 @@
 NumPy in gives NumPy out, with the transfers inside. CuPy in gives CuPy out, in the current stream, with no transfer
 and no synchronisation. What runs where, and what has been run on a GPU at all: ``docs/gpu.md``.
 
-``CYLSTM_CUPY_TIER`` (``array``, ``steps``, or the path of a table of times) chooses the variant, see
-`cylstm.backends.cupy_backend.planner`. It is read when a layer is prepared.
+``CYLSTM_CUPY_TIER`` names a kernel variant; see `cylstm.backends.cupy_backend.variants`. It is read when a layer is
+prepared.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from ...words import CUPY
 from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from ..numpy_backend import NumpyBackend
+from .cudnn import Cudnn
 from .device import Device, System
-from .planner import VARIABLE, choose_variant, possible_variants, read_choice
+from .loop import Array
+from .persistent import Persistent
+from .presence import refuse_after_fork, why_no_gpu
 from .steps import Steps
-from .timings import TimingTable, Workload
+from .variants import LayerShape, Prepared, Variant, candidates, chosen
 
-INSTALL = f"install it, {CUPY}"
+VARIABLE = "CYLSTM_CUPY_TIER"
 
+#: Best first.
+VARIANTS: tuple[type[Variant], ...] = (Persistent, Cudnn, Steps, Array)
 
-class PreparedForm(NamedTuple):
-    """The parameters of a layer in the form that a kernel variant reads."""
-
-    variant: Steps | NumpyBackend
-    parameters: Any
+Result = TypeVar("Result")
 
 
-class PreparedLayer(NamedTuple):
-    """The parameters of a layer on a device."""
+class Form(NamedTuple):
+    """The parameters of a layer as a variant has prepared them, and when they are there."""
 
-    device: Device
-    dtype: str
-    hidden_size: int
-    choice: str | TimingTable
-    forms: dict[str, PreparedForm]  # of all variants that a call may take, by name
+    prepared: Prepared
+    mark: Any
 
-    def form(self, batch_size: int, training: bool) -> PreparedForm:
-        """The form for a call."""
-        workload = Workload(self.dtype, self.hidden_size, batch_size, training)
-        return self.forms[choose_variant(self.choice, tuple(self.forms), workload)]
+
+class PreparedLayer:
+    """The parameters of a layer on a device, in the form of each variant that has been called for.
+
+    Parameters
+    ----------
+    device : Device
+        Where they lie.
+    variants : tuple of Variant
+        Those that calls may take, best first.
+    parameters : LayerParameters
+        Arrays of the device, which nobody changes.
+    """
+
+    def __init__(self, device: Device, variants: tuple[Variant, ...], parameters: LayerParameters) -> None:
+        self.device = device
+        self.variants = variants
+        self._parameters = parameters
+        self._mark = device.mark()
+        self._shape = LayerShape.of(parameters)
+        self._forms: dict[str, Form] = {}
+
+    def form(self, batch_sizes: np.ndarray, keep: Keep) -> Prepared:
+        """The form for a call, whose stream waits until it is there."""
+        variant = chosen(self.variants, self._shape, batch_sizes, keep)
+        form = self._forms.get(variant.name)
+        if form is None:
+            self.device.wait(self._mark)
+            prepared = variant.prepare(self._parameters)
+            form = self._forms.setdefault(variant.name, Form(prepared, self.device.mark()))
+        self.device.wait(form.mark)
+        return form.prepared
 
 
 class CupyWorkspace(NamedTuple):
     """What forward keeps. It stays on the device, wherever the arguments lay."""
 
-    form: PreparedForm
+    prepared: Prepared
     of_variant: Any
     to_host: bool
 
@@ -67,6 +92,8 @@ class CupyBackend(Backend):
         The number of the device that computes; None for the one that is current when parameters are prepared.
     tier : str, optional
         What ``CYLSTM_CUPY_TIER`` can be; None to read it.
+    tf32 : bool
+        Whether products of float32 may be rounded to TF32, with 10 bits of mantissa, which is faster.
     system : System, optional
         Where devices come from; None for CuPy.
     """
@@ -78,25 +105,22 @@ class CupyBackend(Backend):
 
     @classmethod
     def is_available(cls) -> tuple[bool, str]:
-        try:
-            import cupy
-        except ImportError as error:
-            return False, f"it needs CuPy ({str(error).strip().splitlines()[0]}): {INSTALL}"
-        try:
-            cupy.cuda.runtime.getDeviceCount()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            return False, (
-                f"CuPy {cupy.__version__} finds no GPU that it can use ({error}): it needs an NVIDIA GPU and a driver "
-                f"at least as new as CUDA {cupy.cuda.runtime.runtimeGetVersion() // 1000}"
-            )
-        return True, ""
+        reason = why_no_gpu()
+        return not reason, reason
 
-    def __init__(self, device: int | None = None, *, tier: str | None = None, system: System | None = None) -> None:
+    def __init__(
+        self,
+        device: int | None = None,
+        *,
+        tier: str | None = None,
+        tf32: bool = False,
+        system: System | None = None,
+    ) -> None:
         self._device = device
         self._tier = tier
+        self._tf32 = tf32
         self._system = system
-        self._pid = os.getpid()
-        self._steps: dict[int, Steps] = {}  # by device
+        self._variants: dict[tuple[int, type[Variant]], Variant] = {}
         self._on: dict[int, CupyBackend] = {}
 
     def on(self, device: str) -> Backend:
@@ -113,7 +137,7 @@ class CupyBackend(Backend):
         count = self._devices().count()
         if not number.isdecimal() or int(number) >= count:
             raise RuntimeError(f"device must be 'cuda', or 'cuda:N' with N less than {count}, got {device!r}")
-        of_device = CupyBackend(int(number), tier=self._tier, system=self._system)
+        of_device = CupyBackend(int(number), tier=self._tier, tf32=self._tf32, system=self._system)
         return self._on.setdefault(int(number), of_device)
 
     def prepare(  # type: ignore[override]  # no other precision than float32 is declared, so none is passed
@@ -121,21 +145,40 @@ class CupyBackend(Backend):
     ) -> PreparedLayer:
         devices = self._devices()
         device = devices.device(devices.current() if self._device is None else self._device)
-        dtype, hidden_size = layer_parameters[0].weight_ih.dtype.name, layer_parameters[0].weight_ih.shape[0] // 4
-        choice = read_choice(self._tier or os.environ.get(VARIABLE, "").strip())
-        variants: dict[str, Steps | NumpyBackend] = {"array": _ARRAY}
-        with _current(device):
-            variants["steps"] = self._steps.setdefault(device.number, Steps(device))
+        tier = os.environ.get(VARIABLE, "").strip() if self._tier is None else self._tier
+        variants = self._variants_on(device, tier)
+
+        def prepare() -> PreparedLayer:
             uploaded = tuple(
-                DirectionParameters(*(None if p is None else device.xp.asarray(p) for p in direction))
+                DirectionParameters(*(None if p is None else device.xp.array(p) for p in direction))
                 for direction in layer_parameters
             )
-            forms = {
-                name: PreparedForm(variants[name], variants[name].prepare(uploaded))
-                for name in possible_variants(choice, dtype=dtype, device=device.name, facts=device.facts)
-            }
-            device.synchronize()  # once: calls may come in any stream
-        return PreparedLayer(device, dtype, hidden_size, choice, forms)
+            prepared = PreparedLayer(device, variants, uploaded)
+            prepared.form(np.ones(1, np.int64), "nothing")  # now, not in the first call, what most calls take
+            return prepared
+
+        return self._run(device, prepare)
+
+    def _variants_on(self, device: Device, tier: str) -> tuple[Variant, ...]:
+        """The variants that a tier allows and that can run on a device.
+
+        Raises
+        ------
+        ValueError
+            If there is no such tier.
+        RuntimeError
+            If the one that is named cannot run there.
+        """
+        able = []
+        for cls in candidates(VARIANTS, tier):
+            key = (device.number, cls)
+            variant = self._variants.get(key) or self._variants.setdefault(key, cls(device, tf32=self._tf32))
+            reason = variant.unavailable()
+            if reason and cls.name == tier:
+                raise RuntimeError(f"the tier {tier!r} cannot run on cuda:{device.number}: {reason}")
+            if not reason:
+                able.append(variant)
+        return tuple(able)
 
     def forward(
         self,
@@ -150,13 +193,15 @@ class CupyBackend(Backend):
         to_host = isinstance(input, np.ndarray)
         arguments = {"input": input, "h_0": h_0, "c_0": c_0}
         self._check_places(prepared.device, arguments)
-        form = prepared.form(int(batch_sizes[0]), keep != "nothing")
-        with _current(prepared.device) as device:
-            output, h_n, c_n, of_variant = form.variant.forward(
-                form.parameters, batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, device)
-            )
-            workspace = None if keep == "nothing" else CupyWorkspace(form, of_variant, to_host)
-            return LayerOutput(_returned(output, to_host), _returned(h_n, to_host), _returned(c_n, to_host), workspace)
+
+        def forward() -> LayerOutput:
+            form = prepared.form(batch_sizes, keep)
+            result = form.forward(batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, prepared.device))
+            workspace = None if keep == "nothing" else CupyWorkspace(form, result.workspace, to_host)
+            output, h_n, c_n = (_returned(array, to_host) for array in result[:3])
+            return LayerOutput(output, h_n, c_n, workspace)
+
+        return self._run(prepared.device, forward)
 
     def backward(
         self,
@@ -170,25 +215,49 @@ class CupyBackend(Backend):
         form, of_variant, to_host = workspace
         arguments = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
         self._check_places(prepared.device, arguments)
-        with _current(prepared.device) as device:
-            dx, dh_0, dc_0, parameters = form.variant.backward(
-                form.parameters, of_variant, **_uploaded(arguments, device)
-            )
-            return LayerGradients(
-                _returned(dx, to_host),
-                _returned(dh_0, to_host),
-                _returned(dc_0, to_host),
-                tuple(DirectionParameters(*(_returned(p, to_host) for p in direction)) for direction in parameters),
-            )
+
+        def backward() -> LayerGradients:
+            grads = form.backward(of_variant, **_uploaded(arguments, prepared.device))
+            dx, dh_0, dc_0 = (_returned(array, to_host) for array in grads[:3])
+            parameters = (DirectionParameters(*(_returned(p, to_host) for p in each)) for each in grads.parameters)
+            return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
+
+        return self._run(prepared.device, backward)
+
+    def _run(self, device: Device, work: Callable[[], Result]) -> Result:
+        """Do work where the device is the current one.
+
+        A lack of memory, whichever library reports it, is met once by freeing what is kept; then it is an error that
+        says what to do. The work changes nothing before it is done, so it can be begun again.
+        """
+        with device.current():
+            try:
+                return work()
+            except Exception as error:
+                if not device.lacks_memory(error):
+                    raise
+            self._free(device)
+            try:
+                return work()
+            except Exception as error:
+                if not device.lacks_memory(error):
+                    raise
+                raise MemoryError(
+                    f"device cuda:{device.number} has not enough memory ({error}). Nothing has changed. Use smaller "
+                    "batches or vjp's recompute=True, or free what other libraries keep, torch.cuda.empty_cache() say"
+                ) from error
+
+    def _free(self, device: Device) -> None:
+        """Give up what is kept for calls to come, here and in CuPy."""
+        for (number, _), variant in self._variants.items():
+            if number == device.number:
+                variant.forget()
+        gc.collect()
+        device.free()
 
     def _devices(self) -> System:
         """Where devices come from: not in a forked process."""
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"CUDA cannot be used in a process forked (pid {os.getpid()}) from one that has used it (pid "
-                f"{self._pid}): start processes by multiprocessing's method 'spawn' or 'forkserver', or choose another "
-                "backend in the child"
-            )
+        refuse_after_fork()
         return self._system or _cupy_system()
 
     def _check_places(self, device: Device, arrays: dict[str, Any]) -> None:
@@ -209,28 +278,11 @@ class CupyBackend(Backend):
                 )
 
 
-#: The array loop. It computes where its arrays lie.
-_ARRAY = NumpyBackend()
-
-
 @cache
 def _cupy_system() -> System:
     from .cupy_device import CupySystem
 
     return CupySystem()
-
-
-@contextmanager
-def _current(device: Device) -> Iterator[Device]:
-    """Makes the device the current one; a lack of memory becomes an error that says what to do."""
-    try:
-        with device.current():
-            yield device
-    except device.out_of_memory as error:
-        raise MemoryError(
-            f"device cuda:{device.number} has not enough memory ({error}). Nothing has changed. Use smaller batches or "
-            "vjp's recompute=True, or free what CuPy keeps by cupy.get_default_memory_pool().free_all_blocks()"
-        ) from error
 
 
 def _uploaded(arrays: dict[str, Any], device: Device) -> dict[str, Any]:

@@ -1,22 +1,34 @@
-"""The GPUs as CuPy has them: compiles, launches, records. No line of this file has run on a GPU yet."""
+"""The GPUs as CuPy has them: compiles, launches, records, multiplies. No line of this file has run on a GPU yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
+import numpy as np
 
-from .planner import UNITS, Facts, Tile
-from .source import KERNELS, definitions, source
+from .device import Dim, Launch
+from .gemm import COMPUTE_32F_FAST_TF32, COMPUTE_TYPES, DATA_TYPES, gemm_of
+from .planner import Facts
+
+#: Statuses of errors that mean a lack of memory: cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY,
+#: CUBLAS_STATUS_ALLOC_FAILED.
+LACKS_MEMORY = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3}
+GEMM_DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
 
 
 class CupySystem:
     """All GPUs of this machine; see `cylstm.backends.cupy_backend.device.System`."""
 
     def __init__(self) -> None:
+        if os.environ.get("CYLSTM_NO_POOL", "").strip() not in ("", "0"):
+            # So that an array ends where its memory ends, and compute-sanitizer sees who reads beyond it.
+            cupy.cuda.set_allocator(None)
         self.device = lru_cache(maxsize=None)(CupyDevice)
 
     def count(self) -> int:
@@ -26,11 +38,17 @@ class CupySystem:
         return cupy.cuda.Device().id
 
 
+class Mark(NamedTuple):
+    """A point in a stream."""
+
+    stream: Any
+    event: Any
+
+
 class CupyDevice:
     """One GPU; see `cylstm.backends.cupy_backend.device.Device`."""
 
     xp = cupy
-    out_of_memory = cupy.cuda.memory.OutOfMemoryError
 
     def __init__(self, number: int) -> None:
         device = cupy.cuda.Device(number)
@@ -42,33 +60,122 @@ class CupyDevice:
             multiprocessors=attributes["MultiProcessorCount"],
             shared_memory=attributes["MaxSharedMemoryPerBlock"],
         )
-        self._kernels = lru_cache(maxsize=None)(self._compiled)
+        self._functions = lru_cache(maxsize=None)(self._compiled)
+        self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
 
     def current(self) -> AbstractContextManager[Any]:
         return cupy.cuda.Device(self.number)
 
-    def synchronize(self) -> None:
-        cupy.cuda.get_current_stream().synchronize()
-
     def stream(self) -> Hashable:
-        return cupy.cuda.get_current_stream().ptr
+        return cupy.cuda.get_current_stream()
 
-    def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:
-        function = self._kernels(dtype, tile)[name]
-        block = (UNITS, tile.slices, 1)
-        return lambda grid, arguments: function(grid, block, tuple(arguments))
+    def mark(self) -> Mark:
+        stream = cupy.cuda.get_current_stream()
+        return Mark(stream, stream.record(cupy.cuda.Event(disable_timing=True)))
 
-    def _compiled(self, dtype: str, tile: Tile) -> dict[str, Any]:
-        """All kernels for a dtype and a tile."""
-        module = cupy.RawModule(code=source(), options=("-std=c++17", *definitions(dtype, tile)))
-        return {name: module.get_function(name) for name in KERNELS}
+    def wait(self, mark: Mark) -> None:
+        stream = cupy.cuda.get_current_stream()
+        if stream != mark.stream:
+            stream.wait_event(mark.event)
+
+    def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
+        return self._functions(source, options, names)
+
+    def _compiled(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
+        module = cupy.RawModule(code=source, options=("-std=c++17", *options))
+        return {name: _launch(module.get_function(name)) for name in names}
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> CupyGridKernel:
+        return self._grid_kernels(name, source, definitions, threads, shared_memory, self.facts.multiprocessors)
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
-        # On a stream of its own: CUDA does not record the default stream.
-        with cupy.cuda.Stream(non_blocking=True) as stream:
+        # On a stream of its own: CUDA does not record the default stream. Not by `with`, whose end in CuPy before 14.3
+        # makes the null stream the current one, whatever `use` had made it.
+        before, stream = cupy.cuda.get_current_stream(), cupy.cuda.Stream(non_blocking=True)
+        stream.use()
+        try:
             stream.begin_capture()
             try:
                 launch_all()
-            finally:
-                graph = stream.end_capture()
-        return graph.launch
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first error says why
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
+        finally:
+            before.use()
+        return lambda: graph.launch()
+
+    def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
+        if not out.size:
+            return
+        name, of_out = a.dtype.name, out.dtype.name
+        gemm = gemm_of(a, b, out)
+        if not gemm.k:
+            if not add:
+                out[...] = 0
+            return
+        compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
+        scalar = np.float64 if name == "float64" else np.float32
+        alpha, beta = np.array(1, scalar), np.array(add, scalar)
+        cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
+        mode = cublas.getPointerMode(handle)
+        cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
+        try:
+            cublas.gemmEx(
+                handle, int(gemm.a.transposed), int(gemm.b.transposed), gemm.m, gemm.n, gemm.k, alpha.ctypes.data,
+                b.data.ptr, DATA_TYPES[name], gemm.a.leading, a.data.ptr, DATA_TYPES[name], gemm.b.leading,
+                beta.ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
+            )  # fmt: skip
+        finally:
+            cublas.setPointerMode(handle, mode)
+
+    def lacks_memory(self, error: BaseException) -> bool:
+        if isinstance(error, (cupy.cuda.memory.OutOfMemoryError, MemoryError)):
+            return True
+        return LACKS_MEMORY.get(type(error).__name__) == getattr(error, "status", None) is not None
+
+    def free(self) -> None:
+        cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _cublas() -> Any:
+    from cupy_backends.cuda.libs import cublas  # which loads the library
+
+    return cublas
+
+
+def _launch(function: Any) -> Launch:
+    def launch(grid: Dim, block: Dim, arguments: Sequence[Any], shared_memory: int = 0) -> None:
+        function(grid, block, tuple(arguments), shared_mem=shared_memory)
+
+    return launch
+
+
+class CupyGridKernel:
+    """A kernel in cooperative launches; see `cylstm.backends.cupy_backend.device.GridKernel`."""
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        definitions: tuple[str, ...],
+        threads: int,
+        shared_memory: int,
+        multiprocessors: int,
+    ) -> None:
+        module = cupy.RawModule(code=source, options=("-std=c++17", *definitions), enable_cooperative_groups=True)
+        self._function = module.get_function(name)
+        self._threads, self._shared_memory = threads, shared_memory
+        try:
+            self._function.max_dynamic_shared_size_bytes = shared_memory
+        except cupy.cuda.driver.CUDADriverError:  # more than a block of this device may have
+            self.resident = 0
+        else:
+            of_one = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+            self.resident = multiprocessors * of_one(self._function.kernel.ptr, threads, shared_memory)
+
+    def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        self._function(grid, (self._threads, 1, 1), tuple(arguments), shared_mem=self._shared_memory)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from .planner import Facts, Tile
+from .planner import Facts
+
+Dim = tuple[int, int, int]
+
+
+class Launch(Protocol):
+    """A compiled kernel. The arguments are arrays, None for a null pointer, and NumPy scalars."""
+
+    def __call__(self, grid: Dim, block: Dim, arguments: Sequence[Any], shared_memory: int = 0) -> None:
+        """Launch it in the current stream; `shared_memory` is in bytes, beyond what the kernel declares."""
+
+
+class GridKernel(Protocol):
+    """A kernel whose blocks wait for one another: all of a launch have to run at once."""
+
+    resident: int  # the blocks that run at once; none where the device cannot run one
+
+    def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
+        """Launch it, with as many blocks as run at once, or fewer."""
 
 
 class Device(Protocol):
@@ -16,22 +34,42 @@ class Device(Protocol):
     name: str
     xp: Any  # the array library: CuPy, or in the tests one that follows it
     facts: Facts
-    out_of_memory: type[Exception]
 
     def current(self) -> AbstractContextManager[Any]:
         """A context in which it is the current one."""
 
-    def synchronize(self) -> None:
-        """Wait for the current stream of this thread."""
-
     def stream(self) -> Hashable:
-        """What stands for the current stream of this thread."""
+        """The current stream of this thread. It is not destroyed as long as somebody holds the object."""
 
-    def kernel(self, name: str, dtype: str, tile: Tile) -> Callable[[tuple[int, int, int], Sequence[Any]], None]:
-        """A compiled kernel: call it with the grid and the arguments, each an array, None, or a NumPy scalar."""
+    def mark(self) -> Any:
+        """The point that the current stream has been given work up to."""
+
+    def wait(self, mark: Any) -> None:
+        """Let the current stream wait for a mark. The host does not wait."""
+
+    def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
+        """The kernels of a source text, compiled once for these options of the compiler."""
+
+    def grid_kernel(
+        self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
+    ) -> GridKernel:
+        """A compiled kernel with blocks of so many threads and bytes."""
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
-        """A function that does again, in the current stream, what the launches of `launch_all` do."""
+        """A function that does again, in the stream current then, what the launches of `launch_all` do."""
+
+    def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
+        """The matrix product of a and b into `out`, or added to it.
+
+        Matrices of one dtype, each with its columns or its rows side by side; sums are float32 for 16 bits, which `out`
+        may have too. With `tf32`, float32 may be rounded to TF32 before it is multiplied.
+        """
+
+    def lacks_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the memory of the device does not suffice, whichever library says it."""
+
+    def free(self) -> None:
+        """Give back to the device what is kept for arrays to come."""
 
 
 class System(Protocol):

@@ -1,21 +1,62 @@
-"""The schedule of a pass: which rows each step takes, the arrays that the kernels share, and their launches.
+"""The schedule of a pass: which rows each step takes, and the launches, one by one or recorded.
 
-Symbols and shapes are those of `cylstm.backends.base`. Of arrays with rows, the directions lie side by side in each
-row: gates are (N, D, 4, H), so that one product gives the input's share of both directions.
+Symbols and shapes are those of `cylstm.backends.base`. What is recorded, a CUDA graph of some steps, does not depend on
+the arrays of a call, nor on its lengths: both stand in device memory, in ``struct Bound`` of lstm.cu. So training, and
+ragged batches whose lengths never come again, replay what the second call recorded.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from .device import Device
-from .planner import choose_tile, grid
+from .device import Device, Launch
+from .planner import Tile, choose_tile, grid
+from .source import BOUND_BYTES, KERNELS, WINDOW, definitions, source
 from .weights import StepWeights
+
+#: Steps of the graphs. The rest of a sequence is filled up with steps of no rows, which cost next to nothing.
+CHUNKS = (WINDOW, 8)
+#: What is kept: bytes of tables on the device; streams of a thread, and graphs in each.
+MOST_TABLE_BYTES, MOST_STREAMS, MOST_GRAPHS = 16 << 20, 8, 32
+
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """Values by key, for several threads; the least recently used ones go where all together weigh too much."""
+
+    def __init__(self, most: int, weight: Callable[[Value], int] = lambda value: 1) -> None:
+        self.most, self.weight = most, weight
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of this key, made where it is not there. Nothing is kept if that fails."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()  # outside the lock: it may take long
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > 1 and sum(map(self.weight, self._values.values())) > self.most:
+                self._values.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._values.clear()
+
 
 # The table of steps --------------------------------------------------------------------------------------------------
 
@@ -29,15 +70,6 @@ def walk(batch_sizes: np.ndarray, *, reverse: bool) -> np.ndarray:
     return np.stack([first, rows, before, carried], axis=1).astype(np.int32)
 
 
-def previous_rows(batch_sizes: np.ndarray, *, reverse: bool) -> np.ndarray:
-    """The row before each packed row in the walk, or N + b where sequence b begins: (N,)."""
-    table = walk(batch_sizes, reverse=reverse)[:: -1 if reverse else 1]  # as the rows are packed
-    first, _, before, carried = np.repeat(table, batch_sizes, axis=0).astype(np.int64).T
-    N = len(first)
-    b = np.arange(N) - first
-    return np.where(b < carried, before + b, N + b)
-
-
 def last_rows(batch_sizes: np.ndarray) -> np.ndarray:
     """The row of the last step of each sequence: (B,)."""
     b = np.arange(batch_sizes[0])
@@ -45,137 +77,124 @@ def last_rows(batch_sizes: np.ndarray) -> np.ndarray:
     return (np.cumsum(batch_sizes) - batch_sizes)[lengths - 1] + b
 
 
-# Schedules -----------------------------------------------------------------------------------------------------------
+class Table(NamedTuple):
+    """The steps of a pass over some batch sizes."""
+
+    steps: Any  # (T', D, 4), on the device; T' is T, filled up with steps of no rows
+    rows: list[int]  # of each of the T steps, the most of any direction
+    ends: Any  # (D, B), on the device: the rows that the walk of each direction ends in
+
+    @classmethod
+    def of(cls, batch_sizes: np.ndarray, D: int, *, against: bool, xp: Any) -> Table:
+        """The table of a forward pass, or of a backward pass, against it."""
+        T = len(batch_sizes)
+        table = np.zeros((-(-T // CHUNKS[-1]) * CHUNKS[-1], D, 4), np.int32)
+        ends = np.empty((D, int(batch_sizes[0])), np.int64)
+        for d in range(D):
+            reverse = (d == 1) != against
+            table[:T, d] = walk(batch_sizes, reverse=reverse)
+            ends[d] = np.arange(len(ends[d])) if reverse else last_rows(batch_sizes)
+        return cls(xp.asarray(table), table[:T, :, 1].max(axis=1).tolist(), xp.asarray(ends))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return int(np.prod(self.steps.shape)) * 4 + int(np.prod(self.ends.shape)) * 8
 
 
-class ForwardSchedule:
-    """The arrays of a forward pass over these batch sizes, and its launches."""
-
-    def __init__(self, device: Device, p: StepWeights, batch_sizes: np.ndarray, keep_states: bool) -> None:
-        xp, D, H, R, B, N = device.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
-        self.gates = xp.empty((N, D * 4 * H), p.arithmetic)
-        self.h_0 = xp.empty((D, B, R), p.dtype)
-        self.c = xp.empty((D, B, H), p.dtype)
-        self.c_prev = xp.empty((D, N, H), p.dtype) if keep_states else None
-        self.output = xp.empty((N, D, R), p.dtype)
-        self.unprojected = xp.empty((D, B, H), p.arithmetic) if p.P else None
-        table = np.stack([walk(batch_sizes, reverse=d == 1) for d in range(D)], axis=1)
-        self.steps = xp.asarray(table)  # (T, D, 4)
-        ends = [last_rows(batch_sizes), np.arange(B)][:D]
-        self.ends = xp.asarray(np.stack(ends))  # (D, B): the rows that h_n is in
-        previous = [previous_rows(batch_sizes, reverse=d == 1) for d in range(D)]
-        self.previous = xp.asarray(np.stack(previous)) if keep_states else None  # (D, N)
-        self.run = _recorded(device, self._launches(device, p, table), B)
-
-    def _launches(self, device: Device, p: StepWeights, table: np.ndarray) -> Callable[[], None]:
-        H, R, B, N = p.H, p.R, self.h_0.shape[1], len(self.gates)
-        kernel = _kernel(device, p, B, H, "forward")
-        project = _kernel(device, p, B, p.P, "project") if p.P else None
-        sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
-
-        def launch_all() -> None:
-            for step, rows in enumerate(table[:, :, 1].max(axis=1).tolist()):
-                at = (self.steps, np.int32(step))
-                kernel(
-                    rows,
-                    (*at, *sizes, p.weight_hh_by_unit, self.h_0, self.gates, self.c, self.c_prev, self.output,
-                     self.unprojected),
-                )  # fmt: skip
-                if project is not None:
-                    project(
-                        rows,
-                        (*at, np.int32(B), np.int32(H), np.int32(p.P), p.weight_hr_by_unit, self.unprojected,
-                         self.output),
-                    )  # fmt: skip
-
-        return launch_all
+# Launches ------------------------------------------------------------------------------------------------------------
 
 
-class BackwardSchedule:
-    """The arrays of a backward pass over these batch sizes, and its launches."""
+class Pass(NamedTuple):
+    """What the launches of a pass depend on."""
 
-    def __init__(
-        self, device: Device, p: StepWeights, batch_sizes: np.ndarray, grad_output: bool, grad_h_n: bool
-    ) -> None:
-        xp, D, H, R, B, N = device.xp, p.D, p.H, p.R, int(batch_sizes[0]), int(batch_sizes.sum())
-        self.gates = xp.empty((N, D, 4, H), p.arithmetic)  # they become the gradients of their sums
-        self.c_prev = xp.empty((D, N, H), p.dtype)
-        self.grad_output = xp.empty((N, D * R), p.dtype) if grad_output else None
-        self.grad_h_n = xp.empty((D, B, R), p.dtype) if grad_h_n else None
-        self.dc = xp.empty((D, B, H), p.arithmetic)
-        self.dh = xp.empty((N, D, R), p.arithmetic) if p.P else None
-        table = np.stack([walk(batch_sizes, reverse=d == 0) for d in range(D)], axis=1)  # against the forward pass
-        self.steps = xp.asarray(table)
-        ends = [np.arange(B), last_rows(batch_sizes)][:D]
-        self.ends = xp.asarray(np.stack(ends))  # (D, B): the rows that h_0 goes into
-        self.run = _recorded(device, self._launches(device, p, table), B)
+    forward: bool
+    dtype: str
+    D: int
+    B: int
+    H: int
+    P: int
 
-    def _launches(self, device: Device, p: StepWeights, table: np.ndarray) -> Callable[[], None]:
-        H, R, B, N = p.H, p.R, self.dc.shape[1], len(self.gates)
-        kernel = _kernel(device, p, B, R, "backward")
-        projected = _kernel(device, p, B, H, "backward_projected") if p.P else None
-        sizes = (np.int32(B), np.int64(N), np.int32(H), np.int32(R))
+    @classmethod
+    def of(cls, p: StepWeights, B: int, *, forward: bool) -> Pass:
+        """The pass of a layer with these weights."""
+        return cls(forward, p.dtype.name, p.D, B, p.H, p.P)
 
-        def launch_all() -> None:
-            for step, rows in enumerate(table[:, :, 1].max(axis=1).tolist()):
-                at = (self.steps, np.int32(step), *sizes)
-                kernel(
-                    rows,
-                    (*at, p.weight_hh, self.grad_output, self.grad_h_n, self.gates, self.c_prev, self.dc, self.dh),
-                )
-                if projected is not None:
-                    projected(rows, (*at, p.weight_hr, self.dh, self.gates, self.c_prev, self.dc))
+    @property
+    def tile(self) -> Tile:
+        """That of all its kernels."""
+        return choose_tile(B=self.B, itemsize=8 if self.dtype == "float64" else 4)
 
-        return launch_all
+    @property
+    def kernels(self) -> list[tuple[str, int, int]]:
+        """Of each step: the name, the units that it computes, its last argument."""
+        H, P, R = self.H, self.P, self.P or self.H
+        both = (
+            [("forward", H, R), ("project", P, P)]
+            if self.forward
+            else [("backward", R, R), ("backward_projected", H, P)]
+        )
+        return both if P else both[:1]
 
 
-def _kernel(device: Device, p: StepWeights, B: int, units: int, name: str) -> Callable[[int, Sequence[Any]], None]:
-    """A kernel for `units` units; it is called with the number of rows of a step and the arguments."""
-    tile = choose_tile(B=B, units=units, D=p.D, itemsize=p.arithmetic.itemsize, facts=device.facts)
-    launch = device.kernel(name, p.dtype.name, tile)
-    return lambda rows, arguments: launch(grid(rows=rows, units=units, D=p.D, tile=tile), arguments)
+class Channel:
+    """What one thread needs for its calls in one stream: where it says which arrays they take, and what it recorded.
 
-
-def _recorded(device: Device, launch_all: Callable[[], None], B: int) -> Callable[[], None]:
-    """A function that does the launches: the first time one by one, from the second time on recorded.
-
-    Many schedules are used once: an update changes the weights, and another batch the lengths. By the second time the
-    kernels are loaded, which cannot be done while launches are being recorded.
+    So nobody else says so before the work that reads it is done.
     """
-    if not B:
-        return lambda: None
-    used, replay = False, None
 
-    def run() -> None:
-        nonlocal used, replay
-        if used and replay is None:
-            replay = device.recorded(launch_all)
-        (replay or launch_all)()
-        used = True
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._bound = device.xp.zeros(BOUND_BYTES, np.uint8)
+        self._launched: set[Pass] = set()
+        self._graphs: Recent[Callable[[], None]] = Recent(MOST_GRAPHS)
 
-    return run
+    def run(self, what: Pass, table: Table, arrays: tuple[Any, ...]) -> None:
+        """Do the launches of a pass with these arrays, in the order of ``bind_forward`` or ``bind_backward``.
+
+        The first time one by one; by the second time the kernels are loaded, which cannot be done while launches are
+        being recorded. Short passes, those of streams say, are not worth a graph.
+        """
+        if not what.B:
+            return
+        kernels = self._kernels(what)
+        kernels["bind_forward" if what.forward else "bind_backward"](
+            (1, 1, 1), what.tile.block, (self._bound, table.steps, *arrays)
+        )
+        T = len(table.rows)
+        if CHUNKS[-1] > T or what not in self._launched:
+            for begin in range(0, T, WINDOW):
+                _launch(kernels, what, self._bound, table.rows[begin : begin + WINDOW])
+            self._launched.add(what)
+            return
+        left = len(table.steps)
+        for steps in CHUNKS:
+            launch = partial(_launch, kernels, what, self._bound, [what.B] * steps)
+            while left >= steps:
+                self._graphs.get((what, steps), partial(self._device.recorded, launch))()
+                left -= steps
+
+    def _kernels(self, what: Pass) -> Any:
+        return self._device.functions(source(), definitions(what.dtype, what.tile), KERNELS)
 
 
-class ScheduleCache:
-    """Schedules by key, for several threads. The least recently used one goes."""
+def _launch(kernels: dict[str, Launch], what: Pass, bound: Any, rows: list[int]) -> None:
+    """The launches of some steps with these rows: at most those of a window."""
+    B, H, tile = np.int32(what.B), np.int32(what.H), what.tile
+    kernels["advance"]((1, 1, 1), tile.block, (bound, np.int32(len(rows)), np.int32(what.D)))
+    for step, most in enumerate(rows):
+        for name, units, last in what.kernels:
+            blocks = grid(rows=most, units=units, D=what.D, tile=tile)
+            kernels[name](blocks, tile.block, (bound, np.int32(step), B, H, np.int32(last)))
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._schedules: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._schedules)
+class Schedules(threading.local):
+    """The channels of each thread, on one device; they end with their thread."""
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The schedule of this key, made where it is not there. Nothing is kept if that fails."""
-        with self._lock:
-            if key in self._schedules:
-                self._schedules.move_to_end(key)
-                return self._schedules[key]
-        schedule = make()  # outside the lock: it may take long, and a key belongs to one thread
-        with self._lock:
-            self._schedules[key] = schedule
-            while len(self._schedules) > self.most:
-                self._schedules.popitem(last=False)
-        return schedule
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._channels: Recent[Channel] = Recent(MOST_STREAMS)
+
+    def channel(self) -> Channel:
+        """That of the current stream, which lives as long as the channel."""
+        return self._channels.get(self._device.stream(), partial(Channel, self._device))

@@ -7,8 +7,14 @@ from pathlib import Path
 
 from .planner import TYPES, Tile
 
-#: The kernels in lstm.cu.
-KERNELS = ("forward", "project", "backward", "backward_projected")
+#: The kernels in lstm.cu: those of a step, and those before them.
+STEPS = ("forward", "project", "backward", "backward_projected")
+KERNELS = (*STEPS, "bind_forward", "bind_backward", "advance")
+
+#: Steps that `advance` brings at once, at most: WINDOW in lstm.cu.
+WINDOW = 64
+#: At least the bytes of `Bound` in lstm.cu: 18 fields and the window for two directions.
+BOUND_BYTES = 8 * 20 + 16 * 2 * WINDOW
 
 FOLDER = Path(__file__).parent
 

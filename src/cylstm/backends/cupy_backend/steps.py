@@ -1,32 +1,24 @@
 """The kernel variant ``steps``: a layer as a sequence of launches, one per step, forward and backward.
 
 It is written for a `Device`: CuPy's on a GPU, the CPU in the tests. Symbols and shapes are those of
-`cylstm.backends.base`. float16 and bfloat16 are stored and float32 computed; states and outputs are rounded after each
-step.
+`cylstm.backends.base`. float16 and bfloat16 are stored and multiplied, and added up in float32; states, outputs and the
+gradients of the gates are rounded after each step. Of arrays with rows, the directions lie side by side in each row, so
+that one product gives the input's share of both.
 """
 
 from __future__ import annotations
 
-import threading
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ...arrays.arithmetic import sigmoid
 from ..base import DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
 from .device import Device
-from .schedule import BackwardSchedule, ForwardSchedule, ScheduleCache
+from .planner import TYPES
+from .schedule import MOST_TABLE_BYTES, Pass, Recent, Schedules, Table
+from .variants import LayerShape
 from .weights import StepWeights
-
-#: Schedules that one version of the parameters of a layer keeps; the least recently used one goes.
-MOST_SCHEDULES = 8
-
-
-class PreparedSteps(NamedTuple):
-    """The parameters of a layer, and the schedules of its calls."""
-
-    weights: StepWeights
-    schedules: ScheduleCache
 
 
 class StepsWorkspace(NamedTuple):
@@ -35,98 +27,141 @@ class StepsWorkspace(NamedTuple):
     input: Any  # (N, I)
     batch_sizes: np.ndarray  # (T,)
     h_prev: Any  # (N, D, R)
-    c_prev: Any  # (D, N, H)
+    c_prev: Any  # (N, D, H)
     gates: Any  # (N, D, 4, H), or None: computed again
 
 
 class Steps:
     """One launch per step, on one device."""
 
-    def __init__(self, device: Device) -> None:
+    name: ClassVar[str] = "steps"
+    by_default: ClassVar[bool] = True
+
+    def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
+        self.tf32 = tf32
+        self.schedules = Schedules(device)
+        self.tables: Recent[Table] = Recent(MOST_TABLE_BYTES, lambda table: table.nbytes)
+
+    def unavailable(self) -> str:
+        major, minor = self.device.facts.compute_capability
+        if (major, minor) >= (7, 5):
+            return ""
+        return f"its kernels need compute capability 7.5, and {self.device.name} has {major}.{minor}"
+
+    def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
+        return "" if shape.dtype in TYPES else f"it does not compute {shape.dtype}"
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedSteps:
-        """Take arrays of the device's library; the result shares nothing with them."""
-        return PreparedSteps(StepWeights.packed(layer_parameters, self.device.xp), ScheduleCache(MOST_SCHEDULES))
+        return PreparedSteps(self, StepWeights.packed(layer_parameters, self.device.xp))
 
-    def _schedule(self, prepared: PreparedSteps, kind: type, batch_sizes: np.ndarray, *options: bool) -> Any:
-        """A schedule belongs to one thread and one stream, so nobody else uses its arrays before the stream has."""
-        key = (kind, self.device.stream(), threading.get_ident(), batch_sizes.tobytes(), options)
-        return prepared.schedules.get(key, lambda: kind(self.device, prepared.weights, batch_sizes, *options))
+    def table(self, batch_sizes: np.ndarray, D: int, *, against: bool) -> Table:
+        """The table of a pass. It belongs to a stream, in which it has been copied to the device."""
+        key = (self.device.stream(), batch_sizes.tobytes(), D, against)
+        return self.tables.get(key, lambda: Table.of(batch_sizes, D, against=against, xp=self.device.xp))
 
-    def _input_product(self, p: StepWeights, x: Any, out: Any) -> None:
-        """The input's share of the sums of all gates, with the biases: (N, D * 4 H)."""
-        self.device.xp.matmul(x.astype(p.arithmetic, copy=False), p.weight_ih.T, out=out)
-        if p.bias is not None:
-            out += p.bias
+    def forget(self) -> None:
+        """Give up what is kept for calls to come, but for that of other threads."""
+        self.tables.clear()
+        self.schedules = Schedules(self.device)
 
-    def forward(
-        self, prepared: PreparedSteps, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep
-    ) -> LayerOutput:
-        xp, p = self.device.xp, prepared.weights
-        N, D, H, R = len(input), p.D, p.H, p.R
-        schedule = self._schedule(prepared, ForwardSchedule, batch_sizes, keep != "nothing")
-        self._input_product(p, input, schedule.gates)
-        schedule.h_0[...] = 0 if h_0 is None else h_0
-        schedule.c[...] = 0 if c_0 is None else c_0
-        schedule.run()
-        h_n = xp.stack([schedule.output[:, d][schedule.ends[d]] for d in range(D)])
+
+class PreparedSteps:
+    """The parameters of a layer, and the passes with them."""
+
+    def __init__(self, steps: Steps, weights: StepWeights) -> None:
+        self.steps = steps
+        self.weights = weights
+
+    def _product(self, a: Any, b: Any, out: Any, *, add: bool = False) -> None:
+        self.steps.device.product(a, b, out, add=add, tf32=self.steps.tf32)
+
+    def _made_product(self, a: Any, b: Any) -> Any:
+        """The product in a new array of the dtype of the parameters."""
+        out = self.steps.device.xp.empty((a.shape[0], b.shape[1]), self.weights.dtype)
+        self._product(a, b, out)
+        return out
+
+    def forward(self, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep) -> LayerOutput:
+        xp, p = self.steps.device.xp, self.weights
+        N, B, D, H, R = len(input), int(batch_sizes[0]), p.D, p.H, p.R
+        keeps = keep != "nothing"
+        gates = xp.empty((N, D * 4 * H), p.arithmetic)
+        self._product(input, p.weight_ih.T, gates)
+        table = self.steps.table(batch_sizes, D, against=False)
+        h_0 = _copied(xp, h_0, (D, B, R), p.dtype)  # a copy: aligned
+        c_n = _copied(xp, c_0, (D, B, H), p.dtype)
+        h_n = xp.empty((D, B, R), p.dtype)
+        output = xp.empty((N, D * R), p.dtype)
+        unprojected = xp.empty((D, B, H), p.arithmetic) if p.P else None
+        h_prev = xp.empty((N, D, R), p.dtype) if keeps else None
+        c_prev = xp.empty((N, D, H), p.dtype) if keeps else None
+        self.steps.schedules.channel().run(
+            Pass.of(p, B, forward=True),
+            table,
+            (p.forward_in_fours, p.project_in_fours, p.bias, h_0, h_n, c_n, output, unprojected, h_prev, gates, c_prev),
+        )
         workspace = None
-        if keep != "nothing":
-            h_prev = [xp.concatenate([schedule.output[:, d], schedule.h_0[d]])[schedule.previous[d]] for d in range(D)]
-            gates = schedule.gates.reshape(N, D, 4, H).copy() if keep == "gates" else None
-            workspace = StepsWorkspace(input, batch_sizes, xp.stack(h_prev, axis=1), schedule.c_prev.copy(), gates)
-        return LayerOutput(schedule.output.reshape(N, D * R).copy(), h_n, schedule.c.copy(), workspace)
+        if keeps:
+            kept = gates.reshape(N, D, 4, H) if keep == "gates" else None
+            workspace = StepsWorkspace(input, batch_sizes, h_prev, c_prev, kept)
+        return LayerOutput(output, h_n, c_n, workspace)
 
-    def _gates_again(self, p: StepWeights, workspace: StepsWorkspace) -> Any:
+    def backward(self, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
+        xp, p = self.steps.device.xp, self.weights
+        x, batch_sizes, h_prev, c_prev, gates = workspace
+        N, B, D, H, R = len(x), int(batch_sizes[0]), p.D, p.H, p.R
+        if gates is None:
+            gates = self._gates_again(workspace)
+        table = self.steps.table(batch_sizes, D, against=True)
+        dc = _copied(xp, grad_c_n, (D, B, H), p.arithmetic)
+        da = xp.empty((N, D * 4 * H), p.dtype)
+        dh: Any = xp.empty((N, D, R), p.dtype) if p.P else None
+        self.steps.schedules.channel().run(
+            Pass.of(p, B, forward=False),
+            table,
+            (p.backward_in_fours, p.unproject_in_fours, gates, c_prev, grad_output, grad_h_n, dc, da, dh),
+        )
+        dx, dW_ih = self._made_product(da, p.weight_ih), self._made_product(da.T, x)
+        db = None if p.bias is None else da.sum(axis=0, dtype=p.arithmetic).astype(p.dtype)
+        h_full: Any = self._unprojected(gates, c_prev) if p.P else None
+        dh_0, parameters = xp.empty((D, B, R), p.dtype), []
+        for d in range(D):
+            rows = slice(d * 4 * H, (d + 1) * 4 * H)
+            self._product(da[:, rows][table.ends[d]], p.weight_hh[d], dh_0[d])
+            grads = DirectionParameters(
+                dW_ih[rows].copy(),
+                self._made_product(da[:, rows].T, h_prev[:, d]),
+                None if db is None else db[rows].copy(),
+                None if db is None else db[rows].copy(),
+                None if h_full is None else self._made_product(dh[:, d].T, h_full[:, d]),
+            )
+            parameters.append(grads)
+        return LayerGradients(dx, dh_0, dc.astype(p.dtype, copy=False), tuple(parameters))
+
+    def _gates_again(self, workspace: StepsWorkspace) -> Any:
         """The activated gates (N, D, 4, H). All states are known, so one product covers all rows."""
-        xp, N = self.device.xp, len(workspace.input)
+        xp, p, N = self.steps.device.xp, self.weights, len(workspace.input)
         sums = xp.empty((N, p.D * 4 * p.H), p.arithmetic)
-        self._input_product(p, workspace.input, sums)
-        gates = sums.reshape(N, p.D, 4, p.H)
+        self._product(workspace.input, p.weight_ih.T, sums)
         for d in range(p.D):
-            h_prev = workspace.h_prev[:, d].astype(p.arithmetic)
-            gates[:, d] += (h_prev @ p.weight_hh[d].astype(p.arithmetic, copy=False).T).reshape(N, 4, p.H)
-        for k in range(4):
-            gates[:, :, k] = xp.tanh(gates[:, :, k]) if k == 2 else sigmoid(gates[:, :, k])
+            of_direction = sums[:, d * 4 * p.H : (d + 1) * 4 * p.H]
+            self._product(workspace.h_prev[:, d], p.weight_hh[d].T, of_direction, add=True)
+        if p.bias is not None:
+            sums += p.bias.reshape(-1)
+        gates = sums.reshape(N, p.D, 4, p.H)
+        gates[:, :, :2] = sigmoid(gates[:, :, :2])
+        gates[:, :, 2] = xp.tanh(gates[:, :, 2])
+        gates[:, :, 3] = sigmoid(gates[:, :, 3])
         return gates
 
-    def backward(
-        self, prepared: PreparedSteps, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any
-    ) -> LayerGradients:
-        xp, p = self.device.xp, prepared.weights
-        N, D, H = len(workspace.input), p.D, p.H
-        given = (grad_output is not None, grad_h_n is not None)
-        schedule = self._schedule(prepared, BackwardSchedule, workspace.batch_sizes, *given)
-        schedule.gates[...] = self._gates_again(p, workspace) if workspace.gates is None else workspace.gates
-        schedule.c_prev[...] = workspace.c_prev
-        schedule.dc[...] = 0 if grad_c_n is None else grad_c_n
-        if grad_output is not None:
-            schedule.grad_output[...] = grad_output
-        if grad_h_n is not None:
-            schedule.grad_h_n[...] = grad_h_n
-        h_full = self._unprojected(p, schedule) if p.P else None  # before the gates are overwritten
-        schedule.run()
-        da = schedule.gates.reshape(N, D * 4 * H)
-        dW_ih = (da.T @ workspace.input.astype(p.arithmetic, copy=False)).reshape(D, 4 * H, p.I)
-        db = None if p.bias is None else da.sum(axis=0).reshape(D, 4 * H)
-        dh_0, parameters = [], []
-        for d in range(D):
-            da_d = da[:, d * 4 * H : (d + 1) * 4 * H]
-            dh_0.append(da_d[schedule.ends[d]] @ p.weight_hh[d].astype(p.arithmetic, copy=False))
-            grads = (
-                dW_ih[d],
-                da_d.T @ workspace.h_prev[:, d].astype(p.arithmetic),
-                None if db is None else db[d],
-                None if db is None else db[d],
-                None if h_full is None else schedule.dh[:, d].T @ h_full[d],
-            )
-            parameters.append(DirectionParameters(*(None if g is None else xp.array(g, p.dtype) for g in grads)))
-        dx, dh_0, dc_0 = (xp.array(g, p.dtype) for g in (da @ p.weight_ih, xp.stack(dh_0), schedule.dc))
-        return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
+    def _unprojected(self, gates: Any, c_prev: Any) -> Any:
+        """h before the projection: (N, D, H)."""
+        p = self.weights
+        c = (gates[:, :, 1] * c_prev + gates[:, :, 0] * gates[:, :, 2]).astype(p.dtype).astype(p.arithmetic)
+        return (gates[:, :, 3] * self.steps.device.xp.tanh(c)).astype(p.dtype)
 
-    def _unprojected(self, p: StepWeights, schedule: BackwardSchedule) -> Any:
-        """h before the projection: (D, N, H)."""
-        i, f, g, o = schedule.gates.transpose(2, 1, 0, 3)
-        c = (f * schedule.c_prev.astype(p.arithmetic) + i * g).astype(p.dtype).astype(p.arithmetic)
-        return o * self.device.xp.tanh(c)
+
+def _copied(xp: Any, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A copy of an array in a dtype, or zeros."""
+    return xp.zeros(shape, dtype) if array is None else xp.array(array, dtype)

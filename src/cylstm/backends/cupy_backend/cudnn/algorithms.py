@@ -1,0 +1,45 @@
+"""Which of cuDNN's algorithms computes a layer: a decision from sizes, made without a GPU.
+
+``standard`` computes all that cuDNN has. The persistent ones keep the recurrent weights on the chip. They are tried
+first where they are known to pay; where cuDNN says that it has no such kernel for these sizes or this device, the next
+one is tried, ``standard`` last. cuDNN is given one layer at a time, so a stack takes the persistent algorithms layer by
+layer, and so does a layer of two directions.
+"""
+
+from __future__ import annotations
+
+from ..variants import LayerShape
+
+#: cudnnRNNAlgo_t
+ALGORITHMS = {"standard": 0, "persist_static": 1, "persist_static_small_h": 3}
+#: The version from which on cuDNN has recurrent layers of bfloat16.
+BFLOAT16_SINCE = 91300
+#: The most units of ``persist_static_small_h``: forward alone, and with a backward pass.
+SMALL_H, SMALL_H_TRAINING = 192, 128
+
+
+def algorithms(shape: LayerShape, *, B: int, ragged: bool, training: bool, multiprocessors: int) -> tuple[str, ...]:
+    """The algorithms to try, in order.
+
+    The persistent ones take neither projection, nor sequences of different lengths, nor float64. The bounds of
+    ``persist_static`` are those of the sizes that its kernels are made for: float16, whole tiles of rows and units.
+    """
+    chosen = ["standard"]
+    if shape.P or ragged or shape.dtype == "float64":
+        return tuple(chosen)
+    whole_tiles = shape.H % 128 == 0 and shape.I % 128 == 0 and B % 8 == 0
+    if shape.dtype == "float16" and whole_tiles and shape.H <= 1024 and B <= 128 and multiprocessors >= 98:
+        chosen.insert(0, "persist_static")
+    most = SMALL_H_TRAINING if training else SMALL_H
+    if most >= shape.H:
+        chosen.insert(0, "persist_static_small_h")
+    return tuple(chosen)
+
+
+def refusal(shape: LayerShape, B: int, version: int) -> str:
+    """Why cuDNN of this version does not compute a layer with B sequences; "" if it does."""
+    if shape.dtype not in ("bfloat16", "float16", "float32", "float64"):
+        return f"cuDNN has no recurrent layers of {shape.dtype}"
+    if shape.dtype == "bfloat16" and version < BFLOAT16_SINCE:
+        return f"cuDNN has recurrent layers of bfloat16 from version {BFLOAT16_SINCE} on, and this is {version}"
+    return "" if B else "cuDNN takes no empty batch"

@@ -1,0 +1,97 @@
+"""Where cuDNN has each matrix and bias: the weight space, one array with all parameters of a layer."""
+
+from __future__ import annotations
+
+from ctypes import byref, c_size_t, c_void_p
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...base import DirectionParameters, LayerParameters
+from ..variants import LayerShape
+from .descriptors import descriptor, rnn_descriptor
+from .library import Library
+
+
+class Place(NamedTuple):
+    """Where a part of a parameter lies."""
+
+    parameter: str  # a field of DirectionParameters
+    direction: int
+    rows: slice  # of the parameter
+    shape: tuple[int, ...]
+    offset: int  # in elements
+
+    @property
+    def elements(self) -> slice:
+        """Of the weight space."""
+        return slice(self.offset, self.offset + int(np.prod(self.shape)))
+
+
+class Layout(NamedTuple):
+    """The weight space of a layer."""
+
+    layer: LayerShape
+    length: int  # in elements
+    places: tuple[Place, ...]
+
+    def packed(self, layer_parameters: LayerParameters, xp: Any) -> Any:
+        """The weight space with these parameters. A layer without biases has zeros there."""
+        space = xp.zeros(self.length, layer_parameters[0].weight_ih.dtype)
+        for place in self.places:
+            parameter = getattr(layer_parameters[place.direction], place.parameter)
+            if parameter is not None:
+                space[place.elements] = parameter[place.rows].reshape(-1)
+        return space
+
+    def parameters(self, space: Any, xp: Any) -> LayerParameters:
+        """What lies in the weight space, such as gradients, in the shapes of the parameters."""
+        layer = self.layer
+        H, I, R, P = layer.H, layer.I, layer.R, layer.P
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, R)}
+        shapes |= {"bias_ih": (4 * H,), "bias_hh": (4 * H,)} if layer.bias else {}
+        shapes |= {"weight_hr": (P, H)} if P else {}
+        directions = [{name: xp.empty(shape, space.dtype) for name, shape in shapes.items()} for _ in range(layer.D)]
+        for place in self.places:
+            if place.parameter in shapes:
+                array = directions[place.direction][place.parameter]
+                array[place.rows] = space[place.elements].reshape(place.shape)
+        return tuple(DirectionParameters(**arrays) for arrays in directions)
+
+
+def layout(library: Library, handle: c_void_p, layer: LayerShape, *, itemsize: int, algorithm: str) -> Layout:
+    """Ask cuDNN for the layout of the weight space.
+
+    cuDNN numbers the matrices of a direction: those of the input in PyTorch's order i, f, g, o, those of the state in
+    the same order, and the projection. It gives addresses; nothing is read or written there, so any do.
+    """
+    base, size, places = 1 << 32, c_size_t(), []
+    with (
+        rnn_descriptor(library, layer, algorithm=algorithm, tf32=False, packed=False) as rnn,
+        descriptor(library, "Tensor") as of_matrix,
+        descriptor(library, "Tensor") as of_bias,
+    ):
+        library.call("cudnnGetRNNWeightSpaceSize", handle, rnn, byref(size))
+        for direction in range(layer.D):
+            for number in range(9 if layer.P else 8):
+                matrix, bias = c_void_p(), c_void_p()
+                library.call(
+                    "cudnnGetRNNWeightParams",
+                    handle, rnn, direction, size.value, c_void_p(base), number,
+                    of_matrix, byref(matrix), of_bias, byref(bias),
+                )  # fmt: skip
+                kind, rows, shape = _part(layer, number)
+                for name, address, of in (("weight", matrix, shape), ("bias", bias, shape[:1])):
+                    if address.value is not None and (name == "weight" or kind != "hr"):
+                        offset = (address.value - base) // itemsize
+                        places.append(Place(f"{name}_{kind}", direction, rows, of, offset))
+    return Layout(layer, size.value // itemsize, tuple(places))
+
+
+def _part(layer: LayerShape, number: int) -> tuple[str, slice, tuple[int, int]]:
+    """The kind of a matrix by its number, its rows in the parameter, and its shape."""
+    if number == 8:
+        return "hr", slice(0, layer.P), (layer.P, layer.H)
+    gate = number % 4
+    rows = slice(gate * layer.H, (gate + 1) * layer.H)
+    return ("ih", rows, (layer.H, layer.I)) if number < 4 else ("hh", rows, (layer.H, layer.R))

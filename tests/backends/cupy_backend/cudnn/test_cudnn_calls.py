@@ -1,0 +1,163 @@
+"""The variant ``cudnn`` on a stand-in for libcudnn: which calls it makes, with which descriptors, addresses and sizes.
+
+The stand-in computes with the numpy backend, so these tests say nothing of cuDNN's values: those want a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_host import HostDevice
+from device_array import to_device
+from host_cudnn import PERSIST_STATIC, SMALL_H, STANDARD, HostCudnn
+from variant_backend import VariantBackend
+
+from cylstm import testing
+from cylstm.backends.cupy_backend.cudnn import Cudnn
+from cylstm.backends.cupy_backend.cudnn.descriptors import sequence_lengths
+from cylstm.backends.cupy_backend.cudnn.library import CudnnError, Library
+from cylstm.testing.problems import Problem, backward, forward, make_problem, outputs_and_gradients
+
+pytestmark = pytest.mark.names_backend("cupy")
+
+
+def variant(functions: HostCudnn, *, tf32: bool = False) -> Cudnn:
+    class OnHost(Cudnn):
+        find = staticmethod(lambda: Library(functions))
+
+    return OnHost(HostDevice(), tf32=tf32)
+
+
+def backend(functions: HostCudnn | None = None, **options: Any) -> VariantBackend:
+    return VariantBackend(variant(functions or HostCudnn(), **options))
+
+
+#: Of two wide types one will do.
+CHECKS = [check for check in testing.checks(backend()) if not check.id.endswith(("float64", "complex128"))]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_conformance(check: testing.Check) -> None:
+    check()
+
+
+def problem(dtype: str = "float32", **sizes: Any) -> Problem:
+    return make_problem(testing.Case(**{"T": 4, "B": 3, "states": True} | sizes), dtype)
+
+
+def test_complex_numbers_empty_batches_and_an_old_bfloat16_go_on_to_the_next_variant() -> None:
+    for functions, dtype, B, taken in (
+        (HostCudnn(), "float32", 3, True),
+        (HostCudnn(), "float32", 0, False),
+        (HostCudnn(), "complex64", 3, False),
+        (HostCudnn(), "bfloat16", 3, True),
+        (HostCudnn(version=91200), "bfloat16", 3, False),
+        (HostCudnn(version=91200), "float16", 3, True),
+    ):
+        if dtype == "bfloat16":
+            pytest.importorskip("ml_dtypes")
+        used = backend(functions)
+        outputs_and_gradients(used, problem(dtype, B=B))
+        assert (used.taken > 0) is taken
+        assert bool(functions.calls) is taken
+
+
+def test_a_pullback_may_be_called_again() -> None:
+    """cuDNN changes the reserve in a backward pass, and adds to the gradients of the weights."""
+    used, given = backend(), problem(D=2, ragged=True)
+    prepared = used.prepare(given.parameters)
+    for keep in ("gates", "states"):
+        workspace = forward(used, given, prepared, keep).workspace
+        first, second = (backward(used, given, prepared, workspace) for _ in range(2))
+        np.testing.assert_array_equal(first.input, second.input)
+        np.testing.assert_array_equal(first.parameters[1].weight_hh, second.parameters[1].weight_hh)
+
+
+@pytest.mark.parametrize("keep", ["gates", "states"])
+def test_what_the_caller_does_to_states_and_output_does_not_reach_the_workspace(keep: Any) -> None:
+    of, given = variant(HostCudnn()), problem(D=2)
+    prepared = of.prepare(tuple(type(p)(*(None if a is None else to_device(a) for a in p)) for p in given.parameters))
+    input, h_0, c_0, grad = map(to_device, (given.input, given.h_0, given.c_0, given.grad_output))
+    result = prepared.forward(input=input, batch_sizes=given.batch_sizes, h_0=h_0, c_0=c_0, keep=keep)
+    grads = []
+    for change in (1, 2):
+        back = prepared.backward(result.workspace, grad_output=grad, grad_h_n=None, grad_c_n=None)
+        grads.append([back.input.get(), back.c_0.get(), back.parameters[0].weight_hh.get()])
+        for array in (result.output, h_0, c_0):
+            array[...] = change
+    np.testing.assert_equal(grads[0], grads[1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "expected"),
+    [("float32", False, (0, 3)), ("float32", True, (0, 0)), ("float64", True, (1, 0)), ("float16", True, (0, 1))],
+)
+def test_float32_is_strict_unless_tf32_is_asked_for(dtype: str, tf32: bool, expected: tuple[int, int]) -> None:
+    functions = HostCudnn()
+    outputs_and_gradients(backend(functions, tf32=tf32), problem(dtype))
+    assert {layer.math for _, layer in functions.calls} == {expected}
+
+
+def test_the_next_algorithm_is_tried_where_cudnn_does_not_have_one() -> None:
+    for refused, expected in (((), SMALL_H), ((SMALL_H,), STANDARD), ((SMALL_H, PERSIST_STATIC), STANDARD)):
+        functions = HostCudnn(refused=refused)
+        outputs_and_gradients(backend(functions), problem())
+        assert {layer.algorithm for _, layer in functions.calls} == {expected}
+
+
+def test_what_no_algorithm_computes_is_an_error_that_names_the_status() -> None:
+    used = backend(HostCudnn(refused=(SMALL_H, STANDARD)))
+    with pytest.raises(
+        CudnnError, match=r"cudnnRNNForward must succeed, got CUDNN_STATUS_NOT_SUPPORTED \(3000\): .*TIER"
+    ):
+        forward(used, problem())
+
+
+def test_every_descriptor_is_destroyed() -> None:
+    """After calls that succeed, and after calls that do not."""
+    functions = HostCudnn()
+    used, given = backend(functions), problem(P=2, D=2)
+    prepared = used.prepare(given.parameters)
+    handles = len(functions.objects)
+    workspace = forward(used, given, prepared, "gates").workspace
+    backward(used, given, prepared, workspace)
+    functions.refused = (STANDARD,)
+    with pytest.raises(CudnnError):
+        forward(used, given, prepared)
+    assert len(functions.objects) == handles == 1
+
+
+def test_lengths_of_sequences() -> None:
+    assert sequence_lengths(np.array([3, 3, 2, 1, 1])).tolist() == [5, 3, 2]
+    assert sequence_lengths(np.array([2, 2])).tolist() == [2, 2]
+    assert sequence_lengths(np.array([2, 2])).dtype == np.int32
+
+
+def test_lack_of_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = HostCudnn()
+    used, given = backend(functions), problem()
+    prepared = used.prepare(given.parameters)
+    library = used.variant.library
+    monkeypatch.setitem(library._calls, "cudnnRNNForward", lambda *_: (_ for _ in ()).throw(library._error("f", 4004)))
+    with pytest.raises(MemoryError, match="f must have memory for its work"):
+        forward(used, given, prepared)
+
+
+def test_where_there_is_no_cudnn_the_variant_says_so() -> None:
+    class Without(Cudnn):
+        find = staticmethod(lambda: "cuDNN 9 is not found (nowhere): pip install nvidia-cudnn-cu13")
+
+    assert Without(HostDevice()).unavailable().startswith("cuDNN 9 is not found")
+
+
+def test_handles_belong_to_the_device_of_the_variant() -> None:
+    """Also where another one is current when it is asked whether there is cuDNN."""
+    functions = HostCudnn()
+
+    class OnHost(Cudnn):
+        find = staticmethod(lambda: Library(functions))
+
+    assert OnHost(HostDevice(3)).unavailable() == ""
+    assert functions.devices == [3]

@@ -1,0 +1,53 @@
+"""The persistent kernels, compiled for GPUs: no register is spilled. `make check-nvrtc` compiles all of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from nvrtc_usage import Usage, usage, why_no_nvrtc
+
+from cylstm.backends.cupy_backend.persistent.configurations import (
+    TABLE,
+    Configuration,
+    backward_configurations,
+    every_configuration,
+    forward_configurations,
+)
+from cylstm.backends.cupy_backend.persistent.kernels import definitions, source
+
+pytestmark = [
+    pytest.mark.names_backend("cupy"),
+    pytest.mark.skipif(bool(why_no_nvrtc()), reason=why_no_nvrtc()),
+]
+MANY = 1 << 20
+#: Those with most tiles need most registers.
+LARGEST = [kind(row, MANY)[0] for row in TABLE for kind in (forward_configurations, backward_configurations)]
+QUICK = [("sm_90", "float16", c) for c in LARGEST]
+QUICK += [(architecture, "bfloat16", c) for architecture in ("sm_80", "sm_100") for c in LARGEST[-2:]]
+
+
+@pytest.mark.parametrize(("architecture", "dtype", "configuration"), QUICK, ids=str)
+def test_no_register_is_spilled(architecture: str, dtype: str, configuration: Configuration) -> None:
+    found = usage(architecture, dtype, configuration)
+    assert found == Usage(found.registers, 0, 0)
+    assert found.registers * configuration.threads <= 64 * 1024  # those of a multiprocessor
+
+
+def test_the_largest_are_among_all_that_a_call_can_take() -> None:
+    assert set(LARGEST) <= set(every_configuration())
+    assert max(c.shared_memory for c in every_configuration()) <= 227 * 1024
+
+
+def test_products_are_those_of_tensor_cores_and_nothing_is_atomic() -> None:
+    from cupy_backends.cuda.libs import nvrtc
+
+    for c in LARGEST[:2]:
+        program = nvrtc.createProgram(source(c.name), "p.cu", (), ())
+        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions("bfloat16", c)))
+        ptx = nvrtc.getPTX(program).decode()
+        nvrtc.destroyProgram(program)
+        assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
+        assert "ld.relaxed.gpu.global.v4.u32" in ptx
+        assert "st.relaxed.gpu.global.u32" in ptx
+        assert not re.search(r"\b(atom|red)\.|tf32|membar|fence", ptx)

@@ -1,0 +1,110 @@
+"""Wrong kernels of the variant ``persistent`` are caught: what other tests prove of the right ones rests on that.
+
+Each mutant changes one thing that the exchange of words between blocks, or the sums, rest on. It has to give wrong
+numbers, or to wait until it gives up, in one of a few orders of the threads; the right kernels do so in none.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from cuda_host import needs_compiler
+from grid_host import HostGridKernel, compile_together
+from persistent_host import HostPersistent
+from variant_backend import VariantBackend
+
+from cylstm import testing
+from cylstm.backends.cupy_backend.persistent import kernels, variant
+from cylstm.backends.cupy_backend.persistent.configurations import Row
+from cylstm.testing.compare import assert_close
+from cylstm.testing.problems import Problem, expected_outputs_and_gradients, make_problem, outputs_and_gradients
+
+pytestmark = [pytest.mark.names_backend("cupy"), needs_compiler]
+
+ORDERS = 10
+#: What stands in a kernel, and what the mutant has in its place.
+BOTH = {
+    "does not wait": ("missing &= waits;", "missing = false;"),
+    "looks at one word of four": ("r < 4; r++) missing |=", "r < 1; r++) missing |="),
+    "has no barrier": ("__syncthreads();", ""),
+    "has one buffer of sums": ("(s & 1) * (WARPS", "0 * (WARPS"),
+    "waits for rows that never come": ("b < at.carried", "b <= at.carried"),
+    "drops the sums of a warp": ("w < WARPS; w++)", "w < WARPS - 1; w++)"),
+    "takes the states of other sequences": ("* B + b_0) * H;", "* B) * H;"),
+}
+MUTANTS = {
+    "forward": {
+        **BOTH,
+        "waits for h_0": ("fetch(h, carried, patience", "fetch(h, true, patience"),
+        "computes units that are not there": ("mine = there && my.unit < used", "mine = there"),
+        "takes half of a word twice": ("h[k / 2].at[2 * (k & 1) + 1]}", "h[k / 2].at[2 * (k & 1)]}"),
+    },
+    "backward": {
+        **BOTH,
+        "forgets the gradient of h_n": ("} else if (grad_h_n) {", "} else if (false) {"),
+        "takes the weights of another chunk": ("weights[2 * (chunk + k) + odd]", "weights[2 * k + odd]"),
+    },
+}
+
+
+def mutated(name: str, mutant: str) -> str:
+    """The source of a mutant."""
+    right, (old, new) = kernels.source(name), MUTANTS[name][mutant]
+    assert old in right
+    return right.replace(old, new)
+
+
+for _name in MUTANTS:
+    compile_together([mutated(_name, mutant) for mutant in MUTANTS[_name]])
+
+
+class TwoWarps(HostPersistent):
+    """Two warps; each has its part of the sums, and waits for other blocks."""
+
+    table: ClassVar[tuple[Row, ...]] = (Row(64, (8, 2), (8, 2, 2), (1, 1)),)
+    tries: ClassVar[int] = 10_000
+
+
+def finite() -> Problem:
+    """Of two launches. Many sequences end at once, so that a fast warp does not need the rows that a slow one is at."""
+    sizes = np.array([18, 16, 12, 9, 2])
+    problem = make_problem(testing.Case(T=len(sizes), B=18, H=37, D=2, states=True), "float16")
+    rows = {name: getattr(problem, name)[: sizes.sum()] for name in ("input", "grad_output")}
+    return problem._replace(batch_sizes=sizes, **rows)
+
+
+def not_finite() -> Problem:
+    """inf in the input and in h_0 of two sequences; in h_0 of another one nan of all bits."""
+    problem = make_problem(testing.Case(T=3, B=3, H=37, states=True), "float16")
+    problem.input[4] = np.inf
+    problem.h_0[0, 0, 3] = np.inf
+    problem.h_0.view(np.uint16)[0, 2] = 0xFFFF
+    return problem
+
+
+def assert_right(name: str, orders: int) -> None:
+    """What a kernel computes, in several orders of the threads."""
+    problems = (finite(), not_finite()) if name == "forward" else (finite(),)
+    for order in range(orders):
+        HostGridKernel.seed = 1000 * order
+        for problem in problems:
+            with np.errstate(all="ignore"):
+                expected = expected_outputs_and_gradients(problem)
+                result = outputs_and_gradients(VariantBackend(TwoWarps()), problem)
+            of_kernel = [key for key in expected if key.startswith("grad_") == (name == "backward")]
+            result, expected = ({key: arrays[key] for key in of_kernel} for arrays in (result, expected))
+            assert_close(result, expected, "float16", testing.TOLERANCES["float16"].gradients, f"order {order}")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_right_kernels_are_right(name: str) -> None:
+    assert_right(name, 4)
+
+
+@pytest.mark.parametrize(("name", "mutant"), [(name, mutant) for name in MUTANTS for mutant in MUTANTS[name]])
+def test_each_mutant_is_caught(name: str, mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant, "source", lambda n: mutated(n, mutant) if n == name else kernels.source(n))
+    with pytest.raises((AssertionError, RuntimeError), match=r"off by|must all run at once"):
+        assert_right(name, ORDERS)
