@@ -19,7 +19,9 @@ typedef float Sums[N_TILES][4];
 
 INLINE void load(Weights &weights, const unsigned *fragments) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const unsigned *from = fragments + ((((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * N_TILES * 32) + lane) * 2;
+    const unsigned *from =
+        fragments +
+        ((((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * N_TILES * 32) + lane) * 2;
 #pragma unroll
     for (int k = 0; k < K_STEPS; k++)
 #pragma unroll
@@ -90,7 +92,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             for (int n = 0; n < N_TILES; n++)
 #pragma unroll
                 for (int r = 0; r < 4; r++)
-                    half[(warp * ROWS + tile * 16 + group + 8 * (r >> 1)) * UNITS + n * 8 + 2 * member + (r & 1)] = sums[n][r];
+                    half[(warp * ROWS + tile * 16 + group + 8 * (r >> 1)) * UNITS + n * 8 + 2 * member + (r & 1)] =
+                        sums[n][r];
         }
         __syncthreads();
 #pragma unroll

@@ -17,7 +17,8 @@ typedef unsigned Weights[K_STEPS][M_TILES][4];
 INLINE void load(Weights &weights, const unsigned *fragments) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const Words *from = reinterpret_cast<const Words *>(fragments) +
-                        (((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * M_TILES * 32) + lane;
+                        (((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * M_TILES * 32) +
+                        lane;
 #pragma unroll
     for (int k = 0; k < K_STEPS; k++)
 #pragma unroll
@@ -41,8 +42,7 @@ INLINE void multiply(const Weights &weights, const Words (&h)[K_STEPS / 2], floa
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-        for (int r = 0; r < 4; r++)
-            parts[(2 * member + (r & 1)) * M + m * 16 + group + 8 * (r >> 1)] = sums[m][r];
+        for (int r = 0; r < 4; r++) parts[(2 * member + (r & 1)) * M + m * 16 + group + 8 * (r >> 1)] = sums[m][r];
 }
 
 // Directions d_0 to d_0 + gridDim.y - 1 of D, sequences b_0 to b_0 + ROWS - 1 of B. The table of steps counts sequences
@@ -69,7 +69,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         const Element my = element_of(e);
-        c[e] = b_0 + my.b < B && my.b < ROWS && my.unit < H ? widened(c_state[states + (long long)my.b * H + my.unit]) : 0;
+        c[e] =
+            b_0 + my.b < B && my.b < ROWS && my.unit < H ? widened(c_state[states + (long long)my.b * H + my.unit]) : 0;
     }
     for (int s = 0; s < T; s++) {
         const Step at = steps[s * D + d];
@@ -121,7 +122,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 store(&h, next_hidden(now, c[e]));
             }
             const unsigned word = with_next(h);
-            if (there && !(my.u & 1)) store_relaxed(reinterpret_cast<unsigned *>(&output[(n * D + d) * H + my.unit]), word);
+            if (there && !(my.u & 1))
+                store_relaxed(reinterpret_cast<unsigned *>(&output[(n * D + d) * H + my.unit]), word);
         }
     }
 #pragma unroll

@@ -1,9 +1,9 @@
 // What the persistent kernels have in common. Plain C++ but for four instructions of a GPU, which a shim has for a CPU.
 //
-// Blocks meet nowhere. What they exchange, h forward and the gradients of the gates backward, was filled with 0xff bytes
-// before the launch, and a warp polls the words that it needs until none is 0xffffffff: rounding never gives that, since
-// nan is 0x7fff or has a zero in its last places. Each step has rows of its own, so nothing is written twice, and no
-// fence, flag, atomic or barrier of the grid is needed, only that all blocks are resident. A thread that has polled
+// Blocks meet nowhere. What they exchange, h forward and the gradients of the gates backward, was filled with 0xff
+// bytes before the launch, and a warp polls the words that it needs until none is 0xffffffff: rounding never gives that,
+// since nan is 0x7fff or has a zero in its last places. Each step has rows of its own, so nothing is written twice, and
+// no fence, flag, atomic or barrier of the grid is needed, only that all blocks are resident. A thread that has polled
 // `patience` times says so in `failed` and goes on without waiting: the launch ends, and its results are not used.
 //
 // Compile-time, beside those of lstm.h: UNITS, hidden units of a block; WARPS of a block, which split the sums over k;
