@@ -29,6 +29,10 @@ _PARTS = {"Slice", "Split", "Gather"}
 _ZERO_OF_ALL, _ZERO_OF_ANY = {"Concat", "Add", "Sub", "Sum"}, {"Mul"}
 
 
+class InputsError(TensorFileError):
+    """Constants that do not fit an operator."""
+
+
 class Scope:
     """One graph, subgraph or call of a function: who makes a value, and what it is.
 
@@ -197,7 +201,7 @@ class Scope:
         except Unknown:
             raise
         except (TypeError, ValueError, IndexError, KeyError, OverflowError, ArithmeticError, RuntimeError) as error:
-            raise TensorFileError(
+            raise InputsError(
                 f"the inputs of {node.op_type} must give {node.output[0]!r}, got {type(error).__name__}: {error}"
             ) from error
         results = results if isinstance(results, list) else [results]
