@@ -227,6 +227,14 @@ def test_a_projection_that_the_exporter_writes_wrongly_is_refused(tmp_path: Path
         cylstm.onnx.load(tmp_path / "m.onnx")
 
 
+def test_a_projection_whose_biases_the_exporter_mixes_up_is_named(tmp_path: Path) -> None:
+    """With more layers the names of weight_hr are taken for those of biases: what is stored does not fit together."""
+    net = Plain(proj_size=1, num_layers=3).eval()
+    exported(net, tmp_path / "m.onnx", "dynamo", False)
+    with pytest.raises(ValueError, match=r"on the way to [WRB] of an LSTM\. PyTorch's exporter .* proj_size"):
+        cylstm.load(tmp_path / "m.onnx")
+
+
 def test_states_that_are_parts_of_an_input_in_another_order_are_not_joined(tmp_path: Path) -> None:
     lstm = cylstm.LSTM(3, 4, 2)
     cylstm.onnx.save(lstm, tmp_path / "m.onnx", states=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import cylstm
 from cylstm import testing
 from cylstm.arrays.activations import ACTIVATIONS
 from cylstm.backends.base import Backend, Capabilities, DirectionParameters, LayerGradients, LayerOptions, LayerOutput
@@ -163,6 +164,58 @@ class Some(problems.NumpyBackend):
 
     name = "some"
     capabilities = problems.NumpyBackend.capabilities._replace(options=frozenset({"peephole", "relu", "tanh"}))
+
+
+class WithoutGradients(problems.NumpyBackend):
+    """It computes all options, and gradients of peepholes alone."""
+
+    name = "without-gradients"
+    capabilities = problems.NumpyBackend.capabilities._replace(training_options=frozenset({"peephole"}))
+
+
+def test_gradients_with_options_are_a_claim_of_their_own() -> None:
+    ids = {check.id for check in testing.checks(WithoutGradients()) if check.id.endswith("-float64")}
+    topics = {one.removeprefix("option_values-") for one in ids if one.startswith("option_values-")}
+    assert topics == {f"{topic}-float64" for topic in problems.OPTION_CASES}
+    assert [one for one in ids if one.startswith("option_gradients-")] == ["option_gradients-peephole-float64"]
+    backend = WithoutGradients()
+    lstm, x = cylstm.LSTM(3, 4, clip=1.0, backend=backend), cylstm.randn(2, 3)
+    lstm(x)
+    with pytest.raises(cylstm.UnsupportedError, match="cannot compute gradients with the option clip"):
+        lstm.vjp(x)
+    cylstm.LSTM(3, 4, peephole=True, backend=backend).vjp(x)
+
+
+@pytest.mark.parametrize("claim", [{"peephole"}, frozenset({"cell"})])
+def test_a_wrong_claim_of_gradients_is_found(claim: Any) -> None:
+    class Wrong(problems.NumpyBackend):
+        capabilities = problems.NumpyBackend.capabilities._replace(training_options=claim)
+
+    with pytest.raises(AssertionError, match=r"capabilities\.training_options must be None or a frozenset of some"):
+        next(check for check in testing.checks(Wrong()) if check.id == "contract")()
+
+
+class LastBit(problems.NumpyBackend):
+    """The last bit of a result with options depends on the rows of the call."""
+
+    name = "last-bit"
+
+    def prepare(self, layer_parameters: Any, *, options: LayerOptions | None = None) -> Any:
+        return super().prepare(layer_parameters, options=options), options is not None
+
+    def forward(self, prepared: Any, **arguments: Any) -> Any:
+        result = super().forward(prepared[0], **arguments)
+        if prepared[1] and len(arguments["input"]) % 2:
+            result = result._replace(output=np.nextafter(result.output, np.inf))
+        return result
+
+
+def test_bits_that_depend_on_the_call_are_found_with_options() -> None:
+    todo = [one for one in testing.checks(LastBit(), bitwise=True) if one.id.startswith("bitwise_options")]
+    assert {one.id.split("-")[1] for one in todo} == set(problems.OPTION_CASES)
+    for one in todo:
+        with pytest.raises(AssertionError, match="steps at a time"):
+            one()
 
 
 def test_options_are_checked_as_they_are_claimed() -> None:

@@ -114,12 +114,28 @@ class Capabilities(NamedTuple):
     #: Those of `LayerOptions` that are computed, by name. ``"activations"`` means all of them in all places; the name
     #: of an activation, such as ``"relu"``, means this one in all places.
     options: frozenset[str] = frozenset()
+    #: Those of them that are computed with gradients; None: all.
+    training_options: frozenset[str] | None = None
+
+    def options_of(self, training: bool) -> frozenset[str]:
+        """The options that are computed, with gradients or without."""
+        return self.options if self.training_options is None or not training else self.training_options
 
 
 def lacking(options: frozenset[str], needs: frozenset[str]) -> list[str]:
     """Which of `LayerOptions.needs` are not among the ``options`` of a backend's capabilities."""
     all_activations = "activations" in options
     return sorted(need for need in needs - options if not (all_activations and need in ACTIVATIONS))
+
+
+def lacking_in_words(capabilities: Capabilities, needs: frozenset[str], training: bool) -> list[str]:
+    """Likewise of a backend, in words: those that it does not compute, and those that it computes without gradients."""
+    missing = lacking(capabilities.options, needs)
+    words = []
+    for need in lacking(capabilities.options_of(training), needs):
+        kind = "activation" if need in ACTIVATIONS else "option"
+        words.append(f"{'gradients with ' * (need not in missing)}the {kind} {need}")
+    return words
 
 
 class Stepper(Protocol):

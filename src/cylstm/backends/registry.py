@@ -22,9 +22,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..arrays.activations import ACTIVATIONS
 from ..locks import ForkSafe
-from .base import Backend, Capabilities, lacking
+from .base import Backend, Capabilities, lacking_in_words
 from .errors import (
     BackendError,
     BackendLoadError,
@@ -275,9 +274,7 @@ class _Needs(NamedTuple):
             unmet.append(f"in precision {self.precision} (it computes in {', '.join(capabilities.precisions)})")
         if self.device.partition(":")[0] not in capabilities.devices:
             unmet.append(f"on device {self.device!r} (it computes on {', '.join(capabilities.devices)})")
-        missing = lacking(capabilities.options, self.options)
-        unmet += [f"the {'activation' if option in ACTIVATIONS else 'option'} {option}" for option in missing]
-        return unmet
+        return unmet + lacking_in_words(capabilities, self.options, self.training)
 
 
 def load(name: str, source: str = "the argument name") -> Backend:

@@ -16,7 +16,8 @@ from ..files.container import damaged
 from ..files.names import either
 from .files.model import LayerPath, StoredModel, read_model
 from .functional import Functional
-from .layers import LAYERS, Bidirectional, Identity, InputLayer, Layer, LSTMCell, StackedRNNCells, TimeDistributed
+from .layers import LAYERS, Bidirectional, Identity, Layer, LSTMCell, StackedRNNCells, TimeDistributed
+from .layers.base import InputLayer
 from .layers.merging import Merge
 from .layers.operations import OPERATIONS, Operation
 from .sequential import Sequential
@@ -122,7 +123,7 @@ def _layer(described: Mapping[str, Any], stored: StoredModel | None, path: Layer
     if stored is not None and isinstance(layer, Bidirectional) and _before_tf(stored.keras_version):
         layer.zero_masked(False)
     if stored is not None and isinstance(layer, Merge) and _loses_masks(stored.keras_version):
-        layer.refuse_masks()
+        layer._refuse_masks()
     if stored is not None and not isinstance(layer, InputLayer | TimeDistributed):
         layer.give(partial(stored.weights, path))
     return layer

@@ -29,6 +29,10 @@ _PARTS = {"Slice", "Split", "Gather"}
 _ZERO_OF_ALL, _ZERO_OF_ANY = {"Concat", "Add", "Sub", "Sum"}, {"Mul"}
 
 
+class InputsError(TensorFileError):
+    """Constants that do not fit an operator."""
+
+
 class Scope:
     """One graph, subgraph or call of a function: who makes a value, and what it is.
 
@@ -197,7 +201,7 @@ class Scope:
         except Unknown:
             raise
         except (TypeError, ValueError, IndexError, KeyError, OverflowError, ArithmeticError, RuntimeError) as error:
-            raise TensorFileError(
+            raise InputsError(
                 f"the inputs of {node.op_type} must give {node.output[0]!r}, got {type(error).__name__}: {error}"
             ) from error
         results = results if isinstance(results, list) else [results]
@@ -245,6 +249,7 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
         for node in scope.nodes:
             for graph in _subgraphs(node):
                 inner = Scope(graph, parent=scope, attributes=scope.attributes, opset=scope.opset, **shared)
+                inner.inputs.update(_unchanged(scope, node, graph))
                 todo.append((inner, calling))
                 count, nodes = count + 1, nodes + len(graph.node)
             key = (node.domain, node.op_type)
@@ -283,6 +288,16 @@ def _subgraphs(node: Any) -> Iterator[Any]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _unchanged(scope: Scope, node: Any, graph: Any) -> dict[str, tuple[Scope, str]]:
+    """What a loop passes on from step to step as it is, weights say: where it comes from, by its name in the body."""
+    if node.op_type != "Loop" or node.domain not in ONNX:
+        return {}
+    carried = zip(graph.input[2:], graph.output[1:], node.input[2:], strict=False)
+    return {
+        inside.name: (scope, given) for inside, passed_on, given in carried if inside.name == passed_on.name and given
+    }
 
 
 def _captured(node: Any) -> set[str]:

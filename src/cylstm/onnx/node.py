@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.quantization import QuantizedWeight
+from ..files.container import TensorFileError
 from ..words import with_article
 from . import quantized
 from .convention import INPUTS, RELATIVES, activations_of, shortest, to_pytorch
-from .graph import Scope
+from .graph import InputsError, Scope
 from .operators import Unknown
 from .states import WHAT, Refused, Sizes, state_of
 
@@ -166,7 +167,7 @@ def directions_of(direction: str) -> int:
 
 def _weights(scope: Scope, given: Mapping[str, str], direction: str, hidden_size: int | None) -> dict[str, np.ndarray]:
     """W, R and, where they are given, B and P."""
-    arrays = {name: scope.value(given[name]) for name in ("W", "R", "B", "P") if name in given}
+    arrays = {name: _weight(scope, name, given[name]) for name in ("W", "R", "B", "P") if name in given}
     W, R, D = arrays["W"], arrays["R"], directions_of(direction)
     H = R.shape[-1] if R.ndim else 0
     I = W.shape[-1] if W.ndim else 0
@@ -179,6 +180,17 @@ def _weights(scope: Scope, given: Mapping[str, str], direction: str, hidden_size
             raise Refused(f"has {name} of dtype {array.dtype}")
         scope.budget.take(array.nbytes, given[name])  # it will be copied
     return arrays
+
+
+def _weight(scope: Scope, name: str, given: str) -> np.ndarray:
+    """The array of W, R, B or P."""
+    try:
+        return scope.value(given)
+    except InputsError as error:
+        raise TensorFileError(
+            f"{error}, on the way to {name} of an LSTM. PyTorch's exporter writes this for proj_size, which "
+            "ONNX's operator does not have: save the state_dict instead"
+        ) from error
 
 
 def _is_transposed(scope: Scope, X: str) -> bool:

@@ -85,7 +85,7 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
                 if kind in ("GRU", "RNN"):
                     relatives.append((name_of(node), _described(scope, node)))
         if not found:
-            apart = [cell for scope in visited for cell in cells(scope)]
+            apart = _distinct([cell for scope in visited for cell in cells(scope)])
     except (ImportError, FileNotFoundError):
         raise
     except TensorFileError as error:
@@ -108,6 +108,15 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
     for name, layer in relatives:
         names[_unused(name, names, used)] = layer
     return _Everything(what, found, apart, there, {name: names[name] for name in names if name not in found})
+
+
+def _distinct(found: list[Cell]) -> list[Cell]:
+    """Cells of several graphs, those with the same weights once: a step before a loop, and the loop's."""
+    distinct: dict[Any, Cell] = {}
+    for cell in found:
+        key = tuple((name, array.shape, array.tobytes()) for name, array in cell.parameters.items())
+        distinct.setdefault(key or cell.name, cell)
+    return list(distinct.values())
 
 
 def _unused(name: str, names: Mapping[str, Any], used: dict[str, int]) -> str:
@@ -142,6 +151,10 @@ def read(path: Path) -> Contents:
     refused: dict[str, str] = {}
     everything = _everything(path)
     for cell in everything.cells:
+        if not cell.parameters:
+            refused[cell.name] = (
+                "is a cell made of single operators, and not PyTorch's: load its weights from the source"
+            )
         tensors |= as_tensors({f"{cell.name}{field}": array for field, array in cell.parameters.items()})
     if not everything.lstms and not tensors and not everything.others:
         raise TensorFileError(f"{path} must hold an LSTM node, got {everything.there}")

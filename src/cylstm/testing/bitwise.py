@@ -14,14 +14,23 @@ from ..backends.cython_backend.threads import get_num_threads, set_num_threads
 from ..nn.lstm import LSTM
 from .compare import assert_identical
 from .module import called, draw
-from .problems import Case, Problem, forward, make_problem, outputs, outputs_and_gradients
+from .problems import Case, Problem, forward, make_problem, outputs, outputs_and_gradients, prepare
+
+_CHUNKED = [Case(T=40, B=5, I=19, H=33, states=True), Case(T=40, B=1, I=64, H=64, states=True)]
+_BATCHED = [Case(T=9, B=13, I=19, H=33, D=2, ragged=True, states=True), Case(T=9, B=4, I=64, H=64, states=True)]
+_THREADED = [Case(T=9, B=13, I=19, H=65, D=2, ragged=True, states=True), Case(T=9, B=1, I=64, H=256)]
+#: Options beyond PyTorch's are put into these.
+SIZES_FOR_OPTIONS = [
+    Case(T=11, B=7, I=19, H=65, P=21, ragged=True, states=True),
+    Case(T=11, B=1, I=64, H=256, states=True),
+]
 
 
-def bitwise_chunks(backend: Backend, *, dtype: str) -> None:
+def bitwise_chunks(backend: Backend, *, dtype: str, cases: list[Case] = _CHUNKED) -> None:
     """Step by step, in chunks and at once: the same bits."""
-    for case in (Case(T=40, B=5, I=19, H=33, states=True), Case(T=40, B=1, I=64, H=64, states=True)):
+    for case in cases:
         problem = make_problem(case, dtype)
-        prepared = backend.prepare(problem.parameters)
+        prepared = prepare(backend, problem)
         whole = forward(backend, problem, prepared)
         for steps in (1, 7, 16):
             h: Any = problem.h_0
@@ -38,11 +47,11 @@ def bitwise_chunks(backend: Backend, *, dtype: str) -> None:
                 assert_identical(got, want, f"{case}, {steps} steps at a time: {name}")
 
 
-def bitwise_batch(backend: Backend, *, dtype: str) -> None:
+def bitwise_batch(backend: Backend, *, dtype: str, cases: list[Case] = _BATCHED) -> None:
     """A sequence alone, in a padded batch, and in a ragged batch: the same bits."""
-    for case in (Case(T=9, B=13, I=19, H=33, D=2, ragged=True, states=True), Case(T=9, B=4, I=64, H=64, states=True)):
+    for case in cases:
         problem = make_problem(case, dtype)
-        prepared = backend.prepare(problem.parameters)
+        prepared = prepare(backend, problem)
         together = forward(backend, problem, prepared)
         starts = np.concatenate([[0], np.cumsum(problem.batch_sizes)])
         for b in range(case.B):
@@ -57,15 +66,15 @@ def bitwise_batch(backend: Backend, *, dtype: str) -> None:
             assert_identical(c_n, together.c_n[:, b : b + 1], f"{case}, sequence {b} alone: c_n")
 
 
-def bitwise_threads(backend: Backend, *, dtype: str) -> None:
+def bitwise_threads(backend: Backend, *, dtype: str, cases: list[Case] = _THREADED) -> None:
     """Any number of threads: the same bits."""
-    for case in (Case(T=9, B=13, I=19, H=65, D=2, ragged=True, states=True), Case(T=9, B=1, I=64, H=256)):
+    for case in cases:
         _same_for_all_threads(lambda problem: outputs(backend, problem), make_problem(case, dtype), str(case))
 
 
 def bitwise_gradient_threads(backend: Backend, *, dtype: str) -> None:
     """Gradients with any number of threads: the same bits."""
-    for case in (Case(T=9, B=13, I=19, H=65, D=2, ragged=True, states=True), Case(T=9, B=1, I=64, H=256)):
+    for case in _THREADED:
         for keep in ("gates", "states"):
             run = functools.partial(outputs_and_gradients, backend, keep=keep)
             _same_for_all_threads(run, make_problem(case, dtype), f"{case} keep={keep}")
@@ -108,3 +117,10 @@ def bitwise_module(backend: Backend, *, dtype: str) -> None:
 
 #: `bitwise_gradient_threads` is for backends with gradients.
 EACH_DTYPE = (bitwise_chunks, bitwise_batch, bitwise_threads, bitwise_module)
+
+
+def bitwise_options(backend: Backend, *, dtype: str, cases: list[Case]) -> None:
+    """Likewise with options beyond PyTorch's: chunks, batches, threads."""
+    bitwise_chunks(backend, dtype=dtype, cases=[case._replace(ragged=False) for case in cases])
+    for function in (bitwise_batch, bitwise_threads):
+        function(backend, dtype=dtype, cases=[case._replace(D=2) for case in cases])

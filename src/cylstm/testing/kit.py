@@ -137,9 +137,16 @@ def checks(backend: str | Backend, *, bitwise: bool = False) -> Iterator[Check]:
             if not cases:
                 continue
             yield check(f"option_values-{topic}", layer_checks.values, dtype, cases=cases)
-            if training:
-                yield check(f"option_gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
-            if training and dtype in ("float64", "complex128") and topic != "activations":
+            if bitwise and dtype in ("float32", "float64"):
+                sizes = [one for one in bitwise_checks.SIZES_FOR_OPTIONS if one.P or topic != "proj_clip"]
+                optional = [one._replace(options=cases[-1].options) for one in sizes]
+                optional = [one for one in optional if _has_options(subject, one, dtype)]
+                yield check(f"bitwise_options-{topic}", bitwise_checks.bitwise_options, dtype, cases=optional)
+            cases = [case for case in cases if training and _has_options(subject, case, dtype, training=True)]
+            if not cases:
+                continue
+            yield check(f"option_gradients-{topic}", gradient_checks.gradients, dtype, cases=cases)
+            if dtype in ("float64", "complex128") and topic != "activations":
                 yield check(f"option_differences-{topic}", gradient_checks.option_differences, dtype, cases=cases)
         for function in layer_checks.EACH_DTYPE:
             yield check(function.__name__, function, dtype)
@@ -196,8 +203,8 @@ def parametrize_with_checks(
     )
 
 
-def _has_options(backend: Backend, case: Case, dtype: str) -> bool:
-    """Whether a case with options is one for this backend and dtype."""
+def _has_options(backend: Backend, case: Case, dtype: str, training: bool = False) -> bool:
+    """Whether a case with options is one for this backend and dtype, with gradients or without."""
     try:
         check_real(case.options, as_dtype(dtype))
     except RuntimeError:  # not defined for complex numbers
@@ -205,7 +212,9 @@ def _has_options(backend: Backend, case: Case, dtype: str) -> bool:
     capabilities = backend.capabilities
     if not case.options.needs():  # an activation in PyTorch's place
         return False
-    return not lacking(capabilities.options, case.options.needs()) and (capabilities.projection or not case.P)
+    return not lacking(capabilities.options_of(training), case.options.needs()) and (
+        capabilities.projection or not case.P
+    )
 
 
 def _is_here(dtype: str) -> bool:

@@ -32,7 +32,7 @@ def contract(backend: Backend) -> None:
     assert isinstance(backend.name, str), f"name must be a str, got {backend.name!r}"
     assert backend.name, "name must not be empty"
     assert backend.api_version == API_VERSION, f"api_version must be {API_VERSION}, got {backend.api_version}"
-    dtypes, training, projection, devices, precisions, options = backend.capabilities
+    dtypes, training, projection, devices, precisions, options, training_options = backend.capabilities
     unknown = set(dtypes) - set(TOLERANCES)
     assert dtypes, "capabilities.dtypes must not be empty"
     assert not unknown, f"capabilities.dtypes must be of {sorted(TOLERANCES)}, got {sorted(unknown)}"
@@ -44,6 +44,11 @@ def contract(backend: Backend) -> None:
     unknown = set(precisions) - set(PRECISIONS)
     assert not unknown, f"capabilities.precisions must be of {PRECISIONS}, got {sorted(unknown)}"
     assert DEFAULT in precisions, f"capabilities.precisions must have {DEFAULT!r}, got {precisions}"
+    if training_options is not None:
+        some = isinstance(training_options, frozenset) and training_options <= options
+        assert some, (
+            f"capabilities.training_options must be None or a frozenset of some of options, got {training_options!r}"
+        )
     unknown = set(options) - {*LayerOptions._fields, *ACTIVATIONS}
     assert isinstance(options, frozenset), f"capabilities.options must be a frozenset of str, got {options!r}"
     assert not unknown, f"capabilities.options must be names of options or activations, got {sorted(unknown)}"

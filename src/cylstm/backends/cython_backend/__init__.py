@@ -1,6 +1,7 @@
 """The compiled backend. A map of this folder::
 
     backend.py      CythonBackend: checks and allocates, then calls _lstm
+    options.py      the options beyond PyTorch's that the kernels compute
     buffers.py      large buffers that are used again
     threads.py      how many threads the kernels may use
     _lstm.pyx       forward, backward, and the stepper of a stream: NumPy's arrays as pointers

@@ -19,6 +19,7 @@ cdef struct Forward:          # what a part of the pass needs from step to step,
     Share own
     Operands operands
     GatesTile pair[2]         # their constant fields are set once
+    void (*gates)(const GatesTile*) noexcept nogil
     ProductTile projection    # h = h_full W_hrᵀ
     void* h_full              # (B, blocks VL), h before the projection; NULL without
     Products hoisted          # start = x W_ihᵀ + bias
@@ -109,6 +110,8 @@ cdef inline Forward init_forward(
     tile.start_stride = W if hoisted else 0
     tile.I = 0 if hoisted else s.I
     tile.h_out_stride = s.blocks * s.VL if s.P else s.D * s.R
+    tile.options = p.packed.options
+    f.gates = p.kernels.gates if p.packed.options == NULL else p.kernels.gates_with_options
     f.pair[1] = f.pair[0]
     memset(&f.projection, 0, sizeof(ProductTile))
     f.projection.segments, f.projection.a_k = 1, 1
@@ -242,6 +245,8 @@ cdef inline void gates_of_step(
         tile.lanes = VL if s.P else min(VL, s.H - j * VL)
         tile.weight_ih = p.packed.weight_ih + j * panel_ih
         tile.weight_hh = p.packed.weight_hh + j * panel_hh
+        if p.packed.weight_ch != NULL:
+            tile.weight_ch = <real*>p.packed.weight_ch + j * 3 * VL
         next_panel = NULL
         if own.streams_weights and m + 1 < count:
             next_panel = p.packed.weight_hh + (j + 1 if ascending else j - 1) * panel_hh
@@ -284,7 +289,7 @@ cdef inline void gates_of_step(
                         for k in range(tile.rows):
                             prefetch(output + (step.after + r + k) * stride + j * VL, 1)
                 if not own.pair_blocks or (tile == &f.pair[0] and m + 1 == count):
-                    p.kernels.gates(tile)
+                    f.gates(tile)
                 elif tile == &f.pair[1]:
                     p.kernels.gates_pair(f.pair)
                 r = stop
@@ -319,3 +324,18 @@ cdef inline void project_step(
                     tile.a = operands.full + low * operands.full_row
                 tile.out = output + (step.first + low) * s.D * s.R + g * W
                 p.kernels.product(tile)
+                if p.packed.options != NULL:
+                    limit_rows(<real*>tile.out, tile, <real>p.packed.options.proj_clip)
+
+
+cdef inline void limit_rows(real* rows, const ProductTile* tile, real limit) noexcept nogil:
+    """Each number of the tile's rows to -limit ... limit; a NaN stays."""
+    cdef Py_ssize_t r, k
+    cdef real* row
+    for r in range(tile.rows):
+        row = rows + r * tile.out_stride
+        for k in range(tile.columns):
+            if row[k] > limit:
+                row[k] = limit
+            elif row[k] < -limit:
+                row[k] = -limit

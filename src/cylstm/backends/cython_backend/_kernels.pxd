@@ -13,6 +13,15 @@ cdef extern from "kernels/kernels.h" nogil:
         void (*pack)(const PackTask*) noexcept nogil
         void (*convert)(const void* row, Py_ssize_t K, void* operand, float* scale) noexcept nogil
 
+    ctypedef struct Activation:
+        int kind
+        double alpha, beta, low, high
+
+    ctypedef struct CellOptions:
+        Activation f, g, h
+        double clip, cell_clip, proj_clip
+        int input_forget
+
     ctypedef struct GatesTile:
         Py_ssize_t rows, lanes
         const void* start
@@ -30,6 +39,8 @@ cdef extern from "kernels/kernels.h" nogil:
         Py_ssize_t h_out_stride
         void* c_prev
         void* gates
+        const CellOptions* options
+        const void* weight_ch
 
     ctypedef struct GatesBackwardTile:
         Py_ssize_t rows, lanes
@@ -64,6 +75,7 @@ cdef extern from "kernels/kernels.h" nogil:
         Factor input, state
         void (*gates)(const GatesTile*) noexcept nogil
         void (*gates_pair)(const GatesTile*) noexcept nogil
+        void (*gates_with_options)(const GatesTile*) noexcept nogil
         void (*product)(const ProductTile*) noexcept nogil
         void (*gates_backward)(const GatesBackwardTile*) noexcept nogil
         void (*transpose)(const void* panels, void* transposed, Py_ssize_t n, Py_ssize_t K) noexcept nogil

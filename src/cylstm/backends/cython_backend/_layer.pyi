@@ -33,6 +33,14 @@ def pack(
     bias_hh: NDArray[Any] | None,
     weight_hr: NDArray[Any] | None,
 ) -> None: ...
+def pack_options(
+    layer: Layer,
+    d: int,
+    activations: tuple[dict[str, float], ...],
+    limits: tuple[float, float, float],
+    input_forget: bool,
+    weight_ch: NDArray[Any] | None,
+) -> None: ...
 def pack_whole(layer: Layer, d: int, values: NDArray[Any], scale: NDArray[Any]) -> None: ...
 
 line_bytes: int

@@ -4,12 +4,12 @@
 """
 
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    LINE, Factor, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here, panel_bytes,
+    LINE, CellOptions, Factor, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here, panel_bytes,
 )
-from ._memory cimport allocate, release
+from ._memory cimport Views, allocate, release, release_views, sized
 from ._parallel cimport fpmode_restore, fpmode_set
 from ._partition cimport macs_of_row
 from ._pass cimport MACS_FOR_REGION, Packed, Shape, ceil_div, real, segment_count
@@ -75,6 +75,8 @@ cdef class Layer:
             release(self.packed[d].weight_hh_t)
             release(self.packed[d].weight_hr_t)
             release(self.packed[d].bias)
+            release(self.packed[d].options)
+            release(self.packed[d].weight_ch)
 
     @property
     def isa(self):
@@ -91,8 +93,8 @@ cdef class Layer:
 
     @property
     def trains(self):
-        """Whether the precision has a backward pass."""
-        return self.kernels.gates_backward != NULL
+        """Whether there is a backward pass: in this precision, and without options."""
+        return self.kernels.gates_backward != NULL and self.packed[0].options == NULL
 
     cdef int pack_transposed(self) except -1:
         """The panels of the backward pass, made from those of the forward pass when first needed."""
@@ -184,6 +186,41 @@ def pack_whole(
         _pack_gates(layer, &layer.kernels.state, <const char*>&values[0, 0], 1, &scale[0], p.weight_hh, s.R)
         if not _all_finite(&scale[0], 4 * s.H, 1):
             layer.finite = False
+
+
+def pack_options(
+    Layer layer not None, int d,
+    activations,  # f, g, h: each a dict of what Activation has in kernels.h
+    limits,       # clip, cell_clip, proj_clip; inf limits nothing
+    bint input_forget,
+    weight_ch,    # (3H,), or None without peepholes
+):
+    """What direction d computes beyond PyTorch's LSTM. Called once per direction, before the layer is used."""
+    cdef Shape s = layer.shape
+    cdef Packed* p = &layer.packed[d]
+    cdef Py_ssize_t itemsize = layer.kernels.itemsize, gate, j
+    cdef const char* weights
+    cdef Views views
+    cdef CellOptions options
+    if not 0 <= d < s.D or p.options != NULL:
+        raise ValueError(f"direction {d} must be one of {s.D} without options so far")
+    memset(&options, 0, sizeof(CellOptions))
+    options.f, options.g, options.h = activations
+    options.clip, options.cell_clip, options.proj_clip = limits
+    options.input_forget = input_forget
+    views.count = 0
+    try:
+        weights = <const char*>sized(&views, weight_ch, itemsize, False, 3 * s.H)
+        if weights != NULL:
+            p.weight_ch = allocate(s.blocks * 3 * s.VL, itemsize)
+            for gate in range(3):
+                for j in range(s.blocks):
+                    memcpy(<char*>p.weight_ch + (j * 3 + gate) * s.VL * itemsize,
+                           weights + (gate * s.H + j * s.VL) * itemsize, min(s.VL, s.H - j * s.VL) * itemsize)
+    finally:
+        release_views(&views)
+    p.options = <CellOptions*>allocate(1, sizeof(CellOptions))
+    p.options[0] = options
 
 
 cdef void _pack_gates(

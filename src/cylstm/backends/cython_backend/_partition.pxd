@@ -131,7 +131,7 @@ cdef inline Share share_of(const Pass* p, int part) noexcept nogil:
     own.s0, own.s1 = ceil_div(s.R, W) * u // units, ceil_div(s.R, W) * (u + 1) // units
     per_unit = panel_bytes(&p.kernels.state, s.R) + (0 if a.hoisted else panel_bytes(&p.kernels.input, s.I))
     own.fits_l1 = (own.j1 - own.j0) * per_unit <= FIRST_CACHE
-    own.pair_blocks = own.fits_l1 and s.B == 1
+    own.pair_blocks = own.fits_l1 and s.B == 1 and p.packed.options == NULL
     own.shares_state = a.unit_groups > 1 and s.B == 1
     own.streams_weights = own.tiles > 1 and is_large_panel(&p.kernels.state, s.R)
     return own

@@ -11,7 +11,7 @@
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from ._kernels cimport Kernels
+from ._kernels cimport CellOptions, Kernels
 from ._parallel cimport Halt
 
 ctypedef fused real:
@@ -38,6 +38,8 @@ cdef struct Packed:    # the weights of one direction
     char* weight_hh_t  # panels (groups of R, blocks W, W)
     char* weight_hr_t  # panels (groups of H, P, W)
     void* bias         # (blocks, 4, VL) = b_ih + b_hh, of the state's type
+    CellOptions* options  # NULL: PyTorch's LSTM
+    void* weight_ch    # (blocks, 3, VL), of the state's type; NULL without peepholes
 
 
 cdef struct Partition:     # of a call among threads

@@ -13,8 +13,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...arrays.quantization import QuantizedWeight, quantized
-from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..base import (
+    Backend,
+    Capabilities,
+    DirectionParameters,
+    Keep,
+    LayerGradients,
+    LayerOptions,
+    LayerOutput,
+    LayerParameters,
+)
 from .buffers import pool
+from .options import COMPUTED, packed_activations, packed_limits
 from .threads import get_num_threads
 
 try:
@@ -58,7 +68,11 @@ class CythonBackend(Backend):
 
     name: ClassVar[str] = "cython"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        dtypes=frozenset({"float32", "float64"}), training=True, precisions=("float32", "bfloat16", "int8")
+        dtypes=frozenset({"float32", "float64"}),
+        training=True,
+        precisions=("float32", "bfloat16", "int8"),
+        options=COMPUTED,
+        training_options=frozenset(),
     )
 
     @classmethod
@@ -83,7 +97,9 @@ class CythonBackend(Backend):
             "openmp": _lstm.openmp(),
         }
 
-    def prepare(self, layer_parameters: LayerParameters, *, precision: str = "float32") -> _layer.Layer:
+    def prepare(
+        self, layer_parameters: LayerParameters, *, precision: str = "float32", options: LayerOptions | None = None
+    ) -> _layer.Layer:
         """Pack the weights of a layer. float32 stands for the parameters' own dtype."""
         first = layer_parameters[0]
         gates, I = first.weight_ih.shape
@@ -93,6 +109,8 @@ class CythonBackend(Backend):
         layer = _layer.Layer(len(layer_parameters), I, gates // 4, P, precision, self.instruction_set(precision))
         for d, parameters in enumerate(layer_parameters):
             _pack(layer, d, parameters)
+            if options is not None and options.named():
+                _pack_options(layer, d, parameters, options)
         return layer
 
     def forward(
@@ -112,6 +130,8 @@ class CythonBackend(Backend):
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
         kept: _KeptArrays | None = None
+        if keep != "nothing" and not prepared.trains:
+            raise NotImplementedError(f"keep must be 'nothing' with options or in {prepared.precision}, got {keep!r}")
         if keep == "gates":
             h_prev = pool.acquire((D, N, R), dtype)
             c_prev = pool.acquire((D, prepared.blocks, N, prepared.lanes), dtype)
@@ -194,6 +214,13 @@ def _pack(layer: _layer.Layer, d: int, p: DirectionParameters) -> None:
     if layer.whole:
         whole = p.weight_hh if isinstance(p.weight_hh, QuantizedWeight) else quantized(p.weight_hh)
         _layer.pack_whole(layer, d, *map(np.ascontiguousarray, whole))
+
+
+def _pack_options(layer: _layer.Layer, d: int, p: DirectionParameters, options: LayerOptions) -> None:
+    """What direction d computes beyond PyTorch's LSTM."""
+    weight_ch = None if p.weight_ch is None else np.ascontiguousarray(p.weight_ch)
+    activations, limits = packed_activations(options, d), packed_limits(options)
+    _layer.pack_options(layer, d, activations, limits, options.input_forget, weight_ch)
 
 
 def _known(cap: str) -> str:

@@ -19,7 +19,7 @@
 The names here are those of ``keras.layers``.
 """
 
-from .base import Input, InputLayer, Layer
+from .base import Input, Layer
 from .cells import RNN, LSTMCell, StackedRNNCells
 from .convolution import Conv1D
 from .dense import Dense, Embedding
@@ -51,22 +51,8 @@ from .recurrent import LSTM
 from .shapes import Cropping1D, Flatten, Permute, RepeatVector, Reshape, UpSampling1D, ZeroPadding1D
 from .wrappers import Bidirectional, TimeDistributed
 
-#: The layers by the names of their classes.
-LAYERS: dict[str, type[Layer]] = {
-    one.__name__: one
-    for one in (
-        *(LSTM, Bidirectional, RNN, Dense, Embedding, TimeDistributed, Masking, Dropout, SpatialDropout1D),
-        *(GaussianNoise, GaussianDropout, AlphaDropout, ActivityRegularization, Identity, Activation, ReLU, LeakyReLU),
-        *(ELU, PReLU, ThresholdedReLU, Softmax, Flatten, Reshape, Permute, RepeatVector, UpSampling1D, ZeroPadding1D),
-        *(Cropping1D, Conv1D, MaxPooling1D, AveragePooling1D, GlobalMaxPooling1D, GlobalAveragePooling1D),
-        *(BatchNormalization, LayerNormalization, UnitNormalization, Normalization, Rescaling),
-        *(Add, Subtract, Multiply, Average, Maximum, Minimum, Concatenate, Dot),
-    )
-}
-
 __all__ = [
     "ELU",
-    "LAYERS",
     "LSTM",
     "RNN",
     "Activation",
@@ -91,7 +77,6 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Identity",
     "Input",
-    "InputLayer",
     "LSTMCell",
     "Layer",
     "LayerNormalization",
@@ -118,3 +103,8 @@ __all__ = [
     "UpSampling1D",
     "ZeroPadding1D",
 ]
+
+#: The layers by the names of their classes.
+LAYERS: dict[str, type[Layer]] = {
+    name: globals()[name] for name in __all__ if name not in ("Input", "LSTMCell", "Layer", "StackedRNNCells")
+}

@@ -19,7 +19,7 @@ class Merge(Layer):
     #: Whether masked steps keep what is computed there; in the others it depends on the version of Keras.
     _takes_masks = True
 
-    def refuse_masks(self) -> None:
+    def _refuse_masks(self) -> None:
         """Refuse inputs with a mask: of the Keras that made the layer, it is lost here, which later ones keep."""
         self._takes_masks = False
 

@@ -46,6 +46,18 @@ typedef struct {
                     float *scale);
 } Factor;
 
+enum { OF_SIGMOID, OF_TANH, OF_RAMP };
+typedef struct {
+    int kind; /* sigmoid(x), alpha tanh(beta x), or alpha x + beta between `low` and `high` */
+    double alpha, beta, low, high;
+} Activation;
+
+typedef struct { /* what a direction computes beyond PyTorch's LSTM: LayerOptions of backends/base.py */
+    Activation f, g, h;
+    double clip, cell_clip, proj_clip; /* INFINITY: none */
+    int input_forget;
+} CellOptions;
+
 typedef struct {
     ptrdiff_t rows; /* m: 1 ... max_rows */
     ptrdiff_t lanes; /* units of this block that exist: 1 ... VL */
@@ -66,6 +78,8 @@ typedef struct {
     ptrdiff_t h_out_stride;
     void *c_prev; /* OUT (m, VL) c before the step, or NULL */
     void *gates; /* OUT (m, 4, VL) activated gates, or NULL */
+    const CellOptions *options; /* of gates_with_options, which writes neither c_prev nor gates; else NULL */
+    const void *weight_ch; /* IN (3, VL) peepholes of the gates i, f, o, or NULL; likewise */
 } GatesTile;
 
 typedef struct {
@@ -108,6 +122,7 @@ typedef struct {
     Factor state; /* W_hh h */
     void (*gates)(const GatesTile *); /* eq. (1) to (4) */
     void (*gates_pair)(const GatesTile *); /* of two blocks, one row each with the same input and h */
+    void (*gates_with_options)(const GatesTile *); /* likewise, with options; nothing is prefetched */
     void (*product)(const ProductTile *); /* where the precision trains, the panel may hold state too */
     void (*gates_backward)(
         const GatesBackwardTile *); /* eq. (6) to (10); NULL where the precision is for inference only */

@@ -46,14 +46,20 @@ INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
         store_some(h_row, h, t->lanes);
 }
 
-INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
+/* eq. (1) */
+INLINE void sum_rows(const int m, vec sums[][4], const GatesTile *t, const char *next)
 {
-    vec sums[MAX_ROWS][4];
     for (int r = 0; r < m; r++)
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
-    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL); /* (1) */
+    accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL);
     accumulate_state(m, sums, t, next);
+}
+
+INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
+{
+    vec sums[MAX_ROWS][4];
+    sum_rows(m, sums, t, next);
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
     for (int r = 0; r < m; r++)
@@ -73,6 +79,8 @@ static void gates_pair(const GatesTile *t)
     for (int b = 0; b < 2; b++)
         hidden_row(&t[b], 0, sums[b]);
 }
+
+#include "options.h"
 
 INLINE void product_rows(const int m, const ProductTile *t, const ptrdiff_t a_k, const char *next)
 {
@@ -112,6 +120,8 @@ static void gates(const GatesTile *t)
     else
         FOR_ROWS(gates_rows, t, t->prefetch)
 }
+
+static void gates_with_options(const GatesTile *t) { FOR_ROWS(optional_rows, t, NULL) }
 
 static void product(const ProductTile *t)
 {
@@ -189,6 +199,7 @@ const Kernels TABLE = {
     .state = STATE_FACTOR,
     .gates = gates,
     .gates_pair = gates_pair,
+    .gates_with_options = gates_with_options,
     .product = product,
 #if TRAINS
     .gates_backward = gates_backward,
