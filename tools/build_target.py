@@ -99,7 +99,9 @@ def target_of(compiler: Any, plat_name: str) -> Target:
         command.append(f"--target={machine}-pc-windows-msvc")
         compiler.compile_options = [o for o in compiler.compile_options if o != "/GL"] + command[1:]
     named = [command[n + 1] for n, word in enumerate(command[:-1]) if word == "-arch"]
-    asked = [_macros(_of_slice(command, name), clang_cl) for name in dict.fromkeys(named)] or [_macros(command, clang_cl)]
+    asked = [_macros(_of_slice(command, name), clang_cl) for name in dict.fromkeys(named)] or [
+        _macros(command, clang_cl)
+    ]
     architectures = tuple(MACROS[macro] for macros in asked for macro in MACROS if macro in macros)
     macros = asked[0]
     if "__clang__" not in macros and "__GNUC__" not in macros:

@@ -1,6 +1,7 @@
 """``licence_wheel.py WHEEL...``: where a repaired wheel carries libgomp, put its licences beside it and name them.
 
-The package itself is BSD-3-Clause and says so alone. A wheel with GCC's OpenMP library also says what that one is under.
+The package itself is BSD-3-Clause and says so alone. A wheel with the OpenMP library of GCC
+also says what that one is under.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 LICENCES = Path(__file__).parents[1] / "packaging" / "licences"
-NOTICE = """{library}, in this wheel, is libgomp, the OpenMP library of GCC, as the system had it that the wheel was made on.
+NOTICE = """{library}, in this wheel, is libgomp, the OpenMP library of GCC of the system that made it.
 Copyright Free Software Foundation, Inc. It is free software under the GNU General Public License, version 3 or later,
 with the GCC Runtime Library Exception, version 3.1. Both texts are beside this file. Its source is that of GCC.
 """
@@ -40,7 +41,9 @@ def add(wheel: Path) -> bool:
     for info, data in files.items():
         if info.filename == f"{folder}METADATA":
             named = "".join(f"License-File: libgomp/{name}\n" for name in new)
-            text = re.sub(r"^License-Expression: .*\n", f"License-Expression: {EXPRESSION}\n", data.decode(), flags=re.M)
+            text = re.sub(
+                r"^License-Expression: .*\n", f"License-Expression: {EXPRESSION}\n", data.decode(), flags=re.M
+            )
             files[info] = re.sub(r"((?:^License-File: .*\n)+)", rf"\1{named}", text, count=1, flags=re.M).encode()
     del files[record]
     rows = [f"{info.filename},{_digest(data)},{len(data)}" for info, data in files.items()]

@@ -68,7 +68,9 @@ def check_one() -> int:
 
 
 def main() -> int:
-    machine = f"{platform.system()} {platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
+    machine = (
+        f"{platform.system()} {platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
+    )
     print(f"{machine}, NumPy {np.__version__}, OpenMP: {_lstm.openmp()}, threads: {threads.get_num_threads()}")
     differing = smoke_wheel.main()
     for isa in _layer.instruction_sets():

@@ -56,6 +56,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, folder)
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "build_target.py", folder / "tools")
     built = shutil.ignore_patterns("*.so", "_*.c", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", folder / "src", ignore=built)
     compiler = folder / "cc"

@@ -1,4 +1,4 @@
-"""``import_libraries.py PYTHON3_DLL FOLDER``: what a module for Windows is linked with, made from the library itself."""
+"""``import_libraries.py PYTHON3_DLL FOLDER``: what a module for Windows is linked with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ SLEEP_ON_ADDRESS = ("WaitOnAddress", "WakeByAddressAll", "WakeByAddressSingle")
 def write(library: str, names: list[str], archive: Path) -> None:
     definition = archive.with_suffix(".def")
     definition.write_text("\n".join([f"LIBRARY {library}", "EXPORTS", *names, ""]))
-    command = [sys.executable, "-m", "ziglang", "dlltool", "-m", "i386:x86-64", "-d", str(definition), "-l", str(archive)]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "dlltool",
+        "-m",
+        "i386:x86-64",
+        "-d",
+        str(definition),
+        "-l",
+        str(archive),
+    ]
     subprocess.run(command, check=True)
 
 
