@@ -130,8 +130,8 @@ class CythonBackend(Backend):
         h_n = np.empty((D, B, R), dtype)
         c_n = np.empty((D, B, H), dtype)
         kept: _KeptArrays | None = None
-        if keep != "nothing" and not prepared.trains:
-            raise NotImplementedError(f"keep must be 'nothing' with options or in {prepared.precision}, got {keep!r}")
+        if keep != "nothing" and not prepared.trains and prepared.precision == dtype.name:
+            raise NotImplementedError(f"keep must be 'nothing' with options, got {keep!r}: there are no gradients")
         if keep == "gates":
             h_prev = pool.acquire((D, N, R), dtype)
             c_prev = pool.acquire((D, prepared.blocks, N, prepared.lanes), dtype)
