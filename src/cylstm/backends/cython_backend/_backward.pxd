@@ -122,8 +122,8 @@ cdef inline void backward_group(
 ) noexcept nogil:
     """Eq. (6) to (11) of a chunk in one row group, so far as they go from step to step.
 
-    A turn ends where other parts need what this one has computed: a step's sums (11) are in the turn that the next step,
-    in this order, begins with.
+    A turn ends where other parts need what this one has computed: a step's sums (11) are in the turn that the next
+    step, in this order, begins with.
     """
     cdef const Pass* p = b.p
     cdef const Shape* s = p.shape

@@ -56,7 +56,7 @@ cdef inline void forward_group(
     """The steps of one row group. A part without others in its group takes several steps in one turn."""
     cdef const Shape* s = p.shape
     cdef Step step = before_first(p), at
-    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 2, count, k  # a single step has no look
+    cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 2, count  # a single step has no look
     cdef bint shares = group.count > 1
     cdef int n
     while step.index + 1 < s.T:
@@ -65,7 +65,7 @@ cdef inline void forward_group(
         n = part_take(group)
         while n >= 0:
             at = step
-            for k in range(count):
+            for _ in range(count):
                 next_step(p, &at)
                 if parts[n].start != NULL and at.index == parts[n].hoisted_until:
                     hoist_input(&parts[n], p, &at, input)
@@ -76,7 +76,7 @@ cdef inline void forward_group(
                     project_step(&parts[n], p, &at, output)
             part_done(group, n)
             n = part_take(group)
-        for k in range(count):
+        for _ in range(count):
             next_step(p, &step)
         if s.P and shares:
             turn_begins(group)

@@ -7,7 +7,8 @@ from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffe
 from libc.string cimport memcpy, memset
 
 from ._kernels cimport (
-    LINE, CellOptions, Factor, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here, panel_bytes,
+    LINE, CellOptions, Factor, Kernels, PackTask, cylstm_kernels, cylstm_kernels_line, cylstm_kernels_run_here,
+    panel_bytes,
 )
 from ._memory cimport Views, allocate, release, release_views, sized
 from ._parallel cimport fpmode_restore, fpmode_set

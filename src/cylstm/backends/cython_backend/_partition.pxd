@@ -19,8 +19,8 @@ cdef enum:
     LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
     MACS_LONG_CALL = 60_000_000  # about a millisecond: pays even if the other threads have to wake up
     THREADS_PER_PROCESSOR = 4    # more than these only wait for each other
-    # Multiply-adds of a step per nanosecond of an exchange. A core does some 45 of them, half the step is saved, and the
-    # way of h costs about as much once more.
+    # Multiply-adds of a step per nanosecond of an exchange. A core does some 45 of them, half the step is saved, and
+    # the way of h costs about as much once more.
     MACS_FOR_EXCHANGE = 150
 
 
