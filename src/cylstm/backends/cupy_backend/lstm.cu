@@ -16,8 +16,8 @@
 #define WINDOW 64  // steps that `advance` brings at once, at most
 
 struct Bound {
-    const Step *steps;  // (T, D)
-    int taken;          // steps that `advance` has brought
+    const Step *steps;                     // (T, D)
+    int taken;                             // steps that `advance` has brought
     const STORAGE *weight_hh, *weight_hr;  // packed for the pass, see weights.py
     // Forward.
     const ARITHMETIC *bias;   // (D, 4, H), the sum of both, or null
@@ -147,7 +147,7 @@ INLINE ARITHMETIC added(const ARITHMETIC *parts, int row, int column) {
 }
 
 // What the kernels do once the parts are there: each thread takes some of the rows of one unit.
-#define EACH_ROW_OF_BLOCK(row, b, rows)                                                                      \
+#define EACH_ROW_OF_BLOCK(row, b, rows) \
     for (int row = threadIdx.x / UNITS + 4 * threadIdx.y, b = blockIdx.x * ROWS + row; row < ROWS && b < rows; \
          row += PARTS, b += PARTS)
 
@@ -170,7 +170,8 @@ extern "C" __global__ void __launch_bounds__(32 * SLICES) forward(const Bound *b
     __shared__ ARITHMETIC parts[SLICES * ROWS * 4 * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = bound->window[step * D + d];
-    if (int(blockIdx.x) * ROWS >= at.rows) return;  // the whole block: the other direction, or the longest step, has more
+    if (int(blockIdx.x) * ROWS >= at.rows)
+        return;  // the whole block: the other direction, or the longest step, has more
     STORAGE *const output = bound->output;
     const STORAGE *const h_0 = bound->h_0;
     const auto before = [=](int b) -> const STORAGE * {
@@ -231,9 +232,7 @@ INLINE void backward_of_unit(const Bound *bound, ARITHMETIC dh, long long n, lon
     const ARITHMETIC *const gate = bound->gates + n * 4 * H + unit;
     STORAGE *const da = bound->da + n * 4 * H + unit;
     ARITHMETIC carried = bound->dc[state], a[4];
-    gate_gradients(
-        {gate[0], gate[H], gate[2 * H], gate[3 * H]}, widened(bound->c_prev[n * H + unit]), dh, carried, a
-    );
+    gate_gradients({gate[0], gate[H], gate[2 * H], gate[3 * H]}, widened(bound->c_prev[n * H + unit]), dh, carried, a);
     bound->dc[state] = carried;
 #pragma unroll
     for (int k = 0; k < 4; k++) store(&da[(long long)k * H], a[k]);
@@ -268,8 +267,9 @@ extern "C" __global__ void __launch_bounds__(32 * SLICES) backward(const Bound *
 }
 
 // The rest of `backward` with projection: dh through weight_hr, then the gradients of the gates.
-extern "C" __global__ void __launch_bounds__(32 * SLICES)
-    backward_projected(const Bound *bound, int step, int B, int H, int P) {
+extern "C" __global__ void __launch_bounds__(32 * SLICES) backward_projected(
+    const Bound *bound, int step, int B, int H, int P
+) {
     __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
     const int D = gridDim.z, d = blockIdx.z;
     const Step at = bound->window[step * D + d];
