@@ -248,7 +248,7 @@ check-wheel: $(WHEEL)  ## the wheel in a new environment of each Python that is 
 	        || exit; \
 	done
 
-wheel-aarch64 wheel-windows wheel-macos: wheel-%: $(DIST) $(CROSS)  ## a wheel of another system, tried under QEMU or Wine
+wheel-aarch64 wheel-windows wheel-macos: wheel-%: $(DIST) $(CROSS)  ## of another system, tried under QEMU or Wine
 	@$(STEP) "the wheel for $*" tools/cross_wheel $* wheelhouse/$*
 
 lint-workflows: $(CROSS)  ## the workflows against GitHub's schema, and for what is unsafe in them
@@ -277,8 +277,8 @@ help:
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
     sanitize-threads fuzz fuzz-files keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos \
-    lint-workflows soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu look \
-    format clean help
+    lint-workflows soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
+    look format clean help
 
 gpu:  # before anything is installed
 	@command -v nvidia-smi >/dev/null || { echo "needs an NVIDIA GPU and its driver: there is no nvidia-smi" >&2; exit 2; }

@@ -7,7 +7,7 @@
 from libc.string cimport memcpy
 
 from ._backward_pass cimport Backward, BackwardPass, Chunk, Scratch
-from ._forward cimport Forward, first_row, forward_group, init_forward, last_row
+from ._forward cimport Forward, ForwardPass, first_row, forward_group, init_forward, last_row
 from ._gradients cimport chunk_gradients
 from ._kernels cimport GatesBackwardTile
 from ._operands cimport Operands, operands_of
@@ -87,6 +87,7 @@ cdef inline void recompute_segment(
     cdef Shape shape = s[0]
     cdef Pass again = p[0]
     cdef Operands none = operands_of(p.kernels, s, p.partition, NULL)
+    cdef ForwardPass f
     cdef Forward* part
     cdef Py_ssize_t k = (behind.index - 1) // segment_steps(s.B), j, m, low, high
     cdef int first = first_part(b, group), n
@@ -111,8 +112,9 @@ cdef inline void recompute_segment(
                        (high - low) * s.VL * sizeof(real))
         part_done(group, n)
         n = part_take(group)
-    forward_group(&again, &b.kept, b.again + first, group, b.asks, input + b.kept.first * s.I,
-                  <real*>b.stored.h_segment + k * s.B * s.R, scratch + at.c, scratch + at.output)
+    f.p, f.kept, f.parts, f.turns, f.asks = &again, &b.kept, b.again, b.turns, b.asks
+    forward_group(&f, group, input + b.kept.first * s.I, <real*>b.stored.h_segment + k * s.B * s.R, scratch + at.c,
+                  scratch + at.output)
 
 
 cdef inline void backward_group(

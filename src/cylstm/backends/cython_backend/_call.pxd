@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from ._backward cimport backward_direction
 from ._backward_pass cimport Backward, BackwardPass, Scratch, init_backward
-from ._forward cimport Forward, forward_direction, init_forward
+from ._forward cimport Forward, ForwardPass, forward_direction, init_forward
 from ._kernels cimport Kernels, transpose_double, transpose_float
 from ._operands cimport Operands, operands_of
 from ._parallel cimport (
@@ -181,13 +181,16 @@ cdef inline void forward_thread(
     cdef Py_ssize_t cells = s.blocks * s.B * s.VL
     cdef bint keeps = call.kept.gates != NULL or call.kept.h_segment != NULL
     cdef Kept kept
+    cdef ForwardPass f
     cdef int d, n
+    f.kept, f.asks = &kept if keeps else NULL, rank == 0
     for n in range(<int>s.D):
         d = (t.direction + n) % <int>s.D
         kept = kept_of(call, d, sizeof(real))
-        forward_direction(&call.passes[d], &kept if keeps else NULL, call.forward + d * t.team,
-                          in_region(call, call.turns + d * t.team), rank_in(call, &t, d), rank == 0, input,
-                          h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells, output + d * s.R)
+        f.p, f.parts, f.part = &call.passes[d], call.forward + d * t.team, rank_in(call, &t, d)
+        f.turns = in_region(call, call.turns + d * t.team)
+        forward_direction(&f, input, h_0 + d * s.B * s.R if call.h_0_per_direction else h_0, c + d * cells,
+                          output + d * s.R)
     end_thread(call, &t)
 
 

@@ -10,7 +10,7 @@ from ._operands cimport Operands, convert_rows
 from ._parallel cimport Group, Part, halt_look, part_done, part_take, turn_begins
 from ._partition cimport group_at, share_of
 from ._pass cimport (
-    Kept, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
+    Kept, Partition, Pass, Shape, Share, Step, before_first, ceil_div, next_step, real, rows_of_step, segment_steps,
     steps_of_look,
 )
 from ._product cimport Products, init_products, prefetch_slice, run_products, tiles_of
@@ -28,32 +28,38 @@ cdef struct Forward:          # what a part of the pass needs from step to step,
     Py_ssize_t hoisted_first  # the first packed row in `start`
 
 
+cdef struct ForwardPass:      # of one direction, as one thread sees it
+    const Pass* p
+    const Kept* kept          # or NULL
+    Forward* parts            # (parts of a step,)
+    Part* turns               # theirs
+    int part                  # this thread's, or -1
+    bint asks                 # it is the one that called
+
+
 cdef inline void forward_direction(
-    const Pass* p,
-    const Kept* kept,   # or NULL
-    Forward* parts,     # (parts of the direction,)
-    Part* turns,        # theirs
-    int part,           # this thread's, or -1
-    bint asks,          # this is the thread that called
+    const ForwardPass* f,
     const real* input,  # IN (N, I)
     const real* h_0,    # IN (B, R), or NULL: zeros that add nothing
     real* c,            # IN/OUT (blocks, B, VL)
     real* output,       # OUT (N, R), rows D R apart
 ) noexcept nogil:
     """All row groups, this thread's first: those of threads that are not there have to be computed too."""
+    cdef const Partition* a = f.p.partition
     cdef Group group
-    cdef int n, first
-    for n in range(p.partition.row_groups):
-        group = group_at(p.partition, turns, part, n)
-        first = <int>(group.parts - turns) if group.parts != NULL else 0
-        forward_group(p, kept, parts + first, &group, asks, input, h_0, c, output)
+    cdef int n
+    for n in range(a.row_groups):
+        group = group_at(a, f.turns, f.part, n)
+        forward_group(f, &group, input, h_0, c, output)
 
 
 cdef inline void forward_group(
-    const Pass* p, const Kept* kept, Forward* parts, Group* group, bint asks,
-    const real* input, const real* h_0, real* c, real* output,
+    const ForwardPass* f, Group* group, const real* input, const real* h_0, real* c, real* output,
 ) noexcept nogil:
     """The steps of one row group. A part without others in its group takes several steps in one turn."""
+    cdef const Pass* p = f.p
+    cdef const Kept* kept = f.kept
+    cdef Forward* parts = f.parts + (group.parts - f.turns if group.parts != NULL else 0)
     cdef const Shape* s = p.shape
     cdef Step step = before_first(p), at
     cdef Py_ssize_t each = steps_of_look(p), left = each if s.T > 1 else 2, count  # a single step has no look
@@ -87,7 +93,7 @@ cdef inline void forward_group(
                 n = part_take(group)
         left -= count
         if left <= 0:
-            if halt_look(p.halt, asks):
+            if halt_look(p.halt, f.asks):
                 return
             left = each
         if parts[0].own.shares_state:
