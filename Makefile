@@ -135,7 +135,7 @@ sanitize: $(TEST)  ## the compiled module with the address and undefined behavio
 	    $(PYTEST) $(SANITIZED) --backend cython
 
 # OpenMP's own threads synchronise in ways that ThreadSanitizer does not see: here they are pthreads.
-sanitize-threads:  ## barrier, regions and Ctrl-C of the compiled module with the thread sanitizer, on pthreads
+sanitize-threads:  ## parts, regions and Ctrl-C of the compiled module with the thread sanitizer, on pthreads
 	@mkdir -p build
 	@$(STEP) "build tools/thread_sanitizer.c" $${CC:-gcc} -std=gnu11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror \
 	    -fsanitize=thread -pthread tools/thread_sanitizer.c -o build/thread_sanitizer

@@ -17,6 +17,8 @@ FUNCTIONS = {
     "nanoseconds",
     "process_id",
     "thread_id",
+    "thread_time",
+    "keep_processor",
     "is_main_thread",
     "yield_processor",
     "sleep_on",

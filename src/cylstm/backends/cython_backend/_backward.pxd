@@ -47,6 +47,8 @@ cdef inline void backward_direction(
                 group.turn = turn
                 recompute_segment(b, &group, scratch, input, &step)
             turn = group.turn  # the same for all groups
+            if halt_look(p.halt, b.asks):  # others may still be in the turns of the forward pass
+                return
         for g in range(a.row_groups):
             at = step
             group = group_at(a, b.turns, part, g)
@@ -56,7 +58,7 @@ cdef inline void backward_direction(
         turn_begins(everyone)
         n = part_take(everyone)
         while n >= 0:
-            if not p.halt.stop:
+            if not halt_look(p.halt, False):
                 chunk_gradients(b, n, scratch, input, grad_input)
             part_done(everyone, n)
             n = part_take(everyone)

@@ -243,6 +243,7 @@ cdef class Stepper:
         cdef Layer layer
         cdef Level* level = NULL
         cdef Py_ssize_t n, k, padded, itemsize, operands = 0
+        cdef int most
         cdef Partition partition
         if not layers:
             raise ValueError("layers must be one or more, got none")
@@ -265,9 +266,10 @@ cdef class Stepper:
                 self.serial = False
             partition = forward_partition(level.kernels, &level.shape, 1)
             operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
+        most = 1 if self.serial else MAX_STEP_THREADS
         if operands:
-            self.operands = <char*>allocate(MAX_STEP_THREADS, operands)
-        self.threads = <char*>allocate(bytes_of_threads(&level.shape, MAX_STEP_THREADS, False), 1)
+            self.operands = <char*>allocate(most, operands)
+        self.threads = <char*>allocate(bytes_of_threads(&level.shape, most, False), 1)
         self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))

@@ -55,11 +55,11 @@ static inline int is_behind(int turn, int other) { return (int)((unsigned)turn -
 
 static inline int take(Part *part, int turn)
 {
-    int before = turn - 1;
+    int before = (int)((unsigned)turn - 1);
     if (__atomic_load_n(&part->taken, __ATOMIC_RELAXED) != before ||
         !__atomic_compare_exchange_n(&part->taken, &before, turn, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
         return 0;
-    __atomic_store_n(&part->by, own_rank, __ATOMIC_RELAXED);
+    __atomic_store_n(&part->by, own_rank, __ATOMIC_RELEASE);
     return 1;
 }
 
@@ -68,14 +68,22 @@ static inline int is_done(const Part *part, int turn)
     return !is_behind(__atomic_load_n(&part->done, __ATOMIC_ACQUIRE), turn);
 }
 
-/* Somebody computes this part. If it is the caller that needs it, and the other thread waits for a processor, it gets this
- * one. */
-static __attribute__((noinline, cold)) void sleep_until_done(Part *part, int turn, int by)
+/* Somebody computes this part. If it is the caller that needs it, and the other thread has lost its processor, it gets
+ * this one. */
+static __attribute__((noinline, cold)) void sleep_until_done(Part *part, int turn)
 {
-    long long called = own_rank == 0 && by != 0 ? call_here(by) : 0;
+    long long called = 0;
+    int by = 0;
     __atomic_add_fetch(&part->sleeping, 1, __ATOMIC_SEQ_CST);
-    for (int seen; is_behind(seen = __atomic_load_n(&part->done, __ATOMIC_ACQUIRE), turn);)
+    for (int seen; is_behind(seen = __atomic_load_n(&part->done, __ATOMIC_ACQUIRE), turn);) {
+        if (!called && own_rank == 0) {
+            by = __atomic_load_n(&part->by, __ATOMIC_ACQUIRE);
+            if (by && !is_aside(by))
+                break; /* it works: back to spinning */
+            called = by ? call_here(by) : 0;
+        }
         sleep_on(&part->done, seen, SLEEP_NS);
+    }
     __atomic_sub_fetch(&part->sleeping, 1, __ATOMIC_RELAXED);
     if (called)
         called_ends(by, called);
@@ -85,9 +93,11 @@ static __attribute__((noinline, cold)) void sleep_until_done(Part *part, int tur
 /* How long this thread spins. */
 static inline int spins_here(int spins, int limit)
 {
-    if (own_rank == 0 || spins % LOOK_AROUND != LOOK_AROUND - 1)
+    if (spins % LOOK_AROUND != LOOK_AROUND - 1)
         return limit;
     note_place();
+    if (own_rank == 0)
+        return limit;
     return shares_processor(own_rank) ? SPINS : SPINS_APART;
 }
 
@@ -97,7 +107,7 @@ static inline void pause_of(const Group *group)
         spin_once();
 }
 
-static inline void turn_begins(Group *group) { group->turn++; }
+static inline void turn_begins(Group *group) { group->turn = (int)((unsigned)group->turn + 1); }
 
 /* The thread that a part belongs to may be away because this one has its processor: so this one leaves it first. */
 static inline int help(Group *group, int first)
@@ -115,7 +125,7 @@ static inline int help(Group *group, int first)
 static inline int wait_for_parts(Group *group)
 {
     int turn = group->turn, first = 0, limit = SPINS, part;
-    int patience = group->helped == turn || group->helped == turn - 1 ? 0 : PATIENCE;
+    int patience = group->helped == turn || group->helped == (int)((unsigned)turn - 1) ? 0 : PATIENCE;
     for (int spins = 0;; spins++) {
         while (first < group->count && is_done(&group->parts[first], turn))
             first++;
@@ -127,7 +137,7 @@ static inline int wait_for_parts(Group *group)
         if (spins < limit)
             pause_of(group);
         else
-            sleep_until_done(&group->parts[first], turn, __atomic_load_n(&group->parts[first].by, __ATOMIC_RELAXED));
+            sleep_until_done(&group->parts[first], turn);
     }
 }
 

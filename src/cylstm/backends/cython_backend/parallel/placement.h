@@ -12,8 +12,9 @@
 
 #include "system.h"
 
+enum { ASIDE_SPINS = 100 };
 enum { PLACES = 64 }; /* ranks beyond stay where the system puts them */
-enum { NOT_CALLED, CALLED, GOES_BACK };
+enum { NOT_CALLED, CALLED, GOES_BACK, MOVES_BACK };
 
 static struct {
     long long thread; /* its id; 0: there is none */
@@ -37,16 +38,26 @@ static inline void note_place(void)
         __atomic_store_n(&places[own_rank].processor, this_processor(), __ATOMIC_RELAXED);
 }
 
-static inline void place_begins(int rank)
+static inline long long own_thread(void)
 {
     static THREAD_LOCAL long long id;
+    return id ? id : (id = thread_id());
+}
+
+static inline void place_begins(int rank)
+{
     own_rank = rank;
     if (rank >= PLACES)
         return;
-    if (!id)
-        id = thread_id();
-    __atomic_store_n(&places[rank].thread, id, __ATOMIC_RELAXED);
+    __atomic_store_n(&places[rank].thread, own_thread(), __ATOMIC_RELAXED);
     note_place();
+}
+
+/* The threads of other ranks than 0 are others than before: an id may be another thread's now. */
+static inline void forget_places(void)
+{
+    for (int r = 1; r < PLACES; r++)
+        __atomic_store_n(&places[r].thread, 0, __ATOMIC_RELAXED);
 }
 
 static inline int start_moving(int rank) { return !__atomic_exchange_n(&places[rank].moving, 1, __ATOMIC_ACQUIRE); }
@@ -94,6 +105,18 @@ static inline void send_back(long long thread, const ProcessorSet *allowed)
     move(thread, any_processor(&others) ? &others : allowed, allowed);
 }
 
+/* Whether a thread that was put aside does not run. A clock of the system that stands still tells. */
+static inline int is_aside(int rank)
+{
+    long long thread = rank < PLACES ? __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED) : 0;
+    long long before = thread ? thread_time(thread) : -1;
+    if (before < 0)
+        return 1;
+    for (int n = 0; n < ASIDE_SPINS; n++)
+        spin_once();
+    return thread_time(thread) == before;
+}
+
 /* The thread of a rank is put on this processor: it runs once this one sleeps. Its id, for `called_ends`, which must
  * follow; 0: it was not called. */
 static inline long long call_here(int rank)
@@ -103,7 +126,8 @@ static inline long long call_here(int rank)
         return 0;
     long long thread = __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED);
     ProcessorSet only;
-    if (thread && allowed_processors(thread, &places[rank].allowed)) {
+    int idle = __atomic_load_n(&places[rank].called, __ATOMIC_ACQUIRE) == NOT_CALLED; /* else it is on its way back */
+    if (thread && idle && allowed_processors(thread, &places[rank].allowed)) {
         only = places[rank].allowed;
         keep_processor(&only, here);
         if (any_processor(&only)) {
@@ -130,7 +154,7 @@ static inline void called_ends(int rank, long long thread)
         send_back(thread, &places[rank].allowed);
     else
         allow_processors(thread, &places[rank].allowed);
-    while (__atomic_load_n(&places[rank].called, __ATOMIC_ACQUIRE) != NOT_CALLED)
+    while (__atomic_load_n(&places[rank].called, __ATOMIC_ACQUIRE) == GOES_BACK)
         yield_processor();
     __atomic_store_n(&places[rank].processor, -1, __ATOMIC_RELAXED);
     end_moving(rank);
@@ -143,8 +167,9 @@ static __attribute__((noinline, cold)) void go_back(void)
         return;
     ProcessorSet allowed = places[own_rank].allowed;
     long long thread = __atomic_load_n(&places[own_rank].thread, __ATOMIC_RELAXED);
-    __atomic_store_n(&places[own_rank].called, NOT_CALLED, __ATOMIC_RELEASE);
+    __atomic_store_n(&places[own_rank].called, MOVES_BACK, __ATOMIC_RELEASE); /* `allowed` was read */
     send_back(thread, &allowed);
+    __atomic_store_n(&places[own_rank].called, NOT_CALLED, __ATOMIC_RELEASE);
     note_place();
 }
 

@@ -42,6 +42,7 @@ static struct {
     long long began, ended;
     int others_asleep; /* the region before this one ended more than RECENT_NS ago */
     int measures; /* this region measures an exchange */
+    long long tried; /* when one did so last */
     long long exchange_ns, exchange_measured; /* atomic */
 } region = {.exchange_ns = EXCHANGE_FAST_NS, .refused = -REFUSED_NS};
 
@@ -151,6 +152,8 @@ static int has_team(int threads)
         region.refused = nanoseconds();
         return 0;
     }
+    if (threads != own_team || __atomic_load_n(&places[0].thread, __ATOMIC_RELAXED) != own_thread())
+        forget_places();
     own_team = threads;
     return 1;
 }
@@ -183,7 +186,9 @@ static inline int region_enter(int threads, int long_call)
     }
     region.began = nanoseconds();
     region.others_asleep = region.began - region.ended > RECENT_NS;
-    region.measures = !region.others_asleep && region.began - region.exchange_measured > EXCHANGE_RENEW_NS;
+    region.measures = !region.others_asleep && region.began - region.tried > EXCHANGE_RENEW_NS;
+    if (region.measures)
+        region.tried = region.began;
     place_begins(0); /* before the others look */
     return 1;
 }
@@ -217,7 +222,9 @@ static inline void region_thread_ends(Part *ends, int rank, int started)
             spin_once();
         if (!is_done(&ends[r], 1)) {
             region.late = 1;
-            sleep_until_done(&ends[r], 1, r);
+            __atomic_store_n(&ends[r].by, r, __ATOMIC_RELEASE);
+            while (!is_done(&ends[r], 1))
+                sleep_until_done(&ends[r], 1);
         }
     }
 }

@@ -9,6 +9,7 @@
  *   spin_once()                       a moment, for a loop that waits
  *   sleep_on(word, seen, at_most)     sleeps while *word is `seen`, so many nanoseconds at most; may return early
  *   wake_all(word)                    those that sleep on it
+ *   thread_time(thread)               nanoseconds that a thread has run, by its id; -1 where the system does not tell
  *   this_processor()                  where this thread runs; -1 where the system does not tell
  *   ProcessorSet, allowed_processors, allow_processors
  *                                     where a thread may run, by its thread_id

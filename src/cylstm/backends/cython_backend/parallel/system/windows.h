@@ -27,6 +27,8 @@ static inline long long nanoseconds(void)
 static inline long long process_id(void) { return GetCurrentProcessId(); }
 static inline long long thread_id(void) { return GetCurrentThreadId(); }
 
+static inline long long thread_time(long long thread) { return (void)thread, -1; }
+
 static inline int is_main_thread(void) { return 1; } /* Windows has no such thread: Python knows which is its own */
 
 static inline void yield_processor(void) { SwitchToThread(); }
@@ -73,13 +75,13 @@ static inline int allow_processors(long long thread, const ProcessorSet *set)
 
 static inline void remove_processor(ProcessorSet *set, int processor)
 {
-    if (processor / 64 == set->Group)
+    if (processor >= 0 && processor / 64 == set->Group)
         set->Mask &= ~((KAFFINITY)1 << processor % 64);
 }
 
 static inline void keep_processor(ProcessorSet *set, int processor)
 {
-    set->Mask &= processor / 64 == set->Group ? (KAFFINITY)1 << processor % 64 : 0;
+    set->Mask &= processor >= 0 && processor / 64 == set->Group ? (KAFFINITY)1 << processor % 64 : 0;
 }
 
 static inline int any_processor(const ProcessorSet *set) { return set->Mask != 0; }
