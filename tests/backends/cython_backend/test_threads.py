@@ -267,3 +267,43 @@ def test_left_to_itself_it_gives_the_same(nap: float) -> None:
     for _ in range(12):
         time.sleep(nap)
         np.testing.assert_array_equal(lstm(x)[0], expected)
+
+
+BESIDE_BUSY_PROCESSES = """
+import multiprocessing, os, random
+import numpy as np, cylstm
+
+def masks():
+    return {task: os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+
+def compute():
+    while True:
+        pass
+
+cylstm.manual_seed(0)
+models = [(cylstm.LSTM(I, H, backend="cython"), cylstm.randn(T, B, I)) for I, H, T, B in
+          [(64, 128, 40, 64), (64, 256, 30, 32), (64, 256, 60, 1)]]
+cylstm.set_num_threads(1)
+expected = [lstm(x)[0] for lstm, x in models]
+cylstm.set_num_threads(3)
+for lstm, x in models:
+    lstm(x)
+busy = [multiprocessing.get_context("fork").Process(target=compute, daemon=True) for _ in range(2)]
+for process in busy:
+    process.start()
+allowed, right = os.sched_getaffinity(0), True
+for n in range(90):
+    lstm, x = models[n % 3]
+    output, _, pullback = lstm.vjp(x)
+    pullback(output)
+    right &= np.array_equal(output, expected[n % 3])
+for process in busy:
+    process.kill()
+print(right, all(mask == allowed for mask in masks().values()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell where a thread may run")
+def test_beside_busy_processes_the_same_bits_and_each_thread_may_run_where_it_could() -> None:
+    """Threads are moved to other processors in such calls; what they are allowed afterwards is what it was before."""
+    assert run(BESIDE_BUSY_PROCESSES, OMP_NUM_THREADS="3") == "True True"
