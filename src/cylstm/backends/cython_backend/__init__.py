@@ -20,8 +20,8 @@
     _parallel.pxd       parallel/ for Cython
     _region.pxd         its regions, for _lstm alone
     kernels/            C, one object per instruction set and precision (kernels.def): the register tiles
-    parallel/           C: turns and parts, regions and when they pay, placement of threads, floating-point mode, OpenMP;
-                        system.h is all that they take of the operating system
+    parallel/           C: turns and parts, regions and when they pay, placement of threads, floating-point mode,
+                        OpenMP; system.h is all that they take of the operating system
 
 The .pxd files with functions in them are parts of _lstm: it is one module, so that the compiler sees through it.
 """
