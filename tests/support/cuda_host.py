@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -92,7 +93,7 @@ class HostDevice:
         self.waits: list[tuple[Hashable, Hashable]] = []  # a stream for another one
         self.recordings: list[list[str]] = []  # the names of their launches
         self.marks = self.replays = self.freed = 0
-        self._recording: list[tuple[Launched, Callable[[], None]]] | None = None
+        self._thread = threading.local()  # of a thread: what it records; other threads launch meanwhile
         self.resident = 10_000  # blocks that run at once
         self.grids: list[Dim] = []  # of launches whose blocks wait for one another
 
@@ -119,11 +120,12 @@ class HostDevice:
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""
-        self._recording = recording = []
+        recording: list[tuple[Launched, Callable[[], None]]] = []
+        self._thread.recording = recording
         try:
             launch_all()
         finally:
-            self._recording = None
+            self._thread.recording = None
         self.recordings.append([launched.name for launched, _ in recording])
 
         def replay() -> None:
@@ -167,8 +169,9 @@ class HostDevice:
                 status = function(*dims, *as_c)
                 assert status == 0, {1: "threads of a block do not meet", 2: "the arguments do not fit"}[status]
 
-            if self._recording is not None:
-                self._recording.append((launched, run))
+            recording = getattr(self._thread, "recording", None)
+            if recording is not None:
+                recording.append((launched, run))
             else:
                 self.launches.append(launched)
                 run()
