@@ -148,7 +148,7 @@ def test_streams_cells_and_packed_rows_have_the_same_bits(kernels: tuple[str, st
 # What is not compiled ------------------------------------------------------------------------------------------------
 
 
-def test_other_activations_stay_with_the_numpy_backend() -> None:
+def test_other_activations_stay_with_the_numpy_backend(new_registry: None) -> None:
     for name in sorted(set(ACTIVATIONS) - COMPUTED):
         three = ("sigmoid", (name, 0.3) if name == "thresholded_relu" else name, "tanh")
         with pytest.raises(
