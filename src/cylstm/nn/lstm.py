@@ -240,7 +240,6 @@ class LSTM(ComputedModule):
 
     # The forward pass -----------------------------------------------------------------------------------------------
 
-    @at_home
     def __call__(self, input: Any, hx: tuple[Any, Any] | None = None) -> tuple[Any, State]:
         """Run the LSTM over whole sequences. Nothing is kept.
 
@@ -264,12 +263,18 @@ class LSTM(ComputedModule):
         TypeError, ValueError, RuntimeError
             As ``torch.nn.LSTM`` does for the same mistake.
         """
+        if type(input) is np.ndarray:
+            return self._run(input, hx)
+        return self._run_at_home(input, hx)
+
+    def _run(self, input: Any, hx: tuple[Any, Any] | None) -> tuple[Any, State]:
         choice, stack = self._choice(self._store.snapshot, training=False), self._stack
         layout, rows, h_0, c_0 = stack.enter(input, hx, self.batch_first, choice.dtype, choice.cuda)
         masks = self._masks(rows)
         output, h_n, c_n, _ = stack.forward(choice, layout.batch_sizes, rows, h_0, c_0, "nothing", masks)
         return layout.from_rows(output), (layout.from_state(h_n), layout.from_state(c_n))
 
+    _run_at_home = at_home(_run)
     forward = __call__
 
     @at_home

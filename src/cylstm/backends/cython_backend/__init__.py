@@ -7,6 +7,7 @@
     _lstm.pyx           forward, backward, and the stepper of a stream: NumPy's arrays as pointers
     _layer.pyx          the packed weights of a layer; which kernels there are
     _call.pxd           a call on its threads
+    _level.pxd          a layer of the stepper, and its step
     _partition.pxd      who computes what
     _pass.pxd           one direction of one call: its structs, and the cursor over its steps
     _forward.pxd        the forward pass of a direction

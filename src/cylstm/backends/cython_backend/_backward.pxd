@@ -104,8 +104,8 @@ cdef inline void recompute_segment(
     n = part_take(group)
     while n >= 0:
         part = b.again + first + n
-        part[0] = init_forward(&again, first + n, scratch + at.h_full,
-                               scratch + at.start if p.partition.hoisted else NULL, &none)
+        init_forward(part, &again, first + n, scratch + at.h_full,
+                     scratch + at.start if p.partition.hoisted else NULL, &none)
         for m in range(part.own.tiles):
             low, high = first_row(p, &part.own, m), last_row(p, &part.own, m)
             for j in range(part.own.j0, part.own.j1):

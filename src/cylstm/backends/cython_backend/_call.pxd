@@ -7,14 +7,14 @@ from libc.string cimport memcpy
 from ._backward cimport backward_direction
 from ._backward_pass cimport Backward, BackwardPass, Scratch, init_backward
 from ._forward cimport Forward, ForwardPass, forward_direction, init_forward
-from ._kernels cimport Kernels, transpose_double, transpose_float
+from ._kernels cimport LINE, Kernels, transpose_double, transpose_float
 from ._operands cimport Operands, operands_of
 from ._parallel cimport (
     Group, Halt, Part, fpmode_restore, fpmode_set, group_of, omp_get_num_threads, omp_get_thread_num, part_done,
     part_take, turn_begins,
 )
 from ._partition cimport MACS_LONG_CALL, Partition, alone, team_of
-from ._pass cimport Kept, Packed, Pass, Shape, real, segment_count
+from ._pass cimport Kept, Packed, Pass, Shape, ceil_div, real, segment_count
 from ._region cimport region_enter, region_leave, region_thread_begins, region_thread_ends
 
 cdef extern from "Python.h":
@@ -32,7 +32,7 @@ cdef struct Call:
     void* h_full                # (D, B, blocks VL), with projection
     void* start                 # (D, blocks, hoisted rows, 4, VL), where the input is hoisted
     char* operands              # (threads,), what operands_of says; NULL where rows are taken as they lie
-    char* threads               # what `bytes_of_threads` says, zero
+    char* threads               # what `bytes_of_threads` says, zero when the call begins
     Halt halt                   # of calls of more than one step
     # in `threads`:
     Part* turns                 # (threads,), of the steps
@@ -48,14 +48,14 @@ cdef inline int ask_python() noexcept with gil:
 
 
 cdef inline Py_ssize_t bytes_of_threads(const Shape* s, int threads, bint backward) noexcept nogil:
-    """Memory of the parts of a call, one per direction and thread."""
+    """Memory of the parts of a call, one per direction and thread: whole cache lines."""
     cdef Py_ssize_t of_part = <Py_ssize_t>sizeof(Forward) + (<Py_ssize_t>sizeof(Backward) if backward else 0)
-    return bytes_of_turns(s, threads) + max(threads, s.D) * of_part
+    return ceil_div(turns_of(s, threads) * <Py_ssize_t>sizeof(Part) + max(threads, s.D) * of_part, LINE) * LINE
 
 
-cdef inline Py_ssize_t bytes_of_turns(const Shape* s, int threads) noexcept nogil:
-    """The beginning of it, which is zero when a call begins."""
-    return (3 * max(threads, s.D) + 2) * <Py_ssize_t>sizeof(Part)
+cdef inline Py_ssize_t turns_of(const Shape* s, int threads) noexcept nogil:
+    """How many there are, with those at the end of a region. A thread alone has none."""
+    return 3 * max(threads, s.D) + 2 if threads > 1 else 0
 
 
 cdef inline bint begin_call(Call* call) noexcept nogil:
@@ -67,7 +67,7 @@ cdef inline bint begin_call(Call* call) noexcept nogil:
     cdef int d
     call.turns = <Part*>call.threads
     call.all_turns, call.ends = call.turns + parts, call.turns + 2 * parts
-    call.forward = <Forward*>(call.ends + parts + 2)
+    call.forward = <Forward*>(call.turns + turns_of(call.shape, a.threads))
     call.backward = <Backward*>(call.forward + parts)
     call.halt.ask = ask_python
     if not entered:
@@ -169,7 +169,7 @@ cdef inline void begin_forward(Call* call) noexcept nogil:
         for n in range(team):
             if operands.bytes:
                 operands = operands_of(call.kernels, s, a, call.operands + (d * team + n) * operands.bytes)
-            call.forward[d * team + n] = init_forward(&call.passes[d], n, h_full, start, &operands)
+            init_forward(&call.forward[d * team + n], &call.passes[d], n, h_full, start, &operands)
 
 
 cdef inline void forward_thread(

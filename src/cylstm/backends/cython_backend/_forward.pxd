@@ -100,10 +100,10 @@ cdef inline void forward_group(
             prefetch(output + step.first * s.D * s.R, s.R * <Py_ssize_t>sizeof(real))
 
 
-cdef inline Forward init_forward(
+cdef inline void init_forward(
+    Forward* f,  # OUT, zero before
     const Pass* p, int part, void* h_full, void* start, const Operands* operands,
 ) noexcept nogil:
-    cdef Forward f
     cdef const Shape* s = p.shape
     cdef Py_ssize_t W = 4 * s.VL, hoisted = p.partition.hoisted
     cdef bint converts = operands.input != NULL
@@ -111,7 +111,6 @@ cdef inline Forward init_forward(
     f.own = share_of(p, part)
     f.h_full, f.start, f.hoisted_until, f.hoisted_first = h_full, start, 0, 0
     f.operands = operands[0]
-    memset(tile, 0, sizeof(GatesTile))
     tile.input_stride = operand_stride(s.I) if converts else s.I
     tile.start_stride = W if hoisted else 0
     tile.I = 0 if hoisted else s.I
@@ -119,7 +118,6 @@ cdef inline Forward init_forward(
     tile.options = p.packed.options
     f.gates = p.kernels.gates if p.packed.options == NULL else p.kernels.gates_with_options
     f.pair[1] = f.pair[0]
-    memset(&f.projection, 0, sizeof(ProductTile))
     f.projection.segments, f.projection.a_k = 1, 1
     f.projection.K, f.projection.out_stride = s.H, s.D * s.R
     f.projection.a_row = operand_stride(s.H) if converts else s.blocks * s.VL
@@ -129,7 +127,6 @@ cdef inline Forward init_forward(
         f.hoisted.panels, f.hoisted.panel_step = p.packed.weight_ih, panel_bytes(&p.kernels.input, s.I)
         f.hoisted.start, f.hoisted.start_step = p.packed.bias, W
         f.hoisted.out, f.hoisted.out_step = start, hoisted * W
-    return f
 
 
 cdef inline void hoist_input(

@@ -12,14 +12,16 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 from ._backward_pass cimport Scratch, scratch_of
-from ._call cimport BackwardArrays, Call, bytes_of_threads, bytes_of_turns, last_h, run_backward, run_forward
-from ._kernels cimport Kernels
+from ._call cimport BackwardArrays, Call, bytes_of_threads, last_h, run_backward, run_forward
 from ._layer cimport Layer
+from ._level cimport (
+    MAX_STEP_THREADS, Level, begin_alone, init_level, operand_bytes, release_level, step_of_level,
+)
 from ._memory cimport Views, address, allocate, fits, release, release_views, required, rows_of_sizes, sized
 from ._operands cimport operands_of
 from ._parallel cimport CYLSTM_OPENMP, omp_get_max_threads
 from ._partition cimport Partition, backward_partition, forward_partition
-from ._pass cimport Packed, Shape, copy_columns, copy_units, real
+from ._pass cimport Shape, copy_columns, copy_units, real
 from ._region cimport region_always, region_init
 
 import numpy as np
@@ -38,6 +40,7 @@ cdef struct ForwardArrays:  # of `forward`; None is NULL
     void* c_n
 
 
+@cython.binding(False)
 def forward(
     Layer layer not None,
     input not None,  # IN (N, I)
@@ -212,26 +215,13 @@ cdef int _backward(
 
 # One time step at a time ---------------------------------------------------------------------------------------------
 
-cdef enum:
-    MAX_STEP_THREADS = 64
-
-
-cdef struct Level:    # one layer of a stepper
-    const Kernels* kernels
-    const Packed* packed
-    Shape shape       # T = 1, N = B
-    void* h[2]        # (B, R) before and after the step, in turn
-    void* c           # (blocks, B, VL)
-    void* h_full      # (B, blocks VL), NULL without projection
-
-
 cdef class Stepper:
     """A stack of layers of one direction that takes one time step per call. Allocates no more than the output."""
 
     cdef tuple layers  # keeps the packed weights alive
     cdef Level* levels
     cdef char* operands  # of each part, for the layer that wants most
-    cdef char* threads   # memory of the parts of a call
+    cdef char* threads   # memory of the parts of all calls, or of one call after another
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
     cdef tuple shapes  # of the output, without B and with it
@@ -242,35 +232,31 @@ cdef class Stepper:
     def __cinit__(self, tuple layers not None, Py_ssize_t batch_size):
         cdef Layer layer
         cdef Level* level = NULL
-        cdef Py_ssize_t n, k, padded, itemsize, operands = 0
+        cdef Py_ssize_t n, operands = 0, of_threads
         cdef int most
-        cdef Partition partition
         if not layers:
             raise ValueError("layers must be one or more, got none")
         self.layers, self.count, self.B, self.batch_size = layers, len(layers), batch_size, batch_size
         self.levels = <Level*>allocate(self.count, sizeof(Level))
         self.serial = True
         for n in range(self.count):
-            layer = layers[n]
-            level = &self.levels[n]
-            self.itemsize = itemsize = layer.kernels.itemsize
-            level.kernels, level.packed, level.shape = layer.kernels, layer.packed, layer.shape
-            level.shape.T, level.shape.N, level.shape.B = 1, batch_size, batch_size
-            padded = batch_size * layer.shape.blocks * layer.shape.VL
-            for k in range(2):
-                level.h[k] = allocate(batch_size * layer.shape.R, itemsize)
-            level.c = allocate(padded, itemsize)
-            if layer.shape.P:
-                level.h_full = allocate(padded, itemsize)
+            layer, level = layers[n], &self.levels[n]
+            init_level(level, layer.kernels, layer.packed, &layer.shape, &self.batch_size)
+            operands = max(operands, operand_bytes(level))
             if layer.serial_below <= batch_size:
                 self.serial = False
-            partition = forward_partition(level.kernels, &level.shape, 1)
-            operands = max(operands, operands_of(level.kernels, &level.shape, &partition, NULL).bytes)
         most = 1 if self.serial else MAX_STEP_THREADS
+        of_threads = bytes_of_threads(&level.shape, most, False)
         if operands:
             self.operands = <char*>allocate(most, operands)
-        self.threads = <char*>allocate(bytes_of_threads(&level.shape, most, False), 1)
-        self.I, self.R = (<Layer>layers[0]).shape.I, level.shape.R
+        self.threads = <char*>allocate(self.count if self.serial else 1, of_threads)
+        for n in range(self.count):
+            level = &self.levels[n]
+            level.call.operands, level.call.threads = self.operands, self.threads
+            if self.serial:
+                level.call.threads += n * of_threads
+                begin_alone(level)
+        self.I, self.R, self.itemsize = (<Layer>layers[0]).shape.I, level.shape.R, level.call.kernels.itemsize
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
         self.shapes = ((self.R,), (batch_size, self.R))
 
@@ -278,14 +264,12 @@ cdef class Stepper:
         cdef Py_ssize_t n
         if self.levels != NULL:
             for n in range(self.count):
-                release(self.levels[n].h[0])
-                release(self.levels[n].h[1])
-                release(self.levels[n].c)
-                release(self.levels[n].h_full)
+                release_level(&self.levels[n])
             release(self.levels)
         release(self.operands)
         release(self.threads)
 
+    @cython.binding(False)
     def step(self, x_t, out, int threads):
         """One step: the output, or None where the arrays are not as follows, and nothing has happened then.
 
@@ -328,26 +312,12 @@ cdef void _take_step(
     real* out,        # OUT (B, R)
     int threads,
 ) noexcept nogil:
-    cdef Level* level = NULL
-    cdef Partition partition
-    cdef Call call
     cdef Py_ssize_t n
-    cdef int before = stepper.now, after = 1 - stepper.now
     cdef const real* input = x_t
-    memset(&call, 0, sizeof(Call))
-    call.batch_sizes, call.threads, call.operands = &stepper.batch_size, stepper.threads, stepper.operands
     for n in range(stepper.count):
-        level = &stepper.levels[n]
-        partition = forward_partition(level.kernels, &level.shape, min(threads, MAX_STEP_THREADS))
-        partition.descending_first = before
-        if partition.threads > 1:
-            memset(call.threads, 0, bytes_of_turns(&level.shape, partition.threads))
-        call.kernels, call.shape, call.packed, call.h_full = level.kernels, &level.shape, level.packed, level.h_full
-        call.partition = partition
-        run_forward(&call, input, <const real*>level.h[before], <real*>level.c, <real*>level.h[after])
-        input = <const real*>level.h[after]
+        input = step_of_level(&stepper.levels[n], 0 if stepper.serial else max(threads, 1), stepper.now, input)
     memcpy(out, input, stepper.B * stepper.R * sizeof(real))
-    stepper.now = after
+    stepper.now = 1 - stepper.now
 
 
 cdef int _copy_states(Stepper stepper, h, c, bint to_stepper) except -1:
