@@ -104,7 +104,7 @@ static void run(int threads, int number)
     call->halt.ask = ask;
     call->last = STEPS;
     call->number = number;
-    int entered = region_enter(threads, 1);
+    int entered = region_enter(threads, LLONG_MAX);
     call->started = entered ? threads : 1;
     for (int r = 0; r < call->started; r++)
         members[r] = (Member){call, r};

@@ -13,7 +13,7 @@ from ._parallel cimport (
     Group, Halt, Part, fpmode_restore, fpmode_set, group_of, omp_get_num_threads, omp_get_thread_num, part_done,
     part_take, turn_begins,
 )
-from ._partition cimport MACS_LONG_CALL, Partition, alone, team_of
+from ._partition cimport Partition, alone, team_of
 from ._pass cimport Kept, Packed, Pass, Shape, ceil_div, real, segment_count
 from ._region cimport region_enter, region_leave, region_thread_begins, region_thread_ends
 
@@ -62,7 +62,7 @@ cdef inline bint begin_call(Call* call) noexcept nogil:
     """Whether there is a region. The directions, and the memory of their parts."""
     cdef Partition* a = &call.partition
     cdef Py_ssize_t parts = max(a.threads, call.shape.D)
-    cdef bint entered = region_enter(a.threads, a.macs > MACS_LONG_CALL)
+    cdef bint entered = region_enter(a.threads, a.macs)
     cdef Pass* p
     cdef int d
     call.turns = <Part*>call.threads

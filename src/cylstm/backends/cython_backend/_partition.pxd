@@ -17,7 +17,6 @@ cdef enum:
     OWN_CACHE = 1 << 20          # bytes of packed weights that a core keeps in its own cache
     FIRST_CACHE = 32 << 10       # likewise, in the first level of it
     LARGE_PANEL = 256 << 10      # bytes: a panel is prefetched while the one before it is multiplied
-    MACS_LONG_CALL = 20_000_000  # a third of a millisecond: pays even if the other threads have to wake up
     THREADS_PER_PROCESSOR = 4    # more than these only wait for each other
     # Multiply-adds of a step per nanosecond of an exchange. A core does some 45 of them, half the step is saved, and
     # the way of h costs about as much once more.

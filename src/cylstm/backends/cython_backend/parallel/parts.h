@@ -68,6 +68,8 @@ static inline int is_done(const Part *part, int turn)
     return !is_behind(__atomic_load_n(&part->done, __ATOMIC_ACQUIRE), turn);
 }
 
+static int part_was_late; /* in this region, for the caller, who alone asks */
+
 /* Somebody computes this part. If it is the caller that needs it, and the other thread has lost its processor, it gets
  * this one. */
 static __attribute__((noinline, cold)) void sleep_until_done(Part *part, int turn)
@@ -80,6 +82,7 @@ static __attribute__((noinline, cold)) void sleep_until_done(Part *part, int tur
             by = __atomic_load_n(&part->by, __ATOMIC_ACQUIRE);
             if (by && !is_aside(by))
                 break; /* it works: back to spinning */
+            part_was_late = 1;
             called = by ? call_here(by) : 0;
         }
         sleep_on(&part->done, seen, SLEEP_NS);

@@ -105,6 +105,18 @@ static inline void send_back(long long thread, const ProcessorSet *allowed)
     move(thread, any_processor(&others) ? &others : allowed, allowed);
 }
 
+/* The thread of a rank, which was woken, may wait for this processor, behind this thread: it is put on another. */
+static inline void send_away(int rank)
+{
+    long long thread = rank < PLACES ? __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED) : 0;
+    ProcessorSet allowed;
+    if (!thread || !start_moving(rank))
+        return;
+    if (allowed_processors(thread, &allowed))
+        send_back(thread, &allowed);
+    end_moving(rank);
+}
+
 /* Whether a thread that was put aside does not run. A clock of the system that stands still tells. */
 static inline int is_aside(int rank)
 {

@@ -29,6 +29,12 @@ enum {
     RESERVE = 1 << 20             /* bytes that must be left beside the stacks of new threads */
 };
 
+/* The length of a call in multiply-adds. */
+enum {
+    MACS_WORTH_WAKING = 20000000, /* a third of a millisecond: pays even if the other threads have to wake up */
+    MACS_WORTH_A_LOSS = 150000000 /* some milliseconds: pays even if a thread loses its processor now and then */
+};
+
 static struct {
     long long pid; /* of the process that loaded this: threads of OpenMP do not survive a fork, so a child runs alone */
     int processors; /* that this process may use */
@@ -36,7 +42,7 @@ static struct {
     int busy; /* atomic; one of them has the region: the others run on one thread */
     int openers;
     int always; /* for tests: every call that asks for threads gets a region */
-    int late; /* the caller had to wait for the others at the end of the last region */
+    int crowded; /* the caller had to sleep until another thread was done, which had lost its processor */
     long long refused; /* when the system has refused threads */
     long long call_ended; /* atomic; of the last call that asked for threads */
     long long began, ended;
@@ -158,32 +164,47 @@ static int has_team(int threads)
     return 1;
 }
 
+/* Where a thread has lost its processor, others want it, and the next may lose it too: each time a short call would wait
+ * longer than it takes alone. So short calls are alone until there are processors again for all its threads. */
+static inline int is_crowded(int threads)
+{
+    int idle;
+    if (!region.crowded)
+        return 0;
+    if (!idle_processors(&idle)) {
+        region.crowded = 0; /* the next one tries */
+        return 1;
+    }
+    return region.crowded = idle < threads - 1;
+}
+
 /* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
- * millisecond: a short call opens a region only where calls follow each other closely, and not right after a region whose
- * threads came late. */
-static inline int region_pays(int long_call)
+ * millisecond: a short call opens a region only where calls follow each other closely. */
+static inline int region_pays(int threads, long long macs)
 {
     long long now = nanoseconds();
-    int late = region.late;
     if (region.always)
         return 1;
     if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors || now - region.refused < REFUSED_NS)
         return 0;
-    region.late = 0;
-    return long_call || (!late && now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) < RECENT_NS);
+    if (macs <= MACS_WORTH_A_LOSS && is_crowded(threads))
+        return 0;
+    return macs > MACS_WORTH_WAKING || now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) < RECENT_NS;
 }
 
-static inline int region_enter(int threads, int long_call)
+/* `macs`: multiply-adds of the call. */
+static inline int region_enter(int threads, long long macs)
 {
     if (threads < 2)
         return 0;
     __atomic_add_fetch(&region.callers, 1, __ATOMIC_RELAXED);
     if (omp_in_parallel() || __atomic_exchange_n(&region.busy, 1, __ATOMIC_ACQUIRE))
         return 0;
-    if (region.pid != process_id() || !region_pays(long_call) || !may_open() || !has_team(threads)) {
+    if (region.pid != process_id() || !region_pays(threads, macs) || !may_open() || !has_team(threads)) {
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
         return 0;
     }
+    part_was_late = 0;
     region.began = nanoseconds();
     region.others_asleep = region.began - region.ended > RECENT_NS;
     region.measures = !region.others_asleep && region.began - region.tried > EXCHANGE_RENEW_NS;
@@ -198,10 +219,11 @@ static inline void region_thread_begins(Part *ends, int rank, int started)
 {
     if (rank)
         place_begins(rank);
-    if (region.others_asleep && rank == 0)
-        yield_processor(); /* to those that were woken and put on this processor: they move */
-    else
+    if (rank)
         move_apart();
+    else if (region.others_asleep)
+        for (int r = 1; r < started; r++)
+            send_away(r);
     if (region.measures)
         measure_exchange(ends + started, rank);
 }
@@ -216,12 +238,10 @@ static inline void region_thread_ends(Part *ends, int rank, int started)
         part_done(&own, rank);
         return;
     }
-    region.late = 0;
     for (int r = 1; r < started; r++) {
         for (int spins = 0; spins < SPINS && !is_done(&ends[r], 1); spins++)
             spin_once();
         if (!is_done(&ends[r], 1)) {
-            region.late = 1;
             __atomic_store_n(&ends[r].by, r, __ATOMIC_RELEASE);
             while (!is_done(&ends[r], 1))
                 sleep_until_done(&ends[r], 1);
@@ -235,6 +255,7 @@ static inline void region_leave(int threads, int entered)
         return;
     long long now = nanoseconds();
     if (entered) {
+        region.crowded |= part_was_late;
         region.ended = now;
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
     }

@@ -11,6 +11,8 @@
  *   wake_all(word)                    those that sleep on it
  *   thread_time(thread)               nanoseconds that a thread has run, by its id; -1 where the system does not tell
  *   this_processor()                  where this thread runs; -1 where the system does not tell
+ *   idle_processors(count)            that no thread of any program wants; negative: so many threads wait for one.
+ *                                     0 where the system does not tell
  *   ProcessorSet, allowed_processors, allow_processors
  *                                     where a thread may run, by its thread_id
  *   remove_processor, keep_processor, any_processor

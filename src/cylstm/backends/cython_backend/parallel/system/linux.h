@@ -6,8 +6,10 @@
 #error "_GNU_SOURCE must be defined before any header: setup.py does"
 #endif
 
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <sys/syscall.h>
 
 #include "posix.h"
@@ -32,6 +34,21 @@ static inline void sleep_on(const int *word, int seen, long long at_most)
 }
 
 static inline void wake_all(const int *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
+
+/* Of the whole machine, which is not this process's where it has a part of the processors. */
+static inline int idle_processors(int *count)
+{
+    char text[64] = "";
+    int running = 0, file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return 0;
+    ssize_t size = read(file, text, sizeof(text) - 1);
+    close(file);
+    if (size <= 0 || sscanf(text, "%*s %*s %*s %d/", &running) != 1 || running < 1)
+        return 0;
+    *count = (int)sysconf(_SC_NPROCESSORS_ONLN) - running;
+    return 1;
+}
 
 typedef cpu_set_t ProcessorSet;
 

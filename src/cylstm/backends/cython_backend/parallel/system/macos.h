@@ -15,6 +15,8 @@ static inline long long thread_id(void)
 
 static inline long long thread_time(long long thread) { return (void)thread, -1; }
 
+static inline int idle_processors(int *count) { return (void)count, 0; }
+
 static inline int is_main_thread(void) { return pthread_main_np(); }
 
 /* Those that sleep on a word wait for the condition of its place here. Words that share a place wake each other: early

@@ -29,6 +29,8 @@ static inline long long thread_id(void) { return GetCurrentThreadId(); }
 
 static inline long long thread_time(long long thread) { return (void)thread, -1; }
 
+static inline int idle_processors(int *count) { return (void)count, 0; }
+
 static inline int is_main_thread(void) { return 1; } /* Windows has no such thread: Python knows which is its own */
 
 static inline void yield_processor(void) { SwitchToThread(); }
