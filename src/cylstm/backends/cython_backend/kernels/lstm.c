@@ -37,7 +37,9 @@ INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
 /* eq. (1) */
 INLINE void sum_rows(const int m, vec sums[][4], const GatesTile *t, const char *next)
 {
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL);
@@ -48,8 +50,10 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
 {
     vec sums[MAX_ROWS][4];
     sum_rows(m, sums, t, next);
+    UNROLL_CELL
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
+    UNROLL_CELL
     for (int r = 0; r < m; r++)
         hidden_row(t, r, sums[r]);
 }

@@ -1,5 +1,6 @@
 /* eq. (2) to (4) for the precisions for inference, whose sums are right to three digits: sigmoid and tanh to some 1e-6 of
  * their value, without a gate by itself, so that c and h take three divisions instead of five. */
+#define UNROLL_CELL UNROLL
 #define LOG2_E2 2.88539008f /* of e² */
 #define POWER_HIGH 127.0f
 #define TANH_HIGH 30.0f /* tanh is 1 there, in float32; and its denominator times a sigmoid's is finite or irrelevant */
