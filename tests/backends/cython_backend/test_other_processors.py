@@ -1,4 +1,4 @@
-"""Lines of kernels.def for processors that this machine is not: tiles of them, emulated, beside those of other lines."""
+"""Lines of kernels.def for processors that this machine is not, emulated, beside lines of other instruction sets."""
 
 from __future__ import annotations
 
