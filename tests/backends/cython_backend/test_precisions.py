@@ -152,9 +152,10 @@ def test_cells_are_right_to_some_1e_6_of_their_value(isa: str, precision: str) -
     assert (c == c[:, :1]).all()
     assert (h == h[:, :1]).all()
     least = 1e-37  # smaller numbers are zero
-    assert (abs(c[:, 0] - kept - new) <= 2e-6 * (abs(kept) + abs(new)) + least).all()
+    share = 2e-6 + 1e-7 * np.minimum(abs(a.astype(float)), 100)  # exp(-x) has the rounding of x
+    assert (abs(c[:, 0] - kept - new) <= share[:, 1] * abs(kept) + share[:, 0] * abs(new) + least).all()
     expected = o * np.tanh(c[:, 0])
-    assert (abs(h[:, 0] - expected) <= 2e-6 * abs(expected) + least).all()
+    assert (abs(h[:, 0] - expected) <= share[:, 3] * abs(expected) + least).all()
 
 
 @pytest.mark.parametrize(("isa", "precision"), REDUCED)

@@ -14,7 +14,9 @@
 #include <cpuid.h>
 #endif
 
-enum { AVX2 = 1, AVX_VNNI = 2, AVX512 = 4, AVX512_VNNI = 8, AVX512_BF16 = 16, NEON_DOT = 32, NEON_BF16 = 64, ASKED = 128 };
+enum { AVX2 = 1, AVX_VNNI = 2, AVX512 = 4, AVX512_VNNI = 8, AVX512_BF16 = 16 }; /* of x86-64 */
+enum { NEON_DOT = 1, NEON_BF16 = 2 };                                            /* of 64-bit Arm */
+enum { ASKED = 128 };
 
 #if defined(__APPLE__)
 static int system_says(const char *name)
@@ -60,7 +62,8 @@ static int ask_processor(void)
     int dot = system_says("hw.optional.arm.FEAT_DotProd"), bf16 = system_says("hw.optional.arm.FEAT_BF16");
     return (dot ? NEON_DOT : 0) | (dot && bf16 ? NEON_BF16 : 0);
 #elif defined(_WIN32)
-    return IsProcessorFeaturePresent(43) ? NEON_DOT : 0; /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; of BF16 it says nothing */
+    /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; of BF16 it says nothing */
+    return IsProcessorFeaturePresent(43) ? NEON_DOT : 0;
 #else
     return 0;
 #endif

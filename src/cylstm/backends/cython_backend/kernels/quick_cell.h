@@ -1,5 +1,5 @@
-/* eq. (2) to (4) for the precisions for inference, whose sums are right to three digits: sigmoid and tanh to some 1e-6 of
- * their value, without a gate by itself, so that c and h take three divisions instead of five. */
+/* eq. (2) to (4) for the precisions for inference, whose sums are right to three digits: sigmoid and tanh to 2e-6 of
+ * their value (of a sigmoid near 0 up to 1e-5), no gate by itself, so that c and h take three divisions instead of five. */
 #define UNROLL_CELL UNROLL
 #define LOG2_E2 2.88539008f /* of e² */
 #define POWER_HIGH 127.0f
