@@ -130,6 +130,14 @@ def table(data: Mapping[str, Any]) -> list[str]:
             least = min(found, key=found.__getitem__)
             lines += ["", f"Fastest peer over cylstm, {label}: geometric mean {geometric_mean(found.values()):.2f}, "]
             lines[-1] += f"least {found[least]:.2f} at {least}."
+    shares = {
+        case: rows["cylstm-int8"]["error"] / rows["onnxruntime-int8"]["error"]
+        for case, rows in by_case(data).items()
+        if {"cylstm-int8", "onnxruntime-int8"} <= set(rows)
+    }
+    if shares:
+        most = max(shares, key=shares.__getitem__)
+        lines += ["", f"Error of cylstm's int8 over ONNX Runtime's: at most {shares[most]:.2f}, at {most}."]
     return lines
 
 

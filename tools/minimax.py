@@ -1,11 +1,15 @@
-"""Print the polynomial coefficients of ``src/cylstm/backends/cython_backend/kernels/activations.h``.
+"""Print the polynomial coefficients of ``activations.h`` and ``quick_cell.h`` of the compiled kernels.
 
 Remez exchange in 60 digits (mpmath) for the error of q in
 
 * exp(r) = 1 + r + r² q(r) on |r| <= ln(2) / 2,
 * tanh(x) = x + x s q(s), s = x², on 0 <= s <= 0.625²,
 
-for float32 and float64. Run: ``python tools/minimax.py`` (needs mpmath).
+for float32 and float64, and for the precisions for inference of
+
+* exp2(r) = 1 + r q(r) on |r| <= 1/2.
+
+Run: ``python tools/minimax.py`` (needs mpmath).
 """
 
 from __future__ import annotations
@@ -62,6 +66,11 @@ def exp_rest(r):
     return mpf(1) / 2 if abs(r) < mpf(10) ** -20 else (mp.exp(r) - 1 - r) / r**2
 
 
+def exp2_rest(r):
+    """(exp2(r) - 1) / r."""
+    return mp.log(2) if abs(r) < mpf(10) ** -25 else (mpf(2) ** r - 1) / r
+
+
 def main() -> None:
     half_ln2 = mp.log(2) / 2 * mpf("1.0001")
     for name, exp_degree, tanh_degree in (("float32", 4, 4), ("float64", 9, 11)):
@@ -71,6 +80,9 @@ def main() -> None:
         q, worst = remez(tanh_rest, lambda s: mpf(1), mpf(0), mpf("0.625") ** 2, tanh_degree)
         print(f"{name} tanh, error of q {mp.nstr(worst, 3)}")
         print("\n".join(f"    {mp.nstr(c, 20)}" for c in q))
+    q, worst = remez(exp2_rest, lambda r: 1 / mp.log(2), mpf("-0.5001"), mpf("0.5001"), 4)
+    print(f"float32 exp2, error relative to its value {mp.nstr(worst, 3)}")
+    print("\n".join(f"    {mp.nstr(c, 20)}" for c in q))
 
 
 if __name__ == "__main__":

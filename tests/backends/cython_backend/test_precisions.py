@@ -129,6 +129,35 @@ def test_an_infinity_made_by_rounding_meets_the_zeros_of_the_state(isa: str, lar
     assert np.isfinite(output[0, 1:]).all()
 
 
+@pytest.mark.names_backend("cython")
+@pytest.mark.parametrize(("isa", "precision"), REDUCED)
+def test_cells_are_right_to_some_1e_6_of_their_value(isa: str, precision: str) -> None:
+    """Gates of any size, near 0 and in saturation: c and h beside float64."""
+    draw = np.random.default_rng(5)
+    B, H = 20_000, 17
+    sizes = 10.0 ** draw.uniform([-30, -6], [2.1, 1], (B, 2))
+    a = rounded_to_bfloat16((draw.standard_normal((B, 4)) * sizes[:, :1]).astype(np.float32))  # of the gates
+    extremes = (0.0, 1e-30, -1e-30, 60.0, -60.0, 1000.0, -1000.0, 3e38, -3e38)
+    a[:6561] = rounded_to_bfloat16(np.array(np.meshgrid(*4 * [extremes]), np.float32)).reshape(4, -1).T
+    c_0 = (draw.standard_normal((1, B, 1)) * sizes[:, 1:]).astype(np.float32).repeat(H, axis=2)
+    one_each = np.eye(4, dtype=np.float32).repeat(H, axis=0)  # gate g of every unit is x[g]
+    direction = DirectionParameters(one_each, np.zeros((4 * H, H), np.float32), None, None, None)
+    backend = capped(isa)
+    prepared = backend.prepare((direction,), precision=precision)
+    result = backend.forward(prepared, input=a, batch_sizes=np.array([B]), h_0=None, c_0=c_0)
+    with np.errstate(over="ignore"):
+        i, f, o = (1 / (1 + np.exp(-a[:, gate].astype(float))) for gate in (0, 1, 3))
+    kept, new = f * c_0[0, :, 0], i * np.tanh(a[:, 2].astype(float))
+    c, h = result.c_n[0].astype(float), result.h_n[0].astype(float)
+    assert (c == c[:, :1]).all()
+    assert (h == h[:, :1]).all()
+    least = 1e-37  # smaller numbers are zero
+    share = 2e-6 + 1e-7 * np.minimum(abs(a.astype(float)), 100)  # exp(-x) has the rounding of x
+    assert (abs(c[:, 0] - kept - new) <= share[:, 1] * abs(kept) + share[:, 0] * abs(new) + least).all()
+    expected = o * np.tanh(c[:, 0])
+    assert (abs(h[:, 0] - expected) <= share[:, 3] * abs(expected) + least).all()
+
+
 @pytest.mark.parametrize(("isa", "precision"), REDUCED)
 def test_inference_only(isa: str, precision: str) -> None:
     backend = capped(isa)

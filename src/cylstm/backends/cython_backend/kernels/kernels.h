@@ -77,7 +77,7 @@ typedef struct {
     void *h_out; /* OUT (m, lanes) */
     ptrdiff_t h_out_stride;
     void *c_prev; /* OUT (m, VL) c before the step, or NULL */
-    void *gates; /* OUT (m, 4, VL) activated gates, or NULL */
+    void *gates; /* OUT (m, 4, VL) activated gates, or NULL; not written where the precision is for inference only */
     const CellOptions *options; /* of gates_with_options, which writes neither c_prev nor gates; else NULL */
     const void *weight_ch; /* IN (3, VL) peepholes of the gates i, f, o, or NULL; likewise */
 } GatesTile;

@@ -17,28 +17,16 @@ INLINE void store_padded(real *p, vec v, ptrdiff_t lanes)
     store_some(p, v, lanes);
 }
 
-/* eq. (2) and (3) of row r; sums[0] becomes c, sums[3] becomes o */
-INLINE void cell_row(const GatesTile *t, ptrdiff_t r, vec sums[4])
-{
-    real *c_row = (real *)t->c + r * VL;
-    vec c = load(c_row);
-    vec i = sigmoid(sums[0]), f = sigmoid(sums[1]); /* (2) */
-    vec g = hyperbolic_tangent(sums[2]), o = sigmoid(sums[3]);
-    if (t->c_prev)
-        store((real *)t->c_prev + r * VL, c);
-    if (t->gates) {
-        real *gates = (real *)t->gates + r * 4 * VL;
-        store(gates, i), store(gates + VL, f), store(gates + 2 * VL, g), store(gates + 3 * VL, o);
-    }
-    sums[0] = fma_(f, c, i * g); /* (3) */
-    sums[3] = o;
-    store(c_row, sums[0]);
-}
+#if TRAINS
+#include "cell.h"
+#else
+#include "quick_cell.h"
+#endif
 
 /* eq. (4) of row r, after all of (3): a tanh that waits for its c has the other rows to overlap with */
 INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
 {
-    vec h = sums[3] * hyperbolic_tangent(sums[0]);
+    vec h = hidden_of(sums);
     real *h_row = (real *)t->h_out + r * t->h_out_stride;
     if (t->lanes == VL)
         store(h_row, h);
@@ -49,7 +37,9 @@ INLINE void hidden_row(const GatesTile *t, ptrdiff_t r, const vec sums[4])
 /* eq. (1) */
 INLINE void sum_rows(const int m, vec sums[][4], const GatesTile *t, const char *next)
 {
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL);
@@ -60,8 +50,10 @@ INLINE void gates_rows(const int m, const GatesTile *t, const char *next)
 {
     vec sums[MAX_ROWS][4];
     sum_rows(m, sums, t, next);
+    UNROLL_CELL
     for (int r = 0; r < m; r++)
         cell_row(t, r, sums[r]);
+    UNROLL_CELL
     for (int r = 0; r < m; r++)
         hidden_row(t, r, sums[r]);
 }

@@ -14,7 +14,9 @@
 #include <cpuid.h>
 #endif
 
-enum { AVX2 = 1, AVX512 = 2, AVX512_VNNI = 4, AVX512_BF16 = 8, NEON_DOT = 16, ASKED = 32 };
+enum { AVX2 = 1, AVX_VNNI = 2, AVX512 = 4, AVX512_VNNI = 8, AVX512_BF16 = 16 }; /* of x86-64 */
+enum { NEON_DOT = 1, NEON_BF16 = 2 };                                            /* of 64-bit Arm */
+enum { ASKED = 128 };
 
 #if defined(__APPLE__)
 static int system_says(const char *name)
@@ -30,14 +32,16 @@ static int system_says(const char *name)
  * will, where it does not yet. */
 static int ask_processor(void)
 {
-    unsigned int eax, ebx, ecx, edx, saved, features;
+    unsigned int eax, ebx, ecx, edx, saved, more = 0, unused, features;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx >> 27 & 1)) /* OSXSAVE */
         return 0;
     unsigned int fma = ecx >> 28 & ecx >> 12 & 1; /* and AVX */
     __asm__ __volatile__("xgetbv" : "=a"(saved), "=d"(edx) : "c"(0));
     if (!fma || (saved & 0x06) != 0x06 || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx >> 5 & 1))
         return 0;
-    features = AVX2;
+    if (eax >= 1 && !__get_cpuid_count(7, 1, &more, &unused, &unused, &unused))
+        more = 0;
+    features = AVX2 | (more >> 4 & 1 ? AVX_VNNI : 0);
 #if defined(__APPLE__)
     saved |= system_says("hw.optional.avx512f") ? 0xe0 : 0;
 #endif
@@ -46,20 +50,20 @@ static int ask_processor(void)
     features |= AVX512;
     if (!(ecx >> 11 & 1))
         return features;
-    features |= AVX512_VNNI;
-    if (eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax >> 5 & 1)
-        features |= AVX512_BF16;
-    return features;
+    return features | AVX512_VNNI | (more >> 5 & 1 ? AVX512_BF16 : 0);
 }
 #elif defined(__aarch64__)
 static int ask_processor(void)
 {
 #if defined(__linux__)
-    return getauxval(AT_HWCAP) >> 20 & 1 ? NEON_DOT : 0; /* HWCAP_ASIMDDP */
+    int dot = getauxval(AT_HWCAP) >> 20 & 1, bf16 = getauxval(AT_HWCAP2) >> 14 & 1; /* HWCAP_ASIMDDP, HWCAP2_BF16 */
+    return (dot ? NEON_DOT : 0) | (dot && bf16 ? NEON_BF16 : 0);
 #elif defined(__APPLE__)
-    return system_says("hw.optional.arm.FEAT_DotProd") ? NEON_DOT : 0;
+    int dot = system_says("hw.optional.arm.FEAT_DotProd"), bf16 = system_says("hw.optional.arm.FEAT_BF16");
+    return (dot ? NEON_DOT : 0) | (dot && bf16 ? NEON_BF16 : 0);
 #elif defined(_WIN32)
-    return IsProcessorFeaturePresent(43) ? NEON_DOT : 0; /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+    /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; of BF16 it says nothing */
+    return IsProcessorFeaturePresent(43) ? NEON_DOT : 0;
 #else
     return 0;
 #endif
@@ -79,9 +83,11 @@ static inline int processor_has(int feature)
 }
 
 #define CPU_AVX2 processor_has(AVX2)
+#define CPU_AVX_VNNI processor_has(AVX_VNNI)
 #define CPU_AVX512 processor_has(AVX512)
 #define CPU_AVX512_VNNI processor_has(AVX512_VNNI)
 #define CPU_AVX512_BF16 processor_has(AVX512_BF16)
 #define CPU_NEON_DOT processor_has(NEON_DOT)
+#define CPU_NEON_BF16 processor_has(NEON_BF16)
 
 #endif

@@ -24,6 +24,14 @@ typedef real vec_unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Before a loop over rows or parts: GCC keeps an array in registers from one loop to the next where both are unrolled
+ * early. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 8")
+#else
+#define UNROLL
+#endif
+
 INLINE vec load(const real *p) { return *(const vec_unaligned *)p; }
 INLINE void store(real *p, vec v) { *(vec_unaligned *)p = v; }
 INLINE vec all(real s) { return s - (vec){0}; } /* s in every lane, -0 kept */

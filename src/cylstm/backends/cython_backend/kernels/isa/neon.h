@@ -32,3 +32,10 @@ INLINE ivec int8_dot(ivec sum, dot_weights x, dot_weights w) { return (ivec)vdot
 #else
 #include "../plain_dot.h"
 #endif
+
+#if BF16_DOT && !DOUBLE
+typedef bfloat16x8_t pairs;
+INLINE pairs all_pairs(const void *p) { return vreinterpretq_bf16_s32(vdupq_n_s32(word_at(p))); }
+INLINE pairs load_pairs(const uint16_t *p) { return vreinterpretq_bf16_u16(vld1q_u16(p)); }
+INLINE vec bf16_dot(vec sum, pairs x, pairs w) { return (vec)vbfdotq_f32((float32x4_t)sum, x, w); }
+#endif

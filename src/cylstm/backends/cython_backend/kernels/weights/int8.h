@@ -28,11 +28,15 @@ INLINE void accumulate(const int m, vec sums[][4], const operand *a, ptrdiff_t a
     if (!K)
         return;
     vec products[MAX_ROWS][4];
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             products[r][v] = (vec){0};
     add_products(m, products, a, a_row, a_k, K, panel, next);
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             add_scaled(&sums[r][v], products[r][v], input_scales(panel, K) + v * VL);
 }
@@ -43,6 +47,7 @@ INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const
         return;
     vec products[2][4] = {{{0}}};
     add_products_pair(products, a, K, panel_0, panel_1);
+    UNROLL
     for (int v = 0; v < 4; v++) {
         add_scaled(&sums[0][v], products[0][v], input_scales(panel_0, K) + v * VL);
         add_scaled(&sums[1][v], products[1][v], input_scales(panel_1, K) + v * VL);
@@ -117,7 +122,9 @@ INLINE void accumulate_state(const int m, vec sums[][4], const GatesTile *t, con
     if (!t->R)
         return;
     ivec whole[MAX_ROWS][4];
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             whole[r][v] = (ivec){0};
     for (ptrdiff_t g = 0; g < groups_of(t->R, DOT_GROUP); g++) {
@@ -125,15 +132,20 @@ INLINE void accumulate_state(const int m, vec sums[][4], const GatesTile *t, con
         if (next)
             __builtin_prefetch(next + g * LINE, 0, 2);
         dot_weights w[4];
+        UNROLL
         for (int v = 0; v < 4; v++)
             w[v] = load_dot_weights(panel + v * VL * DOT_GROUP);
+        UNROLL
         for (int r = 0; r < m; r++) {
             dot_weights x = all_dot((const dot_operand *)t->h + r * t->h_stride + g * DOT_GROUP);
+            UNROLL
             for (int v = 0; v < 4; v++)
                 whole[r][v] = int8_dot(whole[r][v], x, w[v]);
         }
     }
+    UNROLL
     for (int r = 0; r < m; r++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             add_whole(&sums[r][v], whole[r][v], state_scales(t->weight_hh, t->R) + v * VL, t->h_scale[r]);
 }
@@ -145,12 +157,16 @@ INLINE void accumulate_state_pair(vec sums[2][4], const GatesTile *t)
     ivec whole[2][4] = {{{0}}};
     for (ptrdiff_t g = 0; g < groups_of(t[0].R, DOT_GROUP); g++) {
         dot_weights x = all_dot((const dot_operand *)t[0].h + g * DOT_GROUP);
+        UNROLL
         for (int b = 0; b < 2; b++)
+            UNROLL
             for (int v = 0; v < 4; v++)
                 whole[b][v] = int8_dot(whole[b][v], x,
                                        load_dot_weights((const int8_t *)t[b].weight_hh + (4 * g + v) * VL * DOT_GROUP));
     }
+    UNROLL
     for (int b = 0; b < 2; b++)
+        UNROLL
         for (int v = 0; v < 4; v++)
             add_whole(&sums[b][v], whole[b][v], state_scales(t[b].weight_hh, t[b].R) + v * VL, t[0].h_scale[0]);
 }
