@@ -40,8 +40,8 @@ INLINE void sum_rows(const int m, vec sums[][4], const GatesTile *t, const char 
     UNROLL
     for (int r = 0; r < m; r++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
+    for (int v = 0; v < 4; v++)
+        sums[r][v] = load((const real *)t->start + r * t->start_stride + v * VL);
     accumulate(m, sums, t->input, t->input_stride, 1, t->I, t->weight_ih, NULL);
     accumulate_state(m, sums, t, next);
 }

@@ -15,7 +15,7 @@
 #endif
 
 enum { AVX2 = 1, AVX_VNNI = 2, AVX512 = 4, AVX512_VNNI = 8, AVX512_BF16 = 16 }; /* of x86-64 */
-enum { NEON_DOT = 1, NEON_BF16 = 2 };                                            /* of 64-bit Arm */
+enum { NEON_DOT = 1, NEON_BF16 = 2 }; /* of 64-bit Arm */
 enum { ASKED = 128 };
 
 #if defined(__APPLE__)

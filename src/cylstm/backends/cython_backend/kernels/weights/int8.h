@@ -31,14 +31,14 @@ INLINE void accumulate(const int m, vec sums[][4], const operand *a, ptrdiff_t a
     UNROLL
     for (int r = 0; r < m; r++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            products[r][v] = (vec){0};
+    for (int v = 0; v < 4; v++)
+        products[r][v] = (vec){0};
     add_products(m, products, a, a_row, a_k, K, panel, next);
     UNROLL
     for (int r = 0; r < m; r++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            add_scaled(&sums[r][v], products[r][v], input_scales(panel, K) + v * VL);
+    for (int v = 0; v < 4; v++)
+        add_scaled(&sums[r][v], products[r][v], input_scales(panel, K) + v * VL);
 }
 
 INLINE void accumulate_pair(vec sums[2][4], const operand *a, ptrdiff_t K, const weight *panel_0, const weight *panel_1)
@@ -125,8 +125,8 @@ INLINE void accumulate_state(const int m, vec sums[][4], const GatesTile *t, con
     UNROLL
     for (int r = 0; r < m; r++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            whole[r][v] = (ivec){0};
+    for (int v = 0; v < 4; v++)
+        whole[r][v] = (ivec){0};
     for (ptrdiff_t g = 0; g < groups_of(t->R, DOT_GROUP); g++) {
         const int8_t *panel = (const int8_t *)t->weight_hh + g * STATE_PANEL * VL;
         if (next)
@@ -146,8 +146,8 @@ INLINE void accumulate_state(const int m, vec sums[][4], const GatesTile *t, con
     UNROLL
     for (int r = 0; r < m; r++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            add_whole(&sums[r][v], whole[r][v], state_scales(t->weight_hh, t->R) + v * VL, t->h_scale[r]);
+    for (int v = 0; v < 4; v++)
+        add_whole(&sums[r][v], whole[r][v], state_scales(t->weight_hh, t->R) + v * VL, t->h_scale[r]);
 }
 
 INLINE void accumulate_state_pair(vec sums[2][4], const GatesTile *t)
@@ -160,15 +160,15 @@ INLINE void accumulate_state_pair(vec sums[2][4], const GatesTile *t)
         UNROLL
         for (int b = 0; b < 2; b++)
             UNROLL
-            for (int v = 0; v < 4; v++)
-                whole[b][v] = int8_dot(whole[b][v], x,
-                                       load_dot_weights((const int8_t *)t[b].weight_hh + (4 * g + v) * VL * DOT_GROUP));
+        for (int v = 0; v < 4; v++)
+            whole[b][v] = int8_dot(whole[b][v], x,
+                                   load_dot_weights((const int8_t *)t[b].weight_hh + (4 * g + v) * VL * DOT_GROUP));
     }
     UNROLL
     for (int b = 0; b < 2; b++)
         UNROLL
-        for (int v = 0; v < 4; v++)
-            add_whole(&sums[b][v], whole[b][v], state_scales(t[b].weight_hh, t[b].R) + v * VL, t[0].h_scale[0]);
+    for (int v = 0; v < 4; v++)
+        add_whole(&sums[b][v], whole[b][v], state_scales(t[b].weight_hh, t[b].R) + v * VL, t[0].h_scale[0]);
 }
 
 #define INPUT_FACTOR \
