@@ -237,14 +237,13 @@ wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and trie
 	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
 
 # Slow, and not in `make test`. docs/install.md has what each of them found.
-wheels: $(SDIST) $(CROSS)  ## every wheel that can be made on Linux x86-64, each tried where it belongs; says what could not
+wheels: $(SDIST) $(CROSS)  ## every wheel that can be made on Linux x86-64, tried where it belongs
 	@PYTHONS="$(PYTHONS)" tools/all_wheels wheelhouse
 
 # Each of these Pythons that is here, from the oldest on, has the same wheel.
 PYTHONS ?= $(shell command -v $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3.15 2>/dev/null | sort -u)
-PLATFORMS := $(addprefix wheel-,linux aarch64 musl threads windows macos)
 
-$(PLATFORMS): wheel-%: $(SDIST) $(CROSS)  # one of them
+wheel-linux wheel-windows wheel-macos wheel-aarch64 wheel-threads wheel-musl: wheel-%: $(SDIST) $(CROSS)  # one of them
 	@$(STEP) "the wheel for $*" env PYTHONS="$(PYTHONS)" tools/cross_wheel $* wheelhouse/$*
 
 lint-packaging: $(CROSS)  ## the workflows against GitHub's schema and for what is unsafe in them; conda-forge's recipe
@@ -276,8 +275,8 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
-    sanitize-threads fuzz fuzz-files keras-versions wheels $(PLATFORMS) \
-    lint-packaging soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
+    sanitize-threads fuzz fuzz-files keras-versions wheels wheel-linux wheel-windows \
+    wheel-macos wheel-aarch64 wheel-threads wheel-musl lint-packaging soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
     look format clean help
 
 gpu:  # before anything is installed
