@@ -276,7 +276,8 @@ help:
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
     sanitize-threads fuzz fuzz-files keras-versions wheels wheel-linux wheel-windows \
-    wheel-macos wheel-aarch64 wheel-threads wheel-musl lint-packaging soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
+    wheel-macos wheel-aarch64 wheel-threads wheel-musl lint-packaging soak audit \
+    bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
     look format clean help
 
 gpu:  # before anything is installed
