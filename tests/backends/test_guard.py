@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command_line import popen
 from plugin_sources import SUBCLASS
+from processes import LIMIT
 
 import cylstm
 from cylstm.backends import registry
@@ -239,7 +240,7 @@ class Plugin(NumpyBackend):
 def test_check_backend_of_one_that_exits(error: str, tmp_path: Path) -> None:
     Path(tmp_path, "exits.py").write_text(SUBCLASS.splitlines()[0] + EXITS.format(error=error), "utf-8")
     command = popen("check-backend", "exits:Plugin", env={**os.environ, "PYTHONPATH": paths(tmp_path)})
-    output, errors = command.communicate(timeout=60)
+    output, errors = command.communicate(timeout=LIMIT)
     assert (command.returncode, errors) == (1, "")
     assert "FAILED values-plain-float64" in output
     assert error.partition("(")[0] in output

@@ -15,6 +15,7 @@ import pytest
 import torch
 from available import names
 from command_line import fails, popen, prepare
+from processes import LIMIT
 
 import cylstm
 from cylstm.cli import main
@@ -44,7 +45,7 @@ def test_info(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 def test_info_tells_of_a_wrong_backend(folder: Path) -> None:
     with popen("info", "--json", env={**os.environ, "CYLSTM_BACKEND": "fastest"}) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (0, "")
     info = json.loads(out)
     assert info["backend"]["name"] is None
@@ -65,7 +66,7 @@ def test_info_tells_of_a_wrong_backend(folder: Path) -> None:
 def test_info_always_reports(name: str, value: str, wanted: str) -> None:
     """A variable with a wrong value is shown as wrong, whole."""
     with popen("info", env={**os.environ, name: value}) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     [line] = [line for line in out.splitlines() if line.startswith(f"  {name} ")]
     assert f" {value}: wrong, " in line
@@ -240,7 +241,7 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_module_and_version() -> None:
     with popen("--version") as process:
-        assert process.communicate(timeout=60)[0] == f"cylstm {cylstm.__version__}\n"
+        assert process.communicate(timeout=LIMIT)[0] == f"cylstm {cylstm.__version__}\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")

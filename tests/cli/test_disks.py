@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import fails, popen, prepare
+from processes import LIMIT
 
 import cylstm
 from cylstm.cli.sequences import FileArray
@@ -35,7 +36,7 @@ def test_a_full_disk_is_an_error(name: str, folder: Path, small_disk: Path) -> N
     prepare((3000, 9, 3))
     Path(small_disk, name).write_bytes(b"old")
     command = popen("run", "model.safetensors", "input.npy", "-o", str(small_disk / name), "--force")
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=LIMIT)
     assert command.returncode == 2
     assert "No space left on device" in errors
     assert errors.count("\n") == 1
@@ -48,7 +49,7 @@ def test_convert_to_a_full_disk_keeps_the_old_file(name: str, folder: Path, smal
     cylstm.save(cylstm.LSTM(100, 300), "large.safetensors")
     Path(small_disk, name).write_bytes(b"old")
     command = popen("convert", "large.safetensors", str(small_disk / name), "--force")
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=LIMIT)
     assert (command.returncode, "No space left on device" in errors) == (2, True)
     assert [path.read_bytes() for path in small_disk.iterdir()] == [b"old"]
 
@@ -88,7 +89,7 @@ def test_an_input_that_becomes_shorter_while_it_is_run(folder: Path) -> None:
     while command.poll() is None and not list(folder.glob(".*.tmp")):
         time.sleep(0.01)
     os.truncate("input.npy", 10_000)
-    _, errors = command.communicate(timeout=60)
+    _, errors = command.communicate(timeout=LIMIT)
     assert command.returncode == 2
     assert "must stay as it is while it is read" in errors
     assert sorted(path.name for path in folder.iterdir()) == ["input.npy", "model.safetensors"]
@@ -120,7 +121,7 @@ def test_kill_9_leaves_the_old_file_whole(command: str, folder: Path) -> None:
         while process.poll() is None and not list(folder.glob(".*.tmp")):
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LIMIT)
         if target.read_bytes() != old:  # it was faster
             assert len(cylstm.load(target).state_dict() if command == "convert" else np.load(target)) > 1
             target.write_bytes(old)

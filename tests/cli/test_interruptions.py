@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import fails, popen, prepare
+from processes import LIMIT
 
 import cylstm
 from cylstm.cli import main
@@ -107,7 +108,7 @@ def test_an_interrupted_run_leaves_no_half_file(folder: Path, output: str, numbe
     with popen(*run, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)) as process:
         assert "0/1,000,000 steps" in process.stderr.readline()
         process.send_signal(number)
-        rest = process.communicate(timeout=60)[1]
+        rest = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 128 + number
     assert rest.splitlines()[-1] == f"cylstm: {'interrupted' if number == signal.SIGINT else 'terminated'}"
     assert "Traceback" not in rest

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 import cylstm
 from cylstm.backends.cython_backend import threads
@@ -43,7 +44,7 @@ def run(path: Path, *arguments: str, **environment: str) -> str:
         start_new_session=True,
     )
     try:
-        output, errors = process.communicate(timeout=240)
+        output, errors = process.communicate(timeout=LIMIT)
     finally:
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
@@ -350,7 +351,7 @@ def test_serve_answers_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
             connection.close()
             assert (answer.status, message in text) == (status, True), text
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=LIMIT)
         assert (process.returncode, output) == (0, "stopped\n")
     finally:
         process.kill()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import LIMIT
 
 import cylstm
 import cylstm.testing
@@ -126,7 +127,7 @@ def test_importing_cylstm_imports_no_ml_dtypes() -> None:
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=True,
         env={"PYTHONPATH": str(Path(cylstm.__file__).parents[1])},
     )

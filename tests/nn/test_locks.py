@@ -47,7 +47,7 @@ import threading, time
 import cylstm
 from cylstm.backends import registry
 from cylstm.backends.numpy_backend import NumpyBackend
-both = threading.Barrier(2, timeout=5)
+both = threading.Barrier(2, timeout=300)
 module = cylstm.LSTM(3, 5, backend="numpy")
 class Loads(NumpyBackend):
     name = "loads"

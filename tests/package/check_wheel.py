@@ -1,7 +1,8 @@
 """Hold an installed wheel to the conformance kit, the published numbers and the bits: ``python -I check_wheel.py``.
 
 Needs NumPy and the installed cylstm, nothing else. Each instruction set that runs here has a process of its own:
-``check_wheel.py`` alone starts them, ``check_wheel.py one`` is one of them. Exits with 1 where something differs.
+``check_wheel.py`` alone starts them, ``check_wheel.py one`` is one of them. With the word ``bits`` before it computes
+the bits alone: for a second processor. Exits with 1 where something differs.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ from cylstm.backends.cython_backend import _layer, _lstm, threads
 sys.path.append(str(Path(__file__).parent))
 import smoke_wheel
 
-#: SHA-256 of `bits`, first digits: with a fused multiply-add, whatever the vectors' width and the system; and without.
-BITS = {"fused": "c2adde70282f", "generic": "3863cf0bf57f"}
-FUSED = ("avx512", "avx2", "neon")
+#: SHA-256 of `bits`, first digits, per precision: with a fused multiply-add, whatever the width of vectors and the
+#: system; where the processor multiplies pairs of bfloat16 as well; without either.
+BITS = {
+    "fused": {"state": "c2adde70282f", "int8": "108d2b4cfb21", "bfloat16": "799743c51ff9"},
+    "pairs": {"state": "c2adde70282f", "int8": "1de3fd94e323", "bfloat16": "b1bcf36dc58c"},
+    "plain": {"state": "3863cf0bf57f", "int8": "86e1e98daf36", "bfloat16": "64c7d67d76e5"},
+}
+KIND = {"generic": "plain", "avx512_bf16": "pairs"}  # the others: "fused"
 MAX_ISA = "CYLSTM_MAX_ISA"
 
 
-def bits() -> str:
+def bits(precision: str) -> str:
     """A digest of the forward results of a few layers: no number of it is drawn by a function of the C library."""
-    digest = hashlib.sha256()
-    for dtype in (np.float32, np.float64):
+    digest, named = hashlib.sha256(), None if precision == "state" else precision
+    for dtype in (np.float32, np.float64) if precision == "state" else (np.float32,):
         for T, B, I, H, options in (
             (5, 3, 4, 7, {}),
             (6, 9, 20, 64, {"bidirectional": True}),
@@ -39,7 +45,7 @@ def bits() -> str:
             (3, 1, 64, 64, {"num_layers": 2}),
         ):
             cylstm.manual_seed(1)
-            lstm = cylstm.LSTM(I, H, backend="cython", dtype=dtype, **options)
+            lstm = cylstm.LSTM(I, H, backend="cython", dtype=dtype, precision=named, **options)
             input = ((np.arange(T * B * I) * 7919 % 1009) / 512 - 1).astype(dtype).reshape(T, B, I)
             output, (h_n, c_n) = lstm(input)
             for array in (output, h_n, c_n):
@@ -47,39 +53,58 @@ def bits() -> str:
     return digest.hexdigest()[:12]
 
 
-def check_one() -> int:
-    """The kit and the bits on the instruction set that the environment names."""
-    isa = os.environ[MAX_ISA]
-    _lstm.open_regions(True)
-    failed = 0
+def check_kit(isa: str) -> bool:
+    """Whether the conformance kit holds on the instruction set that the environment names."""
     try:
         report = testing.check_backend("cython", bitwise=True)
     except testing.ConformanceError as error:
         print(error)
-        report, failed = error.report, 1
+        report = error.report
     print(f"{isa}: {len(report) - len(report.failures)} of {len(report)} checks of the conformance kit, bitwise")
-    seen = set()
-    for count in (1, 2, 3):
-        cylstm.set_num_threads(count)
-        seen.add(bits())
-    expected = BITS["fused" if isa in FUSED else "generic"]
-    print(f"{isa}: bits {', '.join(sorted(seen))}, expected {expected}")
-    return failed + (seen != {expected})
+    return not report.failures
 
 
-def main() -> int:
+def check_bits(isa: str) -> bool:
+    """Whether each precision gives the bits that it gives everywhere, on one, two and three threads."""
+    holds = True
+    for precision, expected in BITS[KIND.get(isa, "fused")].items():
+        seen = set()
+        for count in (1, 2, 3):
+            cylstm.set_num_threads(count)
+            seen.add(bits(precision))
+        print(f"{isa}, {precision}: bits {', '.join(sorted(seen))}, expected {expected}")
+        holds &= seen == {expected}
+    return holds
+
+
+def check_one(with_kit: bool) -> int:
+    """The kit, if asked for, and the bits on the instruction set that the environment names."""
+    isa = os.environ[MAX_ISA]
+    _lstm.open_regions(True)
+    held = [check_kit(isa)] if with_kit else []
+    return 0 if all([*held, check_bits(isa)]) else 1
+
+
+def main(with_kit: bool) -> int:
+    """All that runs here; the exit status."""
     machine = (
         f"{platform.system()} {platform.machine()}, {platform.python_implementation()} {platform.python_version()}"
     )
     print(f"{machine}, NumPy {np.__version__}, OpenMP: {_lstm.openmp()}, threads: {threads.get_num_threads()}")
-    differing = smoke_wheel.main()
-    for isa in _layer.instruction_sets():
-        command = [sys.executable, *(["-I"] if sys.flags.isolated else []), __file__, "one"]
+    differing = smoke_wheel.main() if with_kit else 0
+    sets = list(dict.fromkeys(isa for isa, _, here in _layer.kernel_table() if here))
+    # The first one takes from lower ones what it has not: float32 and float64 of the highest that has them.
+    kits = {sets[0], *_layer.instruction_sets()[1:]} if with_kit else set()
+    for isa in sets:
+        what = [] if isa in kits else ["bits"]
+        command = [sys.executable, *(["-I"] if sys.flags.isolated else []), __file__, *what, "one"]
         done = subprocess.run(command, env=os.environ | {MAX_ISA: isa}, check=False)
         differing += done.returncode != 0
-    print("the wheel fails" if differing else "the wheel holds")
+    said = "fails" if differing else "holds"
+    print(f"the wheel {said} on {', '.join(sets)}")
     return 1 if differing else 0
 
 
 if __name__ == "__main__":
-    sys.exit(check_one() if sys.argv[1:] == ["one"] else main())
+    kit = "bits" not in sys.argv
+    sys.exit(check_one(kit) if sys.argv[-1] == "one" else main(kit))

@@ -11,10 +11,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 pytest.importorskip("Cython", reason="Cython is not installed")
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
 WARNING = "the compiler cannot build OpenMP: cylstm will run on one thread"
 pytestmark = [
     pytest.mark.names_backend("cython"),
@@ -38,15 +40,18 @@ print(*lstm(cylstm.randn(30, 16, 64))[0].shape)
 
 
 def build(folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Build the compiled module of a copy of the sources, without optimisation, inside the copy."""
+    """Build the compiled module of a copy of the sources, without optimisation, inside the copy.
+
+    The build's own files go to a folder with an absolute path, as an editable installation has it.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CYLSTM_")}
     return subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        [sys.executable, "setup.py", "build_ext", "--inplace", "--build-temp", str(folder.parent / "temp")],
         cwd=folder,
         env={**kept, "CC": str(folder / "cc"), "CYLSTM_CFLAGS": "-O1 -w", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
 
 
@@ -54,7 +59,7 @@ def build(folder: Path, **environment: str) -> subprocess.CompletedProcess:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, beside a compiler that refuses -fopenmp."""
     folder = tmp_path_factory.mktemp("sources")
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+    for name in FILES:
         shutil.copy(ROOT / name, folder)
     (folder / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "build_target.py", folder / "tools")
@@ -70,13 +75,15 @@ def test_a_build_without_openmp_says_so_and_passes_the_conformance_kit(sources: 
     done = build(sources)
     assert done.returncode == 0, done.stderr
     assert WARNING in done.stderr
+    # Nothing lies about that git does not ignore.
+    assert {path.name for path in sources.iterdir()} - {"build"} == {*FILES, "cc", "src", "tools"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CYLSTM_")}
     checked = subprocess.run(
         [sys.executable, "-W", "error", "-c", CHECK, str(sources)],
         env={**kept, "PYTHONPATH": str(sources / "src")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert checked.returncode == 0, checked.stderr
     passed, shape = checked.stdout.splitlines()
@@ -99,7 +106,7 @@ def test_a_compiler_that_is_missing_is_named(sources: Path) -> None:
 
 def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> None:
     command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(sources / "dist")]
-    made = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=300)
+    made = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=LIMIT)
     assert made.returncode == 0, made.stderr
     (archive,) = (sources / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 pytest.importorskip("setuptools", reason="setuptools is not installed")
 TOOLS = Path(__file__).parents[2] / "tools"
+GOMP = "cylstm.libs/libgomp-1234.so.1.0.0"
 ARM, HERE = "aarch64-linux-gnu-gcc", "gcc"
 
 
@@ -120,7 +123,7 @@ def wheel_with(folder: Path, *libraries: str) -> Path:
     """A wheel of a few bytes, as auditwheel leaves one."""
     path = folder / "cylstm-1.0-cp311-abi3-manylinux_2_34_x86_64.whl"
     info = "cylstm-1.0.dist-info"
-    metadata = "Metadata-Version: 2.4\nName: cylstm\nLicense-Expression: BSD-3-Clause\nLicense-File: LICENSE\n\nText\n"
+    metadata = "Name: cylstm\nVersion: 1.0\nLicense-Expression: BSD-3-Clause\nLicense-File: LICENSE\n\n"
     with zipfile.ZipFile(path, "w") as archive:
         for name in (*libraries, f"{info}/licenses/LICENSE"):
             archive.writestr(name, name)
@@ -130,27 +133,52 @@ def wheel_with(folder: Path, *libraries: str) -> Path:
 
 
 def test_a_wheel_with_libgomp_carries_its_licences(tmp_path: Path) -> None:
-    licence_wheel = load("licence_wheel")
-    wheel = wheel_with(tmp_path, "cylstm.libs/libgomp-1234.so.1.0.0")
-    assert licence_wheel.add(wheel)
+    finish_wheel = load("finish_wheel")
+    wheel = wheel_with(tmp_path, GOMP)
+    assert finish_wheel.finish(wheel, "somewhere") == GOMP
     once = wheel.read_bytes()
-    assert licence_wheel.add(wheel)  # again: nothing changes
+    assert finish_wheel.finish(wheel) == GOMP  # again: nothing changes
     assert wheel.read_bytes() == once
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read("cylstm-1.0.dist-info/METADATA").decode()
         record = archive.read("cylstm-1.0.dist-info/RECORD").decode()
         notice = archive.read("cylstm-1.0.dist-info/licenses/libgomp/NOTICE.txt").decode()
-    assert "cylstm.libs/libgomp-1234.so.1.0.0, in this wheel, is libgomp" in notice
+        bill = json.loads(archive.read("cylstm-1.0.dist-info/sboms/cylstm.cdx.json"))
+    assert f"{GOMP}, in this wheel, is libgomp, the OpenMP library of GCC, from somewhere." in notice
     assert "License-Expression: BSD-3-Clause AND (GPL-3.0-or-later WITH GCC-exception-3.1)\n" in metadata
     assert [row.split(",")[0] for row in record.split()] == names
     texts = [name for name in names if "/licenses/libgomp/" in name]
     assert len(texts) == 3
     assert [name for name in texts if f"License-File: libgomp/{Path(name).name}\n" not in metadata] == []
+    (component,) = bill["components"]
+    assert component["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(GOMP.encode()).hexdigest()}]
+    assert component["licenses"] == [{"expression": "GPL-3.0-or-later WITH GCC-exception-3.1"}]
 
 
-def test_a_wheel_without_libgomp_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_wheel_without_libgomp_gets_a_bill_of_materials_alone(tmp_path: Path) -> None:
     wheel = wheel_with(tmp_path, "cylstm/_lstm.abi3.so")
-    before = wheel.read_bytes()
-    assert not load("licence_wheel").add(wheel)
-    assert wheel.read_bytes() == before
+    before = set(zipfile.ZipFile(wheel).namelist())
+    assert load("finish_wheel").finish(wheel) is None
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) - before == {"cylstm-1.0.dist-info/sboms/cylstm.cdx.json"}
+        metadata = archive.read("cylstm-1.0.dist-info/METADATA").decode()
+        bill = json.loads(archive.read("cylstm-1.0.dist-info/sboms/cylstm.cdx.json"))
+    assert "License-Expression: BSD-3-Clause\n" in metadata
+    assert bill["components"] == []
+    assert bill["metadata"]["component"]["purl"] == "pkg:pypi/cylstm@1.0"
+
+
+def test_the_bills_of_a_wheel_are_cyclonedx_and_name_each_library(tmp_path: Path) -> None:
+    pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
+    faults = load("check_bill").faults
+    wheel = wheel_with(tmp_path, GOMP)
+    assert faults(wheel) == ["there is no cylstm.cdx.json", f"{GOMP} is in no bill"]
+    load("finish_wheel").finish(wheel)
+    assert faults(wheel) == []
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("cylstm.libs/libother.so", "of somebody")
+        archive.writestr("cylstm-1.0.dist-info/sboms/wrong.cdx.json", json.dumps({"specVersion": "1.6"}))
+    wrong, other = faults(wheel)
+    assert wrong.startswith("cylstm-1.0.dist-info/sboms/wrong.cdx.json is not CycloneDX 1.6: ")
+    assert other == "cylstm.libs/libother.so is in no bill"

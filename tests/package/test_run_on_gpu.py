@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "run_on_gpu"
@@ -21,7 +22,7 @@ def run(tmp_path: Path, *parts: str, python: str = sys.executable, **environment
         env=os.environ | {"OUT": str(tmp_path / "logs"), "PYTHON": python, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
 

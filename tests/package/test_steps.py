@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -34,7 +35,7 @@ def test_ci_run(tmp_path: Path, makefile: str | None, arguments: list[str], stat
         (tmp_path / "Makefile").write_text(makefile, "utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
-        [tmp_path / ".ci" / "run", *arguments], env=kept, capture_output=True, text=True, timeout=60, check=False
+        [tmp_path / ".ci" / "run", *arguments], env=kept, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == status
     assert said in done.stdout + done.stderr

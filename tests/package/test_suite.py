@@ -8,6 +8,7 @@ from pathlib import Path
 
 import available
 import pytest
+from processes import LIMIT
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS, CONFORMANCE, THREADS = (
@@ -21,7 +22,7 @@ def collected(*arguments: str) -> subprocess.CompletedProcess:
     """pytest's list of the tests of three files."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        [*command, TUTORIALS, CONFORMANCE, THREADS], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*command, TUTORIALS, CONFORMANCE, THREADS], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
     )
 
 

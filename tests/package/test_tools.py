@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 import cylstm
 
@@ -23,7 +24,7 @@ def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**kept, "PYTHONPATH": str(Path(cylstm.__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import LIMIT
 
 import cylstm
 from cylstm import testing
@@ -101,7 +102,7 @@ def test_plugin_in_a_process_of_its_own(site: Path, source: str) -> None:
     paths = os.pathsep.join([str(Path(cylstm.__file__).parents[1]), str(site)])
     environment = {k: v for k, v in os.environ.items() if k != "CYLSTM_BACKEND"} | {"PYTHONPATH": paths} | variable
     command = [sys.executable, "-c", textwrap.dedent(script), *([] if variable else [name])]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, name), result.stderr
 
 
@@ -197,7 +198,7 @@ def test_parametrize_with_checks(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
     assert "1 failed" in result.stdout, result.stdout + result.stderr
@@ -214,5 +215,5 @@ def test_needs_numpy_only() -> None:
     """
     environment = os.environ | {"PYTHONPATH": str(Path(cylstm.__file__).parents[1])}
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr

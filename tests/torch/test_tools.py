@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.checkpoint
+from processes import LIMIT
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch_modules import KINDS, Counting, both, close, flat, gradients, leaves_of
 
@@ -256,7 +257,7 @@ def test_distributed_data_parallel(tmp_path):
         for rank in range(2)
     ]
     try:
-        errors = [worker.communicate(timeout=120)[1].decode() for worker in workers]
+        errors = [worker.communicate(timeout=LIMIT)[1].decode() for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import run
+from processes import LIMIT, run
 
 pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
 pytestmark = pytest.mark.names_backend("cython")
@@ -230,5 +230,5 @@ sys.modules["a module of one object"] = Keeper()
 stream = lstm.stream()
 stream(x[0, 0])
 """
-    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from processes import LIMIT
 
 import cylstm
 from cylstm.backends.base import DirectionParameters
@@ -173,7 +174,7 @@ def test_a_child_forked_before_the_first_call_does_not_hang() -> None:
     """PyTorch, which may share the OpenMP library, has made threads that the child does not have."""
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "-c", FORK_FIRST], timeout=60, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", FORK_FIRST], timeout=LIMIT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -186,7 +187,7 @@ def test_a_forked_child_computes_the_same_and_does_not_hang(first: str, bidirect
     """Also where PyTorch, which may share the OpenMP library, has made threads before."""
     code = FORK.format(first=first, bidirectional=bidirectional)
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=LIMIT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -213,7 +214,7 @@ def test_scratch_memory_does_not_grow_with_time(T: int, B: int, threads: int, bi
     pytest.importorskip("resource", reason="this system does not tell the memory of a process")
     code = PEAK.format(T=T, B=B, threads=threads, bidirectional=bidirectional)
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], timeout=120, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=LIMIT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 8 << 20
 
