@@ -120,8 +120,9 @@ def test_hostile_hdf5(tmp_path: Path) -> None:
     refused("bytes in the file", lambda cell: cell.create_dataset("0", (3, 16), np.float32))
 
 
-def test_a_heap_without_end(tmp_path: Path) -> None:
-    """HDF5 reads the texts of this file for ever."""
+@pytest.mark.parametrize("reserved", [b"\0\0\0", b"\0\0\xf6"], ids=repr)
+def test_a_heap_without_end(reserved: bytes, tmp_path: Path) -> None:
+    """HDF5 reads the texts of this file for ever, whatever the three bytes are that it does not look at."""
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)
     content = bytearray(path.read_bytes())
@@ -133,6 +134,7 @@ def test_a_heap_without_end(tmp_path: Path) -> None:
         at += 16 + size + -size % 8
     assert at + 16 <= end
     content[at + 8 : at + 16] = bytes(8)  # the free rest has no size
+    content[begin + 5 : begin + 8] = reserved
     path.write_bytes(content)
     with pytest.raises(ValueError, match="heap of texts"):
         cylstm.load(path)
