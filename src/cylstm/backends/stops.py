@@ -48,6 +48,7 @@ def _code(handler: Any) -> CodeType | None:
     """The code of a handler: a function, a method, an object that can be called, or a partial of one."""
     while isinstance(handler, functools.partial):
         handler = handler.func
-    if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
-        handler = getattr(type(handler), "__call__", None)
-    return getattr(getattr(handler, "__func__", handler), "__code__", None)
+    for function in (handler, getattr(handler, "__func__", None), vars(type(handler)).get("__call__")):
+        if isinstance(code := getattr(function, "__code__", None), CodeType):
+            return code
+    return None
