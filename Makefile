@@ -119,7 +119,7 @@ check-cuda-installed: $(TEST)
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
 # AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. A stop at the first
-# error of either.
+# error of either. Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
     backends/cython_backend/test_precisions.py \
@@ -127,8 +127,9 @@ SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
-	    CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
-	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib
+	    CYLSTM_BOUNDS=check CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib; \
+	status=$$?; rm -f $(GENERATED); exit $$status  # they have the checks
 	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) \
 	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
@@ -195,6 +196,19 @@ audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs, and of th
 	@$(STEP) "pip-audit of what it needs" $(LINT_PY) -m pip_audit --progress-spinner off --strict -r build/requirements.txt
 	@$(STEP) "pip-audit of .venv-test" $(LINT_PY) -m pip_audit --progress-spinner off \
 	    --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+# Atheris has wheels for some versions of Python on Linux.
+RUNS := 100000
+READERS := safetensors npz pt onnx h5 keras index
+
+fuzz-readers: $(TEST)  ## damaged files that a coverage-guided fuzzer makes, RUNS for each of READERS
+	@$(PY) $(PIP_INSTALL) atheris
+	@mkdir -p build/fuzz-readers
+	@for reader in $(READERS); do \
+	    $(STEP) "$$reader" tools/quietly $(CLEAN_ENV) TMPDIR=$(CURDIR)/build/fuzz-readers $(PY) tools/fuzz_readers.py $$reader \
+	        -runs=$(RUNS) -artifact_prefix=build/ || exit; \
+	    rm -rf build/fuzz-readers/*; \
+	done
 
 fuzz-files: $(TEST)  ## damaged files of models until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
@@ -276,7 +290,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
-    sanitize-threads fuzz fuzz-files keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos \
+    sanitize-threads fuzz fuzz-files fuzz-readers keras-versions wheels check-wheel wheel-aarch64 wheel-windows wheel-macos \
     lint-workflows soak audit bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
     look format clean help
 
