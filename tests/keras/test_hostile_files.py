@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -161,6 +163,36 @@ def test_hostile_zip(model: Path) -> None:
         archive.writestr("model.weights.h5", bytes(200 << 20))
     with pytest.raises(ValueError, match="must grow to at most"):
         cylstm.load(model)
+
+
+def sizes(layer: int, name: str, value: Any) -> Callable[[dict], dict]:
+    """A configuration with another size in a layer."""
+
+    def change(config: dict) -> dict:
+        config["config"]["layers"][layer]["config"][name] = value
+        return config
+
+    return change
+
+
+@pytest.mark.parametrize("value", [4000, 2 * 10**8, 2**70, -1, 0, True, 1.5, "4", None, [4]], ids=repr)
+def test_units_that_the_weights_do_not_have_draw_none(value: Any, model: Path) -> None:
+    """What was once gigabytes of random numbers, before a look at the file."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"units must be|weights of the LSTM .* must be"):
+            ck.load_model(rewritten(model, sizes(1, "units", value)))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value", [[None, 5, 10**9], [None, 5, 2**70], [None, -3, 3], [-1, 5, 3], [None, 5, True], [None, "5", 3], "ab", {}]
+)
+def test_shapes_of_the_input_that_are_none(value: Any, model: Path) -> None:
+    with pytest.raises(ValueError, match=r"shape must be|must have the shape"):
+        ck.load_model(rewritten(model, sizes(0, "batch_shape", value)))
 
 
 @pytest.mark.parametrize("filters", [{"fletcher32": True}, {"compression": "gzip"}, {"shuffle": True}])
