@@ -177,12 +177,13 @@ stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is c
 	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._layer cylstm.backends.cython_backend._lstm
 
-# make fuzz COUNT=100000 KINDS="forward gradients"
+# make fuzz COUNT=100000 KINDS="forward gradients"; stopped and begun again: FUZZ="--seed 2000000 --log build/fuzz.log"
 COUNT := 1000
 KINDS :=
+FUZZ :=
 
 fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call them, COUNT of each of KINDS
-	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT)
+	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT) $(FUZZ)
 
 soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
 	@$(CLEAN_ENV) $(PY) tools/soak.py

@@ -2,6 +2,7 @@
 
     tools/fuzz.py                                  all kinds, 1,000 cases each, on every backend and instruction set
     tools/fuzz.py forward --count 100000           one kind
+    tools/fuzz.py --seed 2000000 --count 100000 --log long.log  in pieces; leaves out those that the log has
     tools/fuzz.py threads --isa avx2 --seed 4711 --count 1      a failure again
 
 Kinds: forward, dropout, gradients (random options, dtypes, ragged shapes, strides, 1 to 4 threads) against PyTorch on
@@ -24,6 +25,7 @@ SUPPORT = Path(__file__).parents[1] / "tests" / "support"
 sys.path.insert(0, str(SUPPORT))
 KINDS = ("forward", "dropout", "gradients", "options", "pieces", "batches", "threads")
 FIRST = 1 << 20  # seeds below are those of the tests
+PIECE = 500  # cases between two lines of a log
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +34,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1000, help="cases of each kind, backend and instruction set")
     parser.add_argument("--seed", type=int, help="of the first case; otherwise by chance")
     parser.add_argument("--isa", help="of the cython backend this instruction set alone, and no other backend")
+    parser.add_argument("--log", type=Path, help="a line for each 500 cases, and what failed; needs --seed")
     given = parser.parse_args()
+    if given.log and given.seed is None:
+        parser.error("--log needs --seed: a run that goes on must begin where it began")
     given.kinds = given.kinds or list(KINDS)
     if given.seed is None:
         given.seed = FIRST + secrets.randbelow(2**40)
@@ -56,33 +61,50 @@ def checks(kind: str, isa: str | None) -> dict[str, Callable[[int], Any]]:
     return found
 
 
-def run(given: argparse.Namespace) -> list[str]:
+def run_piece(check: Callable[[int], Any], name: str, seeds: range, isa: str | None) -> list[str]:
     """The commands that show each failure again."""
     import fuzz_cases
 
     import cylstm
+
+    failures = []
+    for seed in seeds:
+        cylstm.set_num_threads(fuzz_cases.threads_of(seed))
+        try:
+            check(seed)
+        except Exception as error:
+            command = f"tools/fuzz.py {name.split()[0]} {f'--isa {isa} ' if isa else ''}--seed {seed} --count 1"
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            failures.append(f"{command}\n    {name}: {message}")
+    return failures
+
+
+def run(given: argparse.Namespace) -> list[str]:
+    """The kinds in turns, a piece of each; what failed."""
     from cylstm.backends.cython_backend import _lstm
 
     _lstm.open_regions(True)
-    failures = []
-    for kind in given.kinds:
-        for name, check in checks(kind, given.isa).items():
-            begin, before = time.monotonic(), len(failures)
-            for seed in range(given.seed, given.seed + given.count):
-                cylstm.set_num_threads(fuzz_cases.threads_of(seed))
-                try:
-                    check(seed)
-                except Exception as error:
-                    command = (
-                        f"tools/fuzz.py {kind} {f'--isa {given.isa} ' if given.isa else ''}--seed {seed} --count 1"
-                    )
-                    message = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-                    failures.append(f"{command}\n    {name}: {message}")
-            failed, seconds = len(failures) - before, time.monotonic() - begin
-            print(
-                f"{name:34} {given.count:,} cases from seed {given.seed}: {failed} failed, {seconds:.0f} s", flush=True
-            )
-    return failures
+    done = set(given.log.read_text("utf-8").splitlines()) if given.log and given.log.exists() else set()
+    todo = {name: check for kind in given.kinds for name, check in checks(kind, given.isa).items()}
+    failures: dict[str, list[str]] = {name: [] for name in todo}
+    seconds, counts = dict.fromkeys(todo, 0.0), dict.fromkeys(todo, 0)
+    for first in range(given.seed, given.seed + given.count, PIECE):
+        seeds = range(first, min(first + PIECE, given.seed + given.count))
+        for name, check in todo.items():
+            line = f"{name}, seeds {seeds.start} to {seeds[-1]}: none failed"
+            counts[name] += len(seeds)
+            if line in done:
+                continue
+            begin = time.monotonic()
+            failed = run_piece(check, name, seeds, given.isa)
+            seconds[name] += time.monotonic() - begin
+            failures[name] += failed
+            if given.log:
+                with given.log.open("a", encoding="utf-8") as log:
+                    print(*(failed or [line]), sep="\n", file=log)
+    for name, failed in failures.items():
+        print(f"{name:34} {counts[name]:,} cases from seed {given.seed}: {len(failed)} failed, {seconds[name]:.0f} s")
+    return [failure for failed in failures.values() for failure in failed]
 
 
 def main() -> int:

@@ -287,7 +287,8 @@ class Layer:
 
 
 def _is_size(value: Any) -> bool:
-    return value is None or (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return value is None or (whole and bool(value >= 0))
 
 
 class InputLayer(Layer):
