@@ -120,7 +120,7 @@ check-cuda-installed: $(TEST)
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
 # AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. A stop at the first
-# error of either.
+# error of either. Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
     backends/cython_backend/test_precisions.py \
@@ -128,8 +128,9 @@ SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
-	    CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
-	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib
+	    CYLSTM_BOUNDS=check CYLSTM_CFLAGS="-O1 -g -fno-omit-frame-pointer $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib; \
+	status=$$?; rm -f $(GENERATED); exit $$status  # they have the checks
 	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) \
 	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
@@ -177,12 +178,13 @@ stubtest: $(LINT) $(DIST)  ## the types of the compiled module against what is c
 	@$(STEP) "stubtest" $(LINT_PY) -m mypy.stubtest --mypy-config-file pyproject.toml \
 	    --allowlist tools/stubtest_allowlist.txt cylstm.backends.cython_backend._layer cylstm.backends.cython_backend._lstm
 
-# make fuzz COUNT=100000 KINDS="forward gradients"
+# make fuzz COUNT=100000 KINDS="forward gradients"; stopped and begun again: FUZZ="--seed 2000000 --log build/fuzz.log"
 COUNT := 1000
 KINDS :=
+FUZZ :=
 
 fuzz: $(TEST)  ## random layers against PyTorch and against other ways to call them, COUNT of each of KINDS
-	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT)
+	@$(CLEAN_ENV) $(PY) tools/fuzz.py $(KINDS) --count $(COUNT) $(FUZZ)
 
 soak: $(TEST)  ## 100,000 calls, 10,000 modules, 64 threads: memory stays where it is
 	@$(CLEAN_ENV) $(PY) tools/soak.py
@@ -196,6 +198,19 @@ audit: $(TEST) $(LINT)  ## known weaknesses of what the package needs, and of th
 	@$(STEP) "pip-audit of what it needs" $(LINT_PY) -m pip_audit --progress-spinner off --strict -r build/requirements.txt
 	@$(STEP) "pip-audit of .venv-test" $(LINT_PY) -m pip_audit --progress-spinner off \
 	    --path "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+# Atheris has wheels for some versions of Python on Linux.
+RUNS := 100000
+READERS := safetensors npz pt onnx h5 keras index
+
+fuzz-readers: $(TEST)  ## damaged files that a coverage-guided fuzzer makes, RUNS for each of READERS
+	@$(PY) $(PIP_INSTALL) atheris
+	@mkdir -p build/fuzz-readers
+	@for reader in $(READERS); do \
+	    $(STEP) "$$reader" tools/quietly $(CLEAN_ENV) TMPDIR=$(CURDIR)/build/fuzz-readers $(PY) tools/fuzz_readers.py $$reader \
+	        -runs=$(RUNS) -artifact_prefix=build/ || exit; \
+	    rm -rf build/fuzz-readers/*; \
+	done
 
 fuzz-files: $(TEST)  ## damaged files of models until stopped
 	@$(CLEAN_ENV) $(PY) tools/fuzz_files.py
@@ -275,7 +290,7 @@ help:
 	    /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo test steps $(STEPS) $(LINTS) test-recipes test-cuda check-nvrtc check-cuda check-cuda-installed sanitize \
-    sanitize-threads fuzz fuzz-files keras-versions wheels wheel-linux wheel-windows \
+    sanitize-threads fuzz fuzz-files fuzz-readers keras-versions wheels wheel-linux wheel-windows \
     wheel-macos wheel-aarch64 wheel-threads wheel-musl lint-packaging soak audit \
     bench bench-quick bench-precisions bench-company bench-cuda bench-cuda-installed gpu \
     look format clean help

@@ -36,7 +36,6 @@ FLAGS = ["-O3", "-g0", "-std=gnu11", "-D_GNU_SOURCE", "-ffp-contract=off", "-fno
 # Here, for a directive in a .pyx does not reach the functions of the .pxd files.
 DIRECTIVES = {
     "language_level": "3",
-    "boundscheck": False,
     "wraparound": False,
     "initializedcheck": False,
     "cdivision": True,
@@ -55,6 +54,8 @@ def setting(name, values):
 
 
 OPENMP = setting("CYLSTM_OPENMP", ["", "required", "off"])
+# With `check` an index beyond a typed memoryview is an IndexError: slower, for tests.
+BOUNDS = setting("CYLSTM_BOUNDS", ["", "check"]) == "check"
 # One module for all versions from 3.11 on. Python without a lock has no such interface before 3.15.
 LIMITED_API = setting("CYLSTM_LIMITED_API", ["1", "0"]) == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
@@ -159,7 +160,7 @@ extensions = [
     for name in ("_layer", "_lstm")
 ]
 setup(
-    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),
+    ext_modules=cythonize(extensions, compiler_directives={**DIRECTIVES, "boundscheck": BOUNDS}, force=BOUNDS),
     cmdclass={"build_ext": BuildKernels},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

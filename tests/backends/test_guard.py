@@ -71,7 +71,11 @@ def test_a_right_backend_passes() -> None:
 
 
 @pytest.mark.parametrize("method", ["prepare", "forward", "backward"])
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(0), GeneratorExit(), Mute(), BaseException("odd")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), SystemExit(0), GeneratorExit(), KeyboardInterrupt(), Mute(), BaseException("odd")],
+    ids=lambda error: type(error).__name__,
+)
 def test_what_it_raises(method: str, error: BaseException) -> None:
     backend = Foreign()
     backend.spoiled, backend.spoil = method, raising(error)
@@ -80,7 +84,7 @@ def test_what_it_raises(method: str, error: BaseException) -> None:
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, cylstm.UnsupportedError])
+@pytest.mark.parametrize("error", [MemoryError, cylstm.UnsupportedError])
 def test_what_passes(error: type[BaseException]) -> None:
     backend = Foreign()
     backend.spoiled, backend.spoil = "forward", raising(error())
@@ -236,7 +240,7 @@ class Plugin(NumpyBackend):
 """
 
 
-@pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit()", "BaseException('odd')"])
+@pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit()", "KeyboardInterrupt()", "BaseException('odd')"])
 def test_check_backend_of_one_that_exits(error: str, tmp_path: Path) -> None:
     Path(tmp_path, "exits.py").write_text(SUBCLASS.splitlines()[0] + EXITS.format(error=error), "utf-8")
     command = popen("check-backend", "exits:Plugin", env={**os.environ, "PYTHONPATH": paths(tmp_path)})

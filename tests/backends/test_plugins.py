@@ -41,6 +41,13 @@ def test_known_but_missing(install: Callable[..., Path]) -> None:
 BROKEN = {
     "raises": ("raises = broken_raises:Plugin", "raise RuntimeError('half installed')", "RuntimeError: half installed"),
     "exits": ("exits = broken_exits:Plugin", "import sys; sys.exit(3)", "SystemExit: 3"),
+    "interrupts": ("interrupts = broken_interrupts:Plugin", "raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "stops": (
+        "stops = broken_stops:Plugin",
+        "import asyncio\nasync def work(): raise KeyboardInterrupt\nasyncio.run(work())",
+        "KeyboardInterrupt",
+    ),
+    "soon": ("soon = broken_soon:Plugin", "raise SystemExit", "SystemExit"),
     "mute": (
         "mute = broken_mute:Plugin",
         "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
@@ -87,12 +94,6 @@ def test_error_is_chained(install: Callable[..., Path]) -> None:
     with pytest.raises(cylstm.BackendLoadError) as caught:
         registry.load("chained")
     assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_keyboard_interrupt_passes(install: Callable[..., Path]) -> None:
-    install("slow", "slow = interrupted_backend:Plugin", interrupted_backend="raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        registry.load("slow")
 
 
 def test_odd_entry_points(install: Callable[..., Path], alpha_and_beta: None) -> None:

@@ -48,6 +48,14 @@ def test_no_lstm_says_what_is_there(tmp_path: Path) -> None:
         cylstm.load(tmp_path / "empty.npz")
 
 
+def test_names_of_a_file_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    name = "\x1b]0;owned\x07\n\u202e"
+    safetensors.numpy.save_file({name: np.zeros(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"got .*\\x1b\]0;owned\\x07\\n\\u202e") as caught:
+        cylstm.load(tmp_path / "m.safetensors")
+    assert str(caught.value).replace(str(tmp_path), "").isprintable()
+
+
 def test_missing_files_and_unknown_extensions(tmp_path: Path) -> None:
     for name in ("m.safetensors", "m.npz", "m.pt", "m"):
         with pytest.raises(FileNotFoundError, match="no such file"):

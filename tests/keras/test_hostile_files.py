@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -120,8 +122,9 @@ def test_hostile_hdf5(tmp_path: Path) -> None:
     refused("bytes in the file", lambda cell: cell.create_dataset("0", (3, 16), np.float32))
 
 
-def test_a_heap_without_end(tmp_path: Path) -> None:
-    """HDF5 reads the texts of this file for ever."""
+@pytest.mark.parametrize("reserved", [b"\0\0\0", b"\0\0\xf6"], ids=repr)
+def test_a_heap_without_end(reserved: bytes, tmp_path: Path) -> None:
+    """HDF5 reads the texts of this file for ever, whatever the three bytes are that it does not look at."""
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)
     content = bytearray(path.read_bytes())
@@ -133,6 +136,7 @@ def test_a_heap_without_end(tmp_path: Path) -> None:
         at += 16 + size + -size % 8
     assert at + 16 <= end
     content[at + 8 : at + 16] = bytes(8)  # the free rest has no size
+    content[begin + 5 : begin + 8] = reserved
     path.write_bytes(content)
     with pytest.raises(ValueError, match="heap of texts"):
         cylstm.load(path)
@@ -159,6 +163,36 @@ def test_hostile_zip(model: Path) -> None:
         archive.writestr("model.weights.h5", bytes(200 << 20))
     with pytest.raises(ValueError, match="must grow to at most"):
         cylstm.load(model)
+
+
+def sizes(layer: int, name: str, value: Any) -> Callable[[dict], dict]:
+    """A configuration with another size in a layer."""
+
+    def change(config: dict) -> dict:
+        config["config"]["layers"][layer]["config"][name] = value
+        return config
+
+    return change
+
+
+@pytest.mark.parametrize("value", [4000, 2 * 10**8, 2**70, -1, 0, True, 1.5, "4", None, [4]], ids=repr)
+def test_units_that_the_weights_do_not_have_draw_none(value: Any, model: Path) -> None:
+    """What was once gigabytes of random numbers, before a look at the file."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"units must be|weights of the LSTM .* must be"):
+            ck.load_model(rewritten(model, sizes(1, "units", value)))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value", [[None, 5, 10**9], [None, 5, 2**70], [None, -3, 3], [-1, 5, 3], [None, 5, True], [None, "5", 3], "ab", {}]
+)
+def test_shapes_of_the_input_that_are_none(value: Any, model: Path) -> None:
+    with pytest.raises(ValueError, match=r"shape must be|must have the shape"):
+        ck.load_model(rewritten(model, sizes(0, "batch_shape", value)))
 
 
 @pytest.mark.parametrize("filters", [{"fletcher32": True}, {"compression": "gzip"}, {"shuffle": True}])

@@ -6,23 +6,20 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import fuzz_cases
 import numpy as np
 import pytest
-import torch
 from random_cases import (
     BACKENDS,
     BITS_COME_FROM_MKL,
-    WIDE,
     Case,
     data,
     draw,
     dtypes_of,
     modules,
     our_input,
-    rounding,
     run_torch,
     tensor,
-    widened,
 )
 from torch.nn.utils import rnn
 
@@ -36,62 +33,17 @@ def chunk_id(chunk: range) -> str:
     return f"{chunk.start}-{chunk.stop - 1}"
 
 
-def assert_no_worse(
-    ours: np.ndarray, theirs: torch.Tensor, exact: torch.Tensor, floor: float, case: Case, what: str
-) -> None:
-    """Our error against the wide run is at most 1.5 times PyTorch's, or below the floor."""
-    theirs, exact = theirs.detach().numpy(), exact.detach().numpy()
-    assert ours.shape == theirs.shape, (case, what)
-    assert ours.dtype == theirs.dtype, (case, what)
-    if ours.size:
-        ulp = np.finfo(ours.dtype).eps * max(1.0, float(np.abs(exact).max()))
-        error, their_error = np.abs(ours - exact).max(), np.abs(theirs - exact).max()
-        assert error <= 1.5 * their_error + 2 * ulp + floor, (case, what, error / ulp, their_error / ulp, floor / ulp)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("chunk", CHUNKS, ids=chunk_id)
 def test_forward(backend: str, chunk: range) -> None:
     for seed in chunk:
-        case = draw(seed, dtypes_of(backend))
-        theirs, ours = modules(case, backend)
-        assert repr(ours) == repr(theirs)
-        assert list(ours.state_dict()) == list(theirs.state_dict())
-        for name, parameter in theirs.named_parameters():
-            np.testing.assert_array_equal(getattr(ours, name), parameter.detach().numpy(), strict=True)
-
-        x, wide_x = tensor(case.x), tensor(case.x, WIDE[case.dtype])
-        hx, wide_hx = None, None
-        if case.hx is not None:
-            hx, wide_hx = ([tensor(state, dtype) for state in case.hx] for dtype in (None, WIDE[case.dtype]))
-        wide = widened(theirs, case.dtype)
-        exact = run_torch(wide, case, wide_x, wide_hx)
-        expected = run_torch(theirs, case, x, hx)
-        floors = [0.0, 0.0, 0.0]
-        if case.dtype in ("float64", "complex64", "complex128"):  # nothing wider, or badly conditioned
-            floors = [10 * moved for moved in rounding(wide, case, wide_x, wide_hx, exact)]
-        output, (h_n, c_n) = ours(our_input(case), case.hx)
-        named = {"output": data(output), "h_n": h_n, "c_n": c_n}
-        for (what, result), *rest in zip(named.items(), expected, exact, floors, strict=True):
-            assert_no_worse(result, *rest, case, what)
+        fuzz_cases.forward(seed, [backend])
 
 
 @pytest.mark.skipif(BITS_COME_FROM_MKL, reason="on an Intel CPU PyTorch has MKL draw the bits of dropout")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_in_training_mode_has_the_masks_of_torch(backend: str) -> None:
-    compared = 0
-    for seed in range(CASES, CASES + 300):
-        case = draw(seed, [name for name in dtypes_of(backend) if name in ("float32", "float64")])
-        if case.options["dropout"] == 0:
-            continue
-        compared += 1
-        theirs, ours = modules(case, backend, training=True)
-        expected = run_torch(theirs, case, tensor(case.x), None if case.hx is None else tuple(map(tensor, case.hx)))
-        cylstm.manual_seed(case.seed)
-        output, state = ours(our_input(case), case.hx)
-        for a, b in zip((data(output), *state), expected, strict=True):
-            tolerance = 1e-5 if case.dtype == "float32" else 1e-13
-            np.testing.assert_allclose(a, b.detach().numpy(), rtol=0, atol=tolerance * 10, err_msg=repr(case))
+    compared = sum(fuzz_cases.dropout(seed, [backend]) for seed in range(CASES, CASES + 300))
     assert compared > 30
 
 

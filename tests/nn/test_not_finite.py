@@ -44,3 +44,20 @@ def test_dropout_and_linear_are_silent() -> None:
         pullback(np.full_like(output, np.inf))
         y, back = linear.vjp(np.full((4, 5), np.inf, np.float32))
         back(np.full_like(y, np.nan))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("scale", [100, 1e3, 1e30])
+@pytest.mark.parametrize("direction", [1, -1, -1 + 1j, -1 - 1j, 1 + 2j])
+def test_large_complex_sums_have_their_limits(direction: complex, scale: float, dtype: str) -> None:
+    """Those of PyTorch are nan on the left, where an infinite exponential is turned."""
+    lstm = cylstm.LSTM(1, 1, dtype=dtype, backend="numpy")
+    lstm.load_state_dict({name: np.zeros_like(array) for name, array in lstm.state_dict().items()})
+    lstm.weight_ih_l0 = np.ones((4, 1), dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output, (_, c_n) = lstm(np.full((2, 1), direction * scale, dtype))
+    gate = 1 if direction.real > 0 else 0  # i, f and o; g is the sign of the real part
+    expected = 2 * gate
+    np.testing.assert_allclose(c_n, np.full((1, 1), expected, dtype), atol=1e-12)
+    np.testing.assert_allclose(output[1, 0], gate * np.tanh(expected), atol=1e-6)

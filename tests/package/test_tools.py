@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import fuzz_cases
 import pytest
 from processes import LIMIT
 
@@ -31,27 +33,25 @@ def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_fuzz() -> None:
     done = tool("fuzz.py", "--isa", "generic", "--count", "3", "--seed", "77")
     assert done.returncode == 0, done.stdout + done.stderr
-    for kind in ("forward cython", "gradients cython", "pieces", "batches", "threads"):
-        assert f"{kind:18} 3 cases from seed 77" in done.stdout
+    for kind in (*(f"{name} cython" for name in fuzz_cases.COMPARISONS), *fuzz_cases.INVARIANCES):
+        assert f"{f'{kind} generic':34} 3 cases from seed 77: 0 failed" in done.stdout
 
 
 def test_a_failure_of_fuzz_names_its_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(ROOT / "tools")
     import fuzz
-    import fuzz_cases
 
-    def fails(seed: int) -> None:
+    def fails(seed: int, backend: Any) -> None:
         assert seed != 6, "differs"
 
     monkeypatch.setattr(fuzz_cases, "INVARIANCES", {"pieces": fails})
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "pieces", "--seed", "5", "--count", "3", "--isa", "generic"])
-    before = cylstm.get_num_threads(), os.environ.get("CYLSTM_MAX_ISA")
+    before = cylstm.get_num_threads()
     try:
         assert fuzz.main() == 1
     finally:
-        cylstm.set_num_threads(before[0])
-        os.environ.pop("CYLSTM_MAX_ISA") if before[1] is None else os.environ.update(CYLSTM_MAX_ISA=before[1])
-    assert "tools/fuzz.py pieces --isa generic --seed 6 --count 1\n    pieces: AssertionError: differs" in (
+        cylstm.set_num_threads(before)
+    assert "tools/fuzz.py pieces --isa generic --seed 6 --count 1\n    pieces generic: AssertionError: differs" in (
         capsys.readouterr().out
     )
 

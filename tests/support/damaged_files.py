@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import tracemalloc
 import warnings
@@ -48,6 +49,24 @@ def seeds(folder: Path) -> list[Path]:
     norm |= {f"{name}_g": np.linalg.norm(array) for name, array in lstm.state_dict().items()}
     np.savez(folder / "norm.npz", **norm)
     return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def seeds_of_packages(folder: Path) -> list[Path]:
+    """Likewise, of those that need onnx or h5py."""
+    import cylstm.keras as ck
+    import cylstm.onnx
+
+    cylstm.save(cylstm.LSTM(2, 1, bidirectional=True), folder / "m.onnx")
+    model = ck.Sequential(
+        [ck.Input((3, 2)), ck.Bidirectional(ck.LSTM(1, return_sequences=True)), ck.LSTM(1), ck.Dense(1)]
+    )
+    model.save(folder / "m.keras")
+    model.save_weights(folder / "m.weights.h5")
+    cylstm.save(cylstm.LSTM(2, 1), folder / "part.safetensors")
+    names = cylstm.LSTM(2, 1).state_dict()
+    index = {"metadata": {"total_size": 80}, "weight_map": dict.fromkeys(names, "part.safetensors")}
+    (folder / "m.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    return [folder / name for name in ("m.onnx", "m.keras", "m.weights.h5", "m.safetensors.index.json")]
 
 
 def _bytes_damaged(content: bytes, rng: random.Random) -> bytes:

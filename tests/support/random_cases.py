@@ -12,6 +12,7 @@ from torch.nn.utils import rnn
 
 import cylstm
 from cylstm.backends import registry
+from cylstm.backends.base import Backend
 
 torch.set_num_threads(1)
 
@@ -35,9 +36,10 @@ WIDE = {
 }
 
 
-def dtypes_of(backend: str) -> list[str]:
+def dtypes_of(backend: str | Backend) -> list[str]:
     """The dtypes that a backend computes and that NumPy has by itself; the other one has tests/nn/test_bfloat16.py."""
-    return sorted(registry.load(backend).capabilities.dtypes - {"bfloat16"})
+    loaded = registry.load(backend) if isinstance(backend, str) else backend
+    return sorted(loaded.capabilities.dtypes - {"bfloat16"})
 
 
 class Case(NamedTuple):
@@ -108,11 +110,13 @@ def draw(seed: int, dtypes: list[str], largest: int = 20) -> Case:
     return Case(seed, options, dtype, form, lengths, x, hx)
 
 
-def modules(case: Case, backend: str | None = None, training: bool = False) -> tuple[torch.nn.LSTM, cylstm.LSTM]:
+def modules(
+    case: Case, backend: str | Backend | None = None, training: bool = False
+) -> tuple[torch.nn.LSTM, cylstm.LSTM]:
     """PyTorch's module and ours from the same seed."""
+    torch.default_generator.manual_seed(case.seed)  # `torch.manual_seed` formats the stack, for CUDA
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, about complex modules and projections
-        torch.manual_seed(case.seed)
         theirs = torch.nn.LSTM(**case.options, dtype=getattr(torch, case.dtype)).train(training)
     cylstm.manual_seed(case.seed)
     ours = cylstm.LSTM(**case.options, dtype=case.dtype, backend=backend).train(training)
@@ -129,7 +133,7 @@ def widened(module: torch.nn.LSTM, dtype: str) -> torch.nn.LSTM:
 def rounding(module: torch.nn.LSTM, case: Case, x: torch.Tensor, hx: Any, exact: Any) -> list[float]:
     """How far a change of the parameters in their last digit moves output, h_n and c_n: near a pole, far."""
     moved = copy.deepcopy(module)
-    torch.manual_seed(case.seed)
+    torch.default_generator.manual_seed(case.seed)
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter *= 1 + np.finfo(case.dtype).eps * torch.randn(parameter.shape, dtype=torch.float64)
@@ -144,7 +148,7 @@ def tensor(array: np.ndarray, dtype: Any = None) -> torch.Tensor:
 
 def run_torch(module: torch.nn.LSTM, case: Case, x: Any, hx: Any) -> tuple[torch.Tensor, Any, Any]:
     """PyTorch's output data, h_n and c_n."""
-    torch.manual_seed(case.seed)
+    torch.default_generator.manual_seed(case.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if case.form in ("packed", "unsorted") and not isinstance(x, rnn.PackedSequence):

@@ -36,6 +36,14 @@ def silent(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-a)), without a warning where exp(-a) is infinite: 0 is the right limit."""
+    """1 / (1 + exp(-a)), without a warning where exp(-a) is infinite: 0 is the right limit.
+
+    Of complex numbers the exponential is taken that is at most 1: an infinite one times the direction of the imaginary
+    part would give nan.
+    """
+    if a.dtype.kind == "c":
+        left = a.real < 0
+        e = np.exp(np.where(left, a, -a))
+        return np.where(left, e, np.ones_like(e)) / (1 + e)
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-a))

@@ -6,7 +6,6 @@ per call.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +14,7 @@ import numpy as np
 from .base import Backend, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters, Stepper
 from .errors import BackendError, BackendFailedError
 from .plugins import error_text
+from .stops import from_outside
 
 
 def guarded(backend: Backend) -> Backend:
@@ -29,32 +29,20 @@ def called(name: str, method: Callable[..., Any], *arguments: Any, **named: Any)
     ------
     BackendFailedError
         It raised an error, or tried to end the program. What says nothing about the backend passes: MemoryError,
-        KeyboardInterrupt, errors of cylstm about backends, and whatever a signal handler raised meanwhile.
+        errors of cylstm about backends, Ctrl-C, and whatever a signal handler raised meanwhile.
     """
     try:
         return method(*arguments, **named)
-    except (KeyboardInterrupt, MemoryError, BackendError):
+    except (MemoryError, BackendError):
         raise
     except BaseException as error:
-        if raised_by_a_signal_handler(error):
+        if from_outside(error):
             raise
         raise BackendFailedError(f"backend {name!r} failed in {_name(method)}: {error_text(error)}") from error
 
 
 def _name(method: Callable[..., Any]) -> str:
     return str(getattr(method, "__name__", "a method"))
-
-
-def raised_by_a_signal_handler(error: BaseException) -> bool:
-    """Whether the error says something about the program's surroundings and nothing about what ran at that moment."""
-    handlers = map(signal.getsignal, signal.valid_signals())
-    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code in codes:
-            return True
-        traceback = traceback.tb_next
-    return False
 
 
 class _Sizes(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from .base import API_VERSION, Backend, Capabilities
 from .errors import BackendError, BackendLoadError, BackendNotAvailableError, UnknownBackendError
+from .stops import from_outside
 
 #: The group of entry points.
 GROUP = "cylstm.backends"
@@ -127,9 +128,9 @@ def load_class(path: str) -> type[Backend]:
         for attribute in match["attribute"].split("."):
             found = getattr(found, attribute)
         problem = _problem_of_class(found, path)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # also SystemExit: a plugin must not end the program
+        if from_outside(error):
+            raise
         raise _import_error(path, error) from error
     if problem:
         raise BackendLoadError(problem)
@@ -213,9 +214,9 @@ def availability(cls: type[Backend]) -> tuple[bool, str]:
     try:
         available, reason = cls.is_available()
         return bool(available), str(reason)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if from_outside(error):
+            raise
         raise BackendLoadError(f"cannot tell whether it is available: {error_text(error)}.") from error
 
 
@@ -288,9 +289,9 @@ def error_text(error: BaseException) -> str:
     """The type and message of an error, whose own ``__str__`` may fail."""
     try:
         return f"{type(error).__name__}: {error}"
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    except BaseException as failure:
+        if from_outside(failure):
+            raise
         return type(error).__name__
 
 
@@ -303,7 +304,7 @@ def short(value: object) -> str:
     """The ``repr`` of a value, which may fail or be long."""
     try:
         return textwrap.shorten(repr(value), 80)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    except BaseException as failure:
+        if from_outside(failure):
+            raise
         return f"an object of type {type(value).__name__}"

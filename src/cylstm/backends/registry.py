@@ -43,6 +43,7 @@ from .plugins import (
     shortcoming,
 )
 from .precision import DEFAULT
+from .stops import from_outside
 
 VARIABLE = "CYLSTM_BACKEND"
 
@@ -379,9 +380,9 @@ def _instance_of(name: str, path: str) -> Backend:
             try:
                 backend = cls()
                 problem = shortcoming(backend)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
+                if from_outside(error):
+                    raise
                 raise BackendLoadError(f"failed in its constructor: {error_text(error)}.") from error
             if problem:
                 raise BackendLoadError(f"is not a backend: what its constructor made {problem}.")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..words import printable
 from .container import Contents, Tensor
 
 # How PyTorch names the parameters of each kind of module, after the prefix; and the ends of a frozen module's names.
@@ -111,9 +112,10 @@ def either(names: Iterable[str]) -> str:
 
 
 def listed(texts: Iterable[str], at_most: int = 20) -> str:
-    """The first of the texts, and how many more there are."""
-    texts = [text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts]  # names have any length
-    return ", ".join(texts[:at_most]) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
+    """The first of the texts, and how many more there are. A file may give names of any length and any letters."""
+    texts = list(texts)
+    first = (text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts[:at_most])
+    return ", ".join(map(printable, first)) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
 
 
 def at(prefix: str) -> str:

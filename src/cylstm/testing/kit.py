@@ -10,10 +10,10 @@ import numpy as np
 
 from ..arrays.arguments import as_dtype
 from ..backends.base import Backend, lacking
-from ..backends.guard import raised_by_a_signal_handler
 from ..backends.plugins import error_text
 from ..backends.precision import DEFAULT
 from ..backends.registry import load
+from ..backends.stops import from_outside
 from ..nn.options import check_real
 from . import bitwise as bitwise_checks
 from . import gradients as gradient_checks
@@ -238,10 +238,8 @@ def failure(check: Check) -> BaseException | None:
     """What a check raises; None where it passes. A backend that ends the program, by SystemExit say, fails too."""
     try:
         check()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
-        if raised_by_a_signal_handler(error):
+        if from_outside(error):
             raise
         return error
     return None

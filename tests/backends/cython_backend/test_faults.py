@@ -30,6 +30,9 @@ short, long = cylstm.randn(20, {B}, 1), cylstm.randn({T}, {B}, 1)
 expected = lstm(short)[0]
 cylstm.set_num_threads({threads})
 calls = {{"forward": lambda: lstm(long), "vjp": lambda: lstm.vjp(long, recompute=True)}}
+if {backward} is None:
+    stream = lstm.stream({B})
+    calls = {{"forward": lambda: lstm(long), "stream": lambda: [stream(x_t) for x_t in long]}}
 if {backward}:
     output, _, pullback = lstm.vjp(long[:{T} // 200], recompute=True)
     calls = {{"backward": lambda: [pullback(output) for _ in range(1000)]}}
@@ -51,6 +54,13 @@ for name, call in calls.items():
 def test_an_interrupt_ends_a_long_call(options: str, B: int, threads: int) -> None:
     code = BEGIN + INTERRUPT.format(options=options, B=B, T=200_000 // B, threads=threads, backward=False)
     assert run(code).split() == ["forward", "vjp"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("options", ['precision="int8"', 'precision="bfloat16"', "peephole=True, cell_clip=1.0"])
+def test_an_interrupt_ends_calls_and_streams_that_do_not_train(options: str, threads: int) -> None:
+    code = BEGIN + INTERRUPT.format(options=options, B=4, T=500_000, threads=threads, backward=None)
+    assert run(code).split() == ["forward", "stream"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

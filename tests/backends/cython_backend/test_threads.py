@@ -117,6 +117,11 @@ def test_one_thread_where_nothing_is_compiled() -> None:
     assert run(code + "import cylstm; cylstm.set_num_threads(3); print(cylstm.get_num_threads())") == "1"
 
 
+def test_one_thread_where_there_is_no_openmp() -> None:
+    code = "import cylstm; from cylstm.backends.cython_backend import _lstm; _lstm.openmp = lambda: False; "
+    assert run(code + "cylstm.set_num_threads(3); print(cylstm.get_num_threads())") == "1"
+
+
 def test_quota_of_a_control_group(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert threads._quota_of_group(root) > 1000

@@ -53,9 +53,9 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """The number of threads that the next call of a CPU kernel may use.
 
-    It is 1 where there is no compiled backend, and in a forked process. A call runs on one thread all the same where
-    another call has the threads at that moment, where it comes from the third Python thread or a later one, or where
-    the system refuses to make threads.
+    It is 1 where there is no compiled backend, where it was compiled without OpenMP, and in a forked process. A call
+    runs on one thread all the same where another call has the threads at that moment, where it comes from the third
+    Python thread or a later one, or where the system refuses to make threads.
     """
     global _count
     if _forked or (_lstm is None and not _load()):
@@ -63,6 +63,8 @@ def get_num_threads() -> int:
     allowed = _lstm.max_threads()
     if _count is None:
         _count = _from_environment()
+    if not _lstm.openmp():
+        return 1
     if _count == 0:
         return 1 if _is_worker() else min(allowed, _quota())
     return min(_count, allowed) if allowed < _lstm.default_threads else _count

@@ -22,7 +22,7 @@ METADATA = "cylstm"
 #: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
 TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
 
-_HEAP = b"GCOL\x01\0\0\0"
+_HEAP = b"GCOL\x01"  # three bytes follow that HDF5 does not look at
 
 
 class Group(NamedTuple):

@@ -286,6 +286,11 @@ class Layer:
         return of_keras(type(self).__name__, self.get_config())
 
 
+def _is_size(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return value is None or (whole and bool(value >= 0))
+
+
 class InputLayer(Layer):
     """The shape of a model's input, without the batch; the first entry of a `Sequential`.
 
@@ -312,7 +317,13 @@ class InputLayer(Layer):
         self._named = name is not None
         if (shape is None) == (batch_shape is None):
             raise ValueError("shape or batch_shape must be given, got neither or both: give shape=(T, I)")
-        self.batch_shape: BatchShape = (batch_size, *shape) if shape is not None else tuple(batch_shape or ())
+        given = batch_shape if shape is None else shape
+        if not isinstance(given, tuple | list) or not all(map(_is_size, (batch_size, *given))):
+            sizes = "None or a number that is not negative"
+            raise ValueError(
+                f"shape must be a tuple, each entry {sizes}, got {given!r:.100} and batch_size={batch_size!r}"
+            )
+        self.batch_shape: BatchShape = tuple(given) if shape is None else (batch_size, *given)
         self.built = True
 
     def __repr__(self) -> str:
