@@ -131,9 +131,9 @@ class SumReader:
         width = array.shape[0 if transposed else 1]
         joined = made_by(self.scope, node.input[0], {"Concat"})
         if joined is not None and len(joined.input) == 2 and self.scope.attributes_of(joined).get("axis") in (1, -1):
-            parts = zip(joined.input, ("first", "second"), strict=True)
+            parts = list(zip(joined.input, ("first", "second"), strict=True))
         else:
-            parts = iter([(node.input[0], "")])
+            parts = [(node.input[0], "")]
         weight = node.input[1]
         return Sum(
             tuple(Term(seen_through(self.scope, x), weight, transposed, 0, "", part) for x, part in parts), width
