@@ -105,7 +105,7 @@ def _gates(scope: Scope, node: Any) -> _Gates | None:
         o, h = made_by(scope, o_name, _GATES), made_by(scope, squashed, _SQUASHING)
         c = None if h is None or o is None else made_by(scope, h.input[0], {"Add"})
         products = [] if c is None else [made_by(scope, name, {"Mul"}) for name in c.input]
-        if len(products) != 2 or None in products:
+        if c is None or len(products) != 2 or None in products:
             continue
         for kept, new in (products, products[::-1]):
             f = next(filter(None, (made_by(scope, name, _GATES) for name in kept.input)), None)
