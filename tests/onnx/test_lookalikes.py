@@ -307,12 +307,13 @@ def test_plain_cells_of_joined_products_and_with_a_forget_bias(name: str, dynamo
     assert_close([state[0]], [net(x).detach().numpy()])
 
 
-def test_a_product_that_is_the_bias_of_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("axes", [", zero", ""])
+def test_a_product_that_is_the_bias_of_another(axes: str, tmp_path: Path) -> None:
     """tf2onnx joins MatMul and Add where a batch is one sequence: Gemm(x, V, MatMul(h, W)), with a Squeeze between."""
     text = """
         g (float[1,3] x, float[1,4] h, float[1,4] c) => (float[1,4] h_new) {
             wh = MatMul(h, W)
-            flat = Squeeze(wh, zero)
+            flat = Squeeze(wh AXES)
             products = Gemm(x, V, flat)
             a = Add(products, b)
             i_, f_, g_, o_ = Split<axis = 1, num_outputs = 4>(a)
@@ -326,7 +327,7 @@ def test_a_product_that_is_the_bias_of_another(tmp_path: Path) -> None:
             squashed = Tanh(c_new)
             h_new = Mul(o, squashed)
         }"""
-    graph, rng = parser.parse_graph(text), np.random.default_rng(0)
+    graph, rng = parser.parse_graph(text.replace(" AXES", axes)), np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype("f4") for name, shape in (("V", (3, 16)), ("W", (4, 16)), ("b", 16))}
     arrays["zero"] = np.array([0])
     graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())

@@ -155,9 +155,10 @@ class SumReader:
     def _Squeeze(self, node: Any, name: str, depth: int) -> Sum:
         """The sums of a batch of one."""
         axes = self._constant(node.input[1]) if len(node.input) > 1 else self.scope.attributes_of(node).get("axes")
-        if axes is None or any(axis != 0 for axis in np.asarray(axes).reshape(-1)):
+        whole = self.sum(node.input[0], depth)
+        if whole.width == 1 if axes is None else any(axis != 0 for axis in np.asarray(axes).reshape(-1)):
             raise NotPlain
-        return self.sum(node.input[0], depth)
+        return whole
 
     def _Split(self, node: Any, name: str, depth: int) -> Sum:
         attributes, whole = self.scope.attributes_of(node), self.sum(node.input[0], depth)
