@@ -1,9 +1,10 @@
 """``make keras-versions``: the files of every version of Keras that can be installed, read by this one.
 
 Each version gets an environment of its own, .venv-keras-NAME, in which `tools/keras_models.py` writes an archive to
-build/keras-versions. Then tests/keras/test_versions.py runs on all of them. With ``--keep`` a few files of each layout
-go to tests/keras/data, for the ordinary tests. A version that this Python or platform has no wheels for is left out,
-and named.
+build/keras-versions, and `tools/keras_published.py` one to build/keras-versions/published. Then
+tests/keras/test_versions.py runs on all of the first, and `tools/count_published.py` counts in the others. With
+``--keep`` a few files of each layout go to tests/keras/data, for the ordinary tests. A version that this Python or
+platform has no wheels for is left out, and named.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ARCHIVES = ROOT / "build" / "keras-versions"
+PUBLISHED = ARCHIVES / "published"
 DATA = ROOT / "tests" / "keras" / "data"
 
 #: The packages of each, and the module that is imported.
@@ -38,7 +40,7 @@ KEPT = {
 
 
 def write(name: str) -> bool:
-    """Make the archive of one version. Whether it could be installed."""
+    """Make the archives of one version. Whether it could be installed."""
     package, requirements = VERSIONS[name]
     environment = ROOT / f".venv-keras-{name}"
     python = environment / "bin" / "python"
@@ -49,8 +51,9 @@ def write(name: str) -> bool:
         (environment / ".stamp").touch()
     variables = os.environ | {"KERAS_PACKAGE": package}
     variables.pop("PYTHONPATH", None)
-    script = ROOT / "tools" / "keras_models.py"
-    subprocess.run([python, script, ARCHIVES / f"{name}.zip"], check=True, env=variables, stderr=subprocess.DEVNULL)
+    for script, folder in (("keras_models.py", ARCHIVES), ("keras_published.py", PUBLISHED)):
+        command = [python, ROOT / "tools" / script, folder / f"{name}.zip"]
+        subprocess.run(command, check=True, env=variables, stderr=subprocess.DEVNULL)
     return True
 
 
@@ -66,8 +69,8 @@ def keep(name: str) -> None:
 
 
 def main() -> int:
-    """Write, keep, test."""
-    ARCHIVES.mkdir(parents=True, exist_ok=True)
+    """Write, keep, test, count."""
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
     missing = [name for name in VERSIONS if not write(name)]
     print(f"not installed here: {', '.join(missing) or 'none'}")
     if "--keep" in sys.argv:
@@ -75,7 +78,10 @@ def main() -> int:
             keep(name)
     variables = os.environ | {"CYLSTM_KERAS_ARCHIVES": str(ARCHIVES)}
     tests = ROOT / "tests" / "keras" / "test_versions.py"
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", tests], check=False, env=variables).returncode
+    tested = subprocess.run([sys.executable, "-m", "pytest", "-q", tests], check=False, env=variables).returncode
+    archives = [PUBLISHED / f"{name}.zip" for name in VERSIONS if name not in missing]
+    command = [sys.executable, ROOT / "tools" / "count_published.py", *archives]
+    return tested or subprocess.run(command, check=False, env=variables).returncode
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ A map of this folder, each module above those that it imports::
     stacked.py      nodes that are layers of one LSTM
     quantized.py    ONNX Runtime's quantised LSTM
     apart.py        cells that were taken apart into single operators
+    lookalike.py    those of other kinds, and of a GRU: said to be there
     sums.py         what goes into their gates
     node.py         what one LSTM node says
     states.py       what feeds its initial states and lengths

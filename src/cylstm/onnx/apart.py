@@ -15,6 +15,7 @@ import numpy as np
 
 from .convention import ONNX
 from .graph import Scope
+from .lookalike import lookalikes
 from .operators import Unknown
 from .sums import NotPlain, Sum, SumReader, made_by
 
@@ -27,6 +28,7 @@ class Cell(NamedTuple):
 
     name: str
     parameters: dict[str, np.ndarray]
+    gru: bool = False  # gated as a GRU is
 
 
 class _Gates(NamedTuple):
@@ -37,6 +39,7 @@ class _Gates(NamedTuple):
     g: str
     o: str
     h_new: str
+    c_new: str
     plain: bool  # the activations are PyTorch's
 
 
@@ -89,8 +92,9 @@ def cells(scope: Scope) -> list[Cell]:
             name = f"{name}_."
         cells[name] = Cell(name, parameters)
         known |= signature
-    unknown = [gates.h_new for gates in others if not _weights_of(reader, gates) & known]
-    return [*cells.values(), *(Cell(f"{name}.", {}) for name in unknown)]
+    unknown = {gates.c_new: gates.h_new for gates in others if not _weights_of(reader, gates) & known}
+    read = {one.gates.c_new for one in plain} | {gates.c_new for gates in others} - unknown.keys()
+    return [*cells.values(), *(Cell(f"{one.name}.", {}, one.gru) for one in lookalikes(scope, read, unknown))]
 
 
 def _gates(scope: Scope, node: Any) -> _Gates | None:
@@ -101,7 +105,7 @@ def _gates(scope: Scope, node: Any) -> _Gates | None:
         o, h = made_by(scope, o_name, _GATES), made_by(scope, squashed, _SQUASHING)
         c = None if h is None or o is None else made_by(scope, h.input[0], {"Add"})
         products = [] if c is None else [made_by(scope, name, {"Mul"}) for name in c.input]
-        if len(products) != 2 or None in products:
+        if c is None or len(products) != 2 or None in products:
             continue
         for kept, new in (products, products[::-1]):
             f = next(filter(None, (made_by(scope, name, _GATES) for name in kept.input)), None)
@@ -109,7 +113,7 @@ def _gates(scope: Scope, node: Any) -> _Gates | None:
             g = next((one for one in (made_by(scope, n, _SQUASHING) for n in new.input) if one not in (None, i)), None)
             if f is not None and i is not None and g is not None:
                 plain = {one.op_type for one in (i, f, o)} == {"Sigmoid"} and {g.op_type, h.op_type} == {"Tanh"}
-                return _Gates(i.input[0], f.input[0], g.input[0], o.input[0], node.output[0], plain)
+                return _Gates(i.input[0], f.input[0], g.input[0], o.input[0], node.output[0], c.output[0], plain)
     return None
 
 
@@ -139,8 +143,8 @@ def _parameters(
     step, h = _hidden(scope, steps, made_here)
     x = next(source for source in step.sources if source != h)
     H = step.sums[0].width
-    rows = [[_product(scope, one, source) for one in step.sums] for source in (x, h)]
-    weight_ih, weight_hh = (np.concatenate(parts) for parts in rows)
+    weight_ih = np.concatenate([_product(scope, one, x, -H) for one in step.sums])
+    weight_hh = np.concatenate([_product(scope, one, h, H) for one in step.sums])
     if weight_hh.shape != (4 * H, H):
         raise NotPlain
     parameters = {"weight_ih": weight_ih, "weight_hh": weight_hh}
@@ -165,7 +169,7 @@ def _hidden(scope: Scope, steps: list[_Weights], made_here: dict[str, _Signature
     tests = (
         lambda step, source: made_here.get(source) == step.signature,
         lambda step, source: made_here.get(source, step.signature) == step.signature,
-        lambda step, source: all(_product(scope, one, source).shape[1] == one.width for one in step.sums),
+        lambda step, source: all(_product(scope, one, source, 0).shape[1] == one.width for one in step.sums),
         lambda step, source: scope.parent is not None and source in scope.inputs,
         lambda step, source: any(
             term.source == source and term.weight.endswith("weight_hh") for term in step.sums[0].terms
@@ -179,14 +183,21 @@ def _hidden(scope: Scope, steps: list[_Weights], made_here: dict[str, _Signature
     raise NotPlain
 
 
-def _product(scope: Scope, one: Sum, source: str) -> np.ndarray:
-    """The rows (H, K) that multiply a source."""
+def _product(scope: Scope, one: Sum, source: str, columns: int) -> np.ndarray:
+    """The rows (H, K) that multiply a source.
+
+    Where the product is one of [x, h], they have so many columns; if negative, so many fewer than both together.
+    """
     found = [term for term in one.terms if term.source == source]
     if len(found) != 1:
         raise NotPlain
     [term] = found
     array = scope.value(term.weight)
-    return (array if term.transposed else array.T)[term.first : term.first + one.width]
+    rows = (array if term.transposed else array.T)[term.first : term.first + one.width]
+    if not term.joined:
+        return rows
+    width = columns if columns > 0 else rows.shape[1] + columns
+    return rows[:, :width] if term.joined == "first" else rows[:, rows.shape[1] - width :]
 
 
 def _constants(scope: Scope, one: Sum, chosen: Any) -> np.ndarray | None:
@@ -194,8 +205,12 @@ def _constants(scope: Scope, one: Sum, chosen: Any) -> np.ndarray | None:
     found = [term for term in one.terms if not term.source and chosen(term)]
     if not found:
         return None
-    arrays = [scope.value(term.weight).reshape(-1)[term.first : term.first + one.width] for term in found]
-    return np.sum(arrays, axis=0, dtype=arrays[0].dtype)
+    arrays = [scope.value(term.weight).reshape(-1) for term in found]
+    parts = [
+        np.full(one.width, array) if array.size == 1 else array[term.first : term.first + one.width]
+        for term, array in zip(found, arrays, strict=True)
+    ]
+    return np.sum(parts, axis=0, dtype=parts[0].dtype)
 
 
 def _prefix(names: list[str]) -> str:

@@ -99,15 +99,30 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
         )
     there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
     if apart:
-        there += (
-            f": no LSTM node, but a graph that looks like one, with {len(apart)} cell{'s' * (len(apart) > 1)} made of "
-            "single operators. Export a torch.nn.LSTM in the place of cells and loops over them, or load the weights "
-            "from the model that was exported"
-        )
+        there += _looks(apart)
     names: dict[str, Any] = dict(found)
     for name, layer in relatives:
         names[_unused(name, names, used)] = layer
     return _Everything(what, found, apart, there, {name: names[name] for name in names if name not in found})
+
+
+def _looks(apart: list[Cell]) -> str:
+    """What to say of a model without an LSTM node that has cells, and what to do."""
+    kind = ", gated as those of a GRU" if all(cell.gru for cell in apart) else ""
+    read = any(cell.parameters for cell in apart)
+    do = (
+        "cylstm.load gives a plain cell by its prefix. For sequences export a torch.nn.LSTM in the place of the cells "
+        "and loops over them, or load the weights from the model that was exported"
+    )
+    if not read:
+        do = (
+            "Where the equations are PyTorch's, export a torch.nn.LSTM in the place of cells and loops over them, or "
+            "load the weights from the model that was exported. Others are not computed: run the file in ONNX Runtime"
+        )
+    return (
+        f": no LSTM node, but a graph that looks like one, with {counted(len(apart), 'cell')} made of single operators"
+        f"{kind}. {do}"
+    )
 
 
 def _distinct(found: list[Cell]) -> list[Cell]:

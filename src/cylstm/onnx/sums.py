@@ -21,13 +21,14 @@ class NotPlain(Exception):
 
 
 class Term(NamedTuple):
-    """Some columns of a constant, or of its product with a source."""
+    """Some columns of a constant (or the one number of it), or of its product with a source."""
 
     source: str  # "" of a constant
     weight: str  # the name of the constant
     transposed: bool  # the columns are the rows of the constant
     first: int  # of the columns
     of: str = ""  # of a constant: the source of the product that it came with
+    joined: str = ""  # "first" or "second" where the source is that part of the [x, h] that is multiplied
 
 
 class Sum(NamedTuple):
@@ -95,7 +96,7 @@ class SumReader:
         terms = [term for one in sums for term in one.terms]
         for one, array in zip(node.input, constants, strict=True):
             if array is not None:
-                if array.size != sums[0].width or array.shape[-1:] != (array.size,):
+                if array.size != 1 and (array.size != sums[0].width or array.shape[-1:] != (array.size,)):
                     raise NotPlain
                 sources = {term.source for term in terms if term.source}
                 terms.append(Term("", one, False, 0, of=sources.pop() if len(sources) == 1 else ""))
@@ -110,9 +111,14 @@ class SumReader:
         if len(node.input) < 3 or not node.input[2]:
             return product
         bias = self._constant(node.input[2])
-        if bias is None or bias.shape not in ((product.width,), (1, product.width)):
+        if bias is None:  # the other product
+            other = self.sum(node.input[2], depth)
+            if other.width != product.width:
+                raise NotPlain
+            return Sum(product.terms + other.terms, product.width)
+        if bias.shape not in ((product.width,), (1, product.width)):
             raise NotPlain
-        source = product.terms[0].source
+        source = product.terms[0].source if len(product.terms) == 1 else ""
         return Sum((*product.terms, Term("", node.input[2], False, 0, of=source)), product.width)
 
     def _MatMul(self, node: Any, name: str, depth: int) -> Sum:
@@ -123,7 +129,15 @@ class SumReader:
         if array is None or array.ndim != 2:
             raise NotPlain
         width = array.shape[0 if transposed else 1]
-        return Sum((Term(seen_through(self.scope, node.input[0]), node.input[1], transposed, 0),), width)
+        joined = made_by(self.scope, node.input[0], {"Concat"})
+        if joined is not None and len(joined.input) == 2 and self.scope.attributes_of(joined).get("axis") in (1, -1):
+            parts = list(zip(joined.input, ("first", "second"), strict=True))
+        else:
+            parts = [(node.input[0], "")]
+        weight = node.input[1]
+        return Sum(
+            tuple(Term(seen_through(self.scope, x), weight, transposed, 0, "", part) for x, part in parts), width
+        )
 
     def _Gather(self, node: Any, name: str, depth: int) -> Sum:
         """One step of the sums of all steps."""
@@ -137,6 +151,14 @@ class SumReader:
         if self.scope.attributes_of(node).get("perm") != [1, 0, 2]:
             raise NotPlain
         return self.sum(node.input[0], depth)
+
+    def _Squeeze(self, node: Any, name: str, depth: int) -> Sum:
+        """The sums of a batch of one."""
+        axes = self._constant(node.input[1]) if len(node.input) > 1 else self.scope.attributes_of(node).get("axes")
+        whole = self.sum(node.input[0], depth)
+        if whole.width == 1 if axes is None else any(axis != 0 for axis in np.asarray(axes).reshape(-1)):
+            raise NotPlain
+        return whole
 
     def _Split(self, node: Any, name: str, depth: int) -> Sum:
         attributes, whole = self.scope.attributes_of(node), self.sum(node.input[0], depth)

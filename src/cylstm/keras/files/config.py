@@ -94,7 +94,7 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     if not isinstance(name, str):
         raise TensorFileError(f"the name of a {kind} must be text, got {name!r:.60}")
     config["name"] = name
-    _options(config, major)
+    _options(kind, config, major)
     for option in ("layer", "backward_layer", "cell"):
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
@@ -124,11 +124,13 @@ def _named(layers: list[Any]) -> list[Any]:
     return named
 
 
-def _options(config: dict[str, Any], major: int | None) -> None:
+def _options(kind: str, config: dict[str, Any], major: int | None) -> None:
     """Options that have another form in another version, in one form."""
     dtype = config.get("dtype")
     if isinstance(dtype, dict) and dtype.get("class_name") in ("DTypePolicy", "Policy"):
         config["dtype"] = dtype.get("config", {}).get("name")
+    if kind == "Embedding" and isinstance(dtype, str) and dtype.startswith(("int", "uint")):
+        del config["dtype"]  # that of the indices, up to Keras 2.0; the table is of floats
     for name in ("activation", "recurrent_activation"):
         value = config.get(name)
         if value == "hard_sigmoid" and major is not None:
