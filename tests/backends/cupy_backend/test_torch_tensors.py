@@ -167,18 +167,20 @@ def test_the_backend_of_tensors_on_a_gpu_is_cupy(on_gpu: None, new_registry: Non
     close(ours(x)[0], theirs(x)[0])
 
 
-@pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
 def test_shapes_and_devices_are_known_without_a_gpu() -> None:
     """As compilers ask: results lie where the input does, what stands for Python's objects on the CPU."""
+    shapes = [tuple(p.shape) for p in torch.nn.LSTM(4, 5, num_layers=2, bidirectional=True).parameters()]
     with FakeTensorMode():
-        lstm = cylstm.torch.LSTM(4, 5, num_layers=2, bidirectional=True, device="cuda")
-        x = torch.empty(7, 3, 4, device="cuda", requires_grad=True)
-        output, (h_n, c_n) = lstm(x)
-        assert [each.device.type for each in (output, h_n, c_n)] == ["cuda"] * 3
-        assert [tuple(each.shape) for each in (output, h_n, c_n)] == [(7, 3, 10), (4, 3, 5), (4, 3, 5)]
-        output.sum().backward()
-        assert x.grad.device.type == "cuda"
-        assert {p.grad.device.type for p in lstm.parameters()} == {"cuda"}
+        weights = [torch.empty(shape, device="cuda") for shape in shapes]
+        arguments = operator.Arguments(torch.empty(7, 3, 4, device="cuda"), *[None] * 6, weights)
+        options = operator.Options(2, True, False, True, 0, None)
+        *results, workspace = operator.lstm(*arguments, *options, True)
+        *grads, of_weights = operator.lstm_backward(results[0], None, None, workspace, *arguments, *options)
+    assert [tuple(each.shape) for each in results] == [(7, 3, 10), (4, 3, 5), (4, 3, 5)]
+    assert [tuple(each.shape) for each in grads] == [(7, 3, 4), (4, 3, 5), (4, 3, 5)]
+    assert [tuple(each.shape) for each in of_weights] == shapes
+    assert {each.device.type for each in (*results, *grads, *of_weights)} == {"cuda"}
+    assert (workspace.device.type, tuple(workspace.shape)) == ("cpu", (1,))
 
 
 def test_which_way_arrays_of_a_gpu_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
