@@ -18,9 +18,9 @@
     lstm.h          gate arithmetic and the table of steps: plain C++, compiled for GPU and CPU
     lstm.cu         one step of all directions, forward and backward; one step of a stream
 
-Imports run one way: ``backend`` → ``steps``, ``stream``, ``loop`` → ``schedule`` → ``variants``, ``weights``, ``source`` →
-``device`` → ``planner``. Everything but cupy_device.py works without a GPU: the tests run the kernels on the CPU, block
-by block.
+Imports run one way: ``backend`` → ``steps``, ``stream``, ``loop`` → ``schedule`` → ``variants``, ``weights``,
+``source`` → ``device`` → ``planner``. Everything but cupy_device.py works without a GPU: the tests run the kernels on
+the CPU, block by block.
 """
 
 from .backend import CupyBackend

@@ -81,7 +81,7 @@ class StreamStepper:
 
     def step(self, x_t: Any, out: Any, threads: int) -> Any:
         """As `Stepper.step`; x_t and out are both NumPy's, or both the device's."""
-        on_gpu = type(x_t) is type(self._x)
+        on_gpu = isinstance(x_t, type(self._x))
         if not (on_gpu or type(x_t) is np.ndarray) or x_t.dtype != self._x.dtype or x_t.shape not in self._shapes:
             return None
         shape = self._shapes[x_t.shape]
