@@ -203,7 +203,7 @@ class _GuardedStepper:
         if missing:
             raise guard._wrong("what stepper returns must be a Stepper or None", f"one without {', '.join(missing)}")
         self.serial = bool(stepper.serial)
-        if hasattr(stepper, "state"):  # a `DeviceStepper`
+        if "cuda" in guard.capabilities.devices and hasattr(stepper, "state"):  # a `DeviceStepper`
             self.state = partial(called, guard.name, stepper.state)
 
     def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
