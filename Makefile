@@ -99,8 +99,8 @@ test-threads: $(TEST)  ## what computes, on two threads wherever a test allows t
 	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/published,$(COMPUTING)) \
 	        --backend cython --thread-decision always
 
-test-cuda: $(TEST)  ## of the suite, the cupy backend alone: without a GPU, its kernels compiled for GPUs
-	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend
+test-cuda: $(TEST)  ## the cupy backend without a GPU, with what the suite leaves out: all kernels, mutants, compilers
+	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend --thorough
 
 # Where a Python is at hand that has all that is needed, it is used and nothing is installed.
 BARE := $(PYTHON) -c 'import cupy, hypothesis, ml_dtypes, pytest, sys, torch; sys.exit(not torch.cuda.is_available())'

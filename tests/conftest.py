@@ -35,10 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="always",
         help="whether the threads that a test allows work always (the default), or where they pay, as users have it",
     )
+    parser.addoption(
+        "--thorough", action="store_true", help="run the tests with the marker `thorough` too, which take minutes"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "names_backend(name): the test is about this backend, whichever is selected")
+    config.addinivalue_line("markers", "thorough: slow; it runs with --thorough alone")
     config.addinivalue_line("markers", "forks: the test forks, which CUDA does not survive")
     if "cython" not in BACKENDS:  # a checkout that was not built: the header below says so once
         config.addinivalue_line("filterwarnings", "ignore:backend 'cython' is not available:RuntimeWarning")
@@ -50,10 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if (selected := config.getoption("backend")) is None:
-        return
-    config.hook.pytest_deselected(items=[item for item in items if _named_backend(item) not in (None, selected)])
-    items[:] = [item for item in items if _named_backend(item) in (None, selected)]
+    selected, thorough = config.getoption("backend"), config.getoption("thorough")
+
+    def runs(item: pytest.Item) -> bool:
+        of_backend = selected is None or _named_backend(item) in (None, selected)
+        return of_backend and (thorough or item.get_closest_marker("thorough") is None)
+
+    config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
+    items[:] = filter(runs, items)
 
 
 def _named_backend(item: pytest.Item) -> str | None:

@@ -167,6 +167,60 @@ def torch_and_jax_come_back_as_they_went_in() -> str:
 
 
 @check
+def the_drop_in_of_pytorch_trains_on_the_gpu() -> str:
+    """Against PyTorch's own, with its optimiser, also in a stream of its own, where memory is freed and filled anew."""
+    import torch
+
+    import cylstm.torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    worst = 0.0
+    for options in ({}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 24}):
+        theirs = torch.nn.LSTM(64, 64, device="cuda", **options)
+        ours = cylstm.torch.LSTM(64, 64, device="cuda", **options)
+        ours.load_state_dict(theirs.state_dict())
+        for side in (None, torch.cuda.Stream()):
+            with torch.cuda.stream(side):
+                for module in (theirs, ours):
+                    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+                    for step in range(5):
+                        x = torch.full((40, 7, 64), 0.1 * step, device="cuda")
+                        optimizer.zero_grad()
+                        module(x)[0].square().mean().backward()
+                        del x
+                        torch.full((40, 7, 64), 1e6, device="cuda").mul_(2)
+                        optimizer.step()
+                torch.cuda.synchronize()
+            for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+                worst = max(worst, float((p - q).abs().max()))
+    assert worst < 1e-4, f"parameters differ by {worst:.1e}"
+    return f"parameters differ by {worst:.1e}"
+
+
+@check
+def a_stream_is_a_graph() -> str:
+    """Values of each dtype, and the time of a step."""
+    import cupy
+    import ml_dtypes  # noqa: F401  (NumPy knows bfloat16 from then on)
+
+    for dtype, limit in LIMITS.items():
+        module = lstm("steps", dtype=dtype, num_layers=2)
+        stream, expected = module.stream(3), on_the_cpu(module, dtype=dtype, num_layers=2).stream(3)
+        for k, frame in enumerate(cylstm.randn(6, 3, 64, dtype=dtype)):
+            error = abs(stream(up(frame)).get().astype(float) - expected(frame).astype(float)).max()
+            assert error < limit, f"step {k} in {dtype} is wrong by {error:.1e}"
+    stream, frame = lstm("steps", num_layers=2).stream(), up(cylstm.randn(1, 64))
+    for _ in range(5):
+        stream(frame)
+    cupy.cuda.Device().synchronize()
+    begin = time.perf_counter()
+    for _ in range(1000):
+        stream(frame)
+    cupy.cuda.Device().synchronize()
+    return f"a step of two layers, H=64: {1e3 * (time.perf_counter() - begin):.1f} us"
+
+
+@check
 def streams_and_threads() -> None:
     import cupy
 

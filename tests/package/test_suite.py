@@ -16,14 +16,13 @@ TUTORIALS, CONFORMANCE, THREADS = (
     "tests/testing/test_conformance.py",
     "tests/backends/cython_backend/test_threads.py",
 )
+MUTANTS = "tests/backends/cupy_backend/persistent/test_mutants.py"
 
 
-def collected(*arguments: str) -> subprocess.CompletedProcess:
-    """pytest's list of the tests of three files."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(
-        [*command, TUTORIALS, CONFORMANCE, THREADS], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT
-    )
+def collected(*options: str, files: tuple[str, ...] = (TUTORIALS, CONFORMANCE, THREADS)) -> subprocess.CompletedProcess:
+    """pytest's list of the tests of some files."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options]
+    return subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("name", available.names())
@@ -49,3 +48,14 @@ def test_a_run_on_one_backend_needs_one_that_is_here() -> None:
     refused = collected("--backend", "cythno")
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--backend must be one of" in refused.stderr
+
+
+def test_what_takes_long_runs_where_it_is_asked_for() -> None:
+    """A part of the mutants is in the ordinary suite, and all of them are in ``make test-cuda``."""
+    some, every = (
+        {line for line in collected(*option, files=(MUTANTS,)).stdout.splitlines() if "::" in line}
+        for option in ((), ("--thorough",))
+    )
+    assert 2 <= len(some) < len(every)
+    assert some < every
+    assert "tests/backends/cupy_backend --thorough" in (ROOT / "Makefile").read_text("utf-8")

@@ -118,6 +118,9 @@ class HostDevice:
         if mark != here.stream:
             self.waits.append((here.stream, mark))
 
+    def follow(self, stream: Hashable) -> None:
+        self.waits.append((here.stream, stream))
+
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""
         recording: list[tuple[Launched, Callable[[], None]]] = []

@@ -45,7 +45,7 @@ def _home_of(value: Any) -> Home | None:
     array = value.data if hasattr(value, "batch_sizes") else value
     library = type(array).__module__.partition(".")[0]
     if library == "torch" and getattr(array, "is_cuda", False):
-        return Home(_in_stream_of_torch, _to_torch)
+        return Home(in_stream_of_torch, _to_torch)
     if library in ("jax", "jaxlib") and array.__dlpack_device__()[0] == 2:
         return Home(_before_jax, _to_jax)
     return None
@@ -71,7 +71,8 @@ def _brought_back(home: Home, value: Any) -> Any:
 
 
 @contextmanager
-def _in_stream_of_torch() -> Iterator[None]:
+def in_stream_of_torch() -> Iterator[None]:
+    """CuPy's work inside is queued in PyTorch's current stream of the current device."""
     import cupy
     import torch
 

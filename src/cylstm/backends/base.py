@@ -158,6 +158,19 @@ class Stepper(Protocol):
         """Set the state of all L layers from h (L, B, R) and c (L, B, H)."""
 
 
+class DeviceStepper(Stepper, Protocol):
+    """The stepper of a backend that computes on a GPU: its arrays may be NumPy's or those of the GPU's library.
+
+    In a step, `out` and the result lie where x_t does. In the other methods h and c lie on one side.
+    """
+
+    def state(self, on_gpu: bool | None = None) -> tuple[Any, Any]:
+        """h (L, B, R) and c (L, B, H) of all layers, as copies.
+
+        By default they lie where the last frame lay, or the state that was set after it.
+        """
+
+
 class Backend:
     """Base class of all backends: subclass it, set the class attributes, write the methods.
 
@@ -213,7 +226,15 @@ class Backend:
     def stepper(self, layers: tuple[Any, ...], *, batch_size: int) -> Stepper | None:
         """A faster way to take single steps through a stack of prepared layers of one direction.
 
-        The default, None, says that there is none: `cylstm.LSTM.stream` then calls ``forward`` for each step.
+        The default, None, says that there is none: `cylstm.LSTM.stream` then calls ``forward`` for each step. A backend
+        that takes arrays on a GPU gives a `DeviceStepper`.
+        """
+        return None
+
+    def uploaded(self, prepared: Any) -> LayerParameters | None:
+        """The parameters of a prepared layer where they lie on a GPU, so that an optimiser need not copy them there.
+
+        Nobody changes these arrays. The default, None, says that there are none.
         """
         return None
 

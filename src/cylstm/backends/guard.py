@@ -7,11 +7,20 @@ per call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from .base import Backend, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters, Stepper
+from .base import (
+    Backend,
+    DirectionParameters,
+    Keep,
+    LayerGradients,
+    LayerOutput,
+    LayerParameters,
+    Stepper,
+)
 from .errors import BackendError, BackendFailedError
 from .plugins import error_text
 from .stops import from_outside
@@ -152,6 +161,11 @@ class Guard:
         stepper = called(self.name, self._backend.stepper, plain, batch_size=batch_size)
         return None if stepper is None else _GuardedStepper(self, stepper, (batch_size, layers[-1].sizes.R))
 
+    def uploaded(self, prepared: _Prepared) -> LayerParameters | None:
+        """As `Backend.uploaded`."""
+        method = getattr(self._backend, "uploaded", None)  # it is younger than the other methods
+        return None if method is None else called(self.name, method, prepared.layer)
+
     def _check(self, name: str, array: Any, shape: tuple[int, ...], *, like: Any) -> None:
         """It is an array of this shape, and of the dtype and the place of the input."""
         if not (hasattr(array, "shape") and hasattr(array, "dtype")):
@@ -177,6 +191,8 @@ class _GuardedStepper:
         if missing:
             raise guard._wrong("what stepper returns must be a Stepper or None", f"one without {', '.join(missing)}")
         self.serial = bool(stepper.serial)
+        if "cuda" in guard.capabilities.devices and hasattr(stepper, "state"):  # a `DeviceStepper`
+            self.state = partial(called, guard.name, stepper.state)
 
     def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
         """As `Stepper.step`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..backends.precision import DEFAULT, check_precision, in_force
 from .frozen import refuse_gradients, rounded
 from .module import Module, exclusively
 from .options import NAMES, check_real, named, read_back
-from .parameters import Snapshot
+from .parameters import UPLOADED, Snapshot
 
 #: The options of PyTorch's LSTM.
 PLAIN = LayerOptions()
@@ -34,7 +35,7 @@ class Choice(NamedTuple):
 
 def choose(
     snapshot: Snapshot,
-    layers: Callable[[dict[str, np.ndarray]], list[LayerParameters]],
+    layers: Callable[[dict[str, Any]], list[LayerParameters]],
     backend: str | Backend | None,
     *,
     training: bool,
@@ -66,12 +67,25 @@ def choose(
     # By its id, with the backend beside: a backend need not be hashable.
     computing, prepared = snapshot.derive((id(chosen), precision), lambda: _prepared(guarded(chosen), parameters, more))
     choice = Choice(selection, computing, prepared, dtype, "cuda" in chosen.capabilities.devices)
+    if choice.cuda and not snapshot.on_gpu:
+        snapshot.derived[UPLOADED] = partial(_uploaded, choice, parameters, snapshot.kept)
     snapshot.derived[training] = choice
     return choice
 
 
 def _prepared(backend: Backend, layers: list[LayerParameters], more: dict[str, Any]) -> tuple[Backend, tuple[Any, ...]]:
     return backend, tuple(backend.prepare(layer, **more) for layer in layers)
+
+
+def _uploaded(choice: Choice, layers: list[LayerParameters], kept: dict[str, Any]) -> dict[str, Any] | None:
+    """The parameters by name as the backend has them on a GPU, None where it does not give them."""
+    there: dict[int, Any] = {}  # by the id of the array that the backend was given
+    for layer, prepared in zip(layers, choice.layers, strict=True):
+        if (uploaded := choice.backend.uploaded(prepared)) is None:
+            return None
+        for given, parameters in zip(layer, uploaded, strict=True):
+            there |= {id(array): uploaded for array, uploaded in zip(given, parameters, strict=True)}
+    return {name: there[id(array)] for name, array in kept.items()}
 
 
 class _Option:

@@ -111,7 +111,7 @@ class Linear(Module):
         x, snapshot = self._checked(input), self._store.snapshot
         if (precision := self.precision) != DEFAULT:
             return self._run(_rounded(snapshot, x, precision), x)
-        return self._run(snapshot.arrays if type(x) is np.ndarray else _on_gpu(snapshot, x), x)
+        return self._run(snapshot.arrays if type(x) is np.ndarray else snapshot.beside(x, "input"), x)
 
     forward = __call__
 
@@ -140,7 +140,7 @@ class Linear(Module):
         refuse_gradients(snapshot.kept, self.precision)
         x = self._checked(input).copy()
         on_gpu = not isinstance(x, np.ndarray)
-        arrays = _on_gpu(snapshot, x) if on_gpu else snapshot.arrays
+        arrays = snapshot.beside(x, "input") if on_gpu else snapshot.arrays
 
         @silent
         def pullback(grad_output: Any) -> Gradients:
@@ -188,23 +188,3 @@ def _rounded(snapshot: Snapshot, x: Any, precision: str) -> dict[str, Any]:
         }
 
     return snapshot.derive(precision, rounded)
-
-
-def _on_gpu(snapshot: Snapshot, x: Any) -> dict[str, Any]:
-    """The parameters where the array lies, copied there once per version."""
-
-    if snapshot.on_gpu and next(iter(snapshot.kept.values())).device.id == x.device.id:
-        return snapshot.kept
-
-    def uploaded() -> dict[str, Any]:
-        arrays: dict[str, Any] = {name: np.asarray(array, like=x) for name, array in snapshot.kept.items()}
-        last = next(reversed(arrays.values()))
-        if last.device.id != x.device.id:
-            raise RuntimeError(
-                f"the current device must be cuda:{x.device.id}, where input lies, got cuda:{last.device.id}: call "
-                f"inside `with cupy.cuda.Device({x.device.id}):`, as for CuPy's own functions"
-            )
-        last.get()  # waits until all have arrived: calls may come in any stream
-        return arrays
-
-    return snapshot.derive(f"on {x.device}", uploaded)

@@ -20,6 +20,9 @@ import numpy as np
 from ..arrays.arguments import as_array
 from ..locks import ForkSafe
 
+#: The key of `Snapshot.derived` under which a function gives the parameters that a backend has on a GPU, or None.
+UPLOADED = "uploaded"
+
 
 class Snapshot(ForkSafe):
     """One version of the parameters.
@@ -54,6 +57,34 @@ class Snapshot(ForkSafe):
         if not self.on_gpu:
             return self.kept
         return self.derive("arrays", lambda: {name: _locked(array.get()) for name, array in self.kept.items()})
+
+    def beside(self, array: Any, name: str) -> dict[str, Any]:
+        """The parameters where an array on a GPU lies: copied there once per version, unless a backend has done it.
+
+        Raises
+        ------
+        RuntimeError
+            If its device is not the current one.
+        """
+        there, uploaded = array.device.id, self.derived.get(UPLOADED)
+        if self.on_gpu and next(iter(self.kept.values())).device.id == there:
+            return self.kept
+        arrays = uploaded() if uploaded is not None else None
+        if arrays is not None and next(iter(arrays.values())).device.id == there:
+            return arrays
+
+        def copied() -> dict[str, Any]:
+            arrays: dict[str, Any] = {name: np.asarray(value, like=array) for name, value in self.kept.items()}
+            last = next(reversed(arrays.values()))
+            if last.device.id != there:
+                raise RuntimeError(
+                    f"the current device must be cuda:{there}, where {name} lies, got cuda:{last.device.id}: call "
+                    f"inside `with cupy.cuda.Device({there}):`, as for CuPy's own functions"
+                )
+            last.get()  # waits until all have arrived: calls may come in any stream
+            return arrays
+
+        return self.derive(f"on {array.device}", copied)
 
     def derive(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, called once per version and key, whichever thread comes first."""

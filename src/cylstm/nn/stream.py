@@ -160,7 +160,7 @@ class Stream:
             self._check_out(out, shape, choice.dtype, type(x_t))
         if stepper is None or (lstm.training and lstm.dropout > 0):
             x_t = contiguous(x_t.reshape(self.batch_size, lstm._stack.input_size))
-            h, c = (_beside(state, x_t) for state in self.state)
+            h, c = self._state_beside(x_t)
             masks = lstm._masks(x_t)
             rows, h, c, _ = lstm._stack.forward(choice, self._layout.batch_sizes, x_t, h, c, "nothing", masks)
             self._begin_with(h.copy(), c.copy())  # h may be a part of the rows, which the caller gets
@@ -188,7 +188,7 @@ class Stream:
             h, c = self.state
             stepper = choice.backend.stepper(choice.layers, batch_size=self.batch_size)
             if stepper is not None:
-                stepper.set_state(*_plain(h, c))
+                _set_state(stepper, h, c)
             # The new stepper has the state: only now it takes over, the choice last.
             self._h, self._c = h, c
             self._stepper = stepper
@@ -203,6 +203,8 @@ class Stream:
         """
         if self._stepper is None:
             return self._h.copy(), self._c.copy()
+        if hasattr(self._stepper, "state"):  # a `DeviceStepper`, which knows on which side the frames lie
+            return self._stepper.state()
         h, c = np.empty_like(self._h), np.empty_like(self._c)
         self._stepper.get_state(h, c)
         return h, c
@@ -210,6 +212,14 @@ class Stream:
     @state.setter
     def state(self, hx: Any) -> None:
         self._assign(hx, "state")
+
+    def _state_beside(self, x_t: Any) -> tuple[Any, Any]:
+        """The state where a frame lies; it stays there for the steps that follow."""
+        on_gpu, stepper = not isinstance(x_t, np.ndarray), self._stepper
+        if stepper is not None and hasattr(stepper, "state"):
+            return stepper.state(on_gpu)
+        h, c = self.state
+        return (h, c) if on_gpu != isinstance(h, np.ndarray) else (_moved(h, x_t), _moved(c, x_t))
 
     def _assign(self, hx: Any, name: str) -> None:
         """Go on from a pair of arrays, which messages call by this name."""
@@ -242,7 +252,7 @@ class Stream:
         if self._choice is not None and self._choice.dtype != h.dtype:
             self._store = self._choice = self._stepper = None
         if self._stepper is not None:
-            self._stepper.set_state(*_plain(h, c))
+            _set_state(self._stepper, h, c)
         self._dtype, self._h, self._c = h.dtype, h, c
 
     @staticmethod
@@ -258,13 +268,16 @@ class Stream:
             )
 
 
-def _plain(h: Any, c: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The state in arrays that a stepper reads."""
-    return np.array(h, order="C"), np.array(c, order="C")
+def _set_state(stepper: Stepper, h: Any, c: Any) -> None:
+    """Set the state of a stepper from arrays of either side, which only a `DeviceStepper` reads as they are."""
+    if not isinstance(h, np.ndarray):
+        if hasattr(stepper, "state"):
+            stepper.set_state(h, c)
+            return
+        h, c = h.get(), c.get()
+    stepper.set_state(np.array(h, order="C"), np.array(c, order="C"))
 
 
-def _beside(state: Any, x_t: Any) -> Any:
-    """The state where the input lies; it stays there for the steps that follow."""
-    if isinstance(state, np.ndarray) == isinstance(x_t, np.ndarray):
-        return state
+def _moved(state: Any, x_t: Any) -> Any:
+    """The state on the other side, where a frame lies."""
     return state.get() if isinstance(x_t, np.ndarray) else np.asarray(state, like=x_t)

@@ -226,7 +226,8 @@ def _beside(gradients: Arrays, parameters: Snapshot) -> Arrays:
     """The parameters where the gradients lie."""
     if not _on_gpu(gradients):
         return parameters.arrays
-    return {name: _as(gradients[name], array) for name, array in parameters.kept.items()}
+    name, gradient = next(iter(gradients.items()))
+    return parameters.beside(gradient, f"the gradient of {name}")
 
 
 def _as(gradient: Any, array: Any) -> Any:

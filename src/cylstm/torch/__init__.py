@@ -14,6 +14,7 @@ This package imports PyTorch; ``import cylstm`` does not import this package. A 
     report.py       what replace tells
     derivatives.py  autograd, torch.func and vmap of the operators
     operator.py     the operators of PyTorch that the drop-ins call
+    tensors.py      tensors as arrays on the same memory, and back
     convert.py      from_torch and to_torch
     quantized.py    what quantize_dynamic makes, for from_torch
 """

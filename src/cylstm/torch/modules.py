@@ -16,6 +16,7 @@ from ..backends.base import Backend
 from ..backends.precision import DEFAULT, check_precision, in_force
 from .derivatives import lstm as _run
 from .operator import Arguments, Options, backend_name
+from .tensors import on_gpu
 
 __all__ = ["LSTM", "LSTMCell", "OnBackend", "check_choice", "parameter_names"]
 
@@ -139,14 +140,18 @@ class LSTM(OnBackend, nn.LSTM):
         if batch_sizes is not None and hx[0] is None:
             leading = self.num_layers * D, batch_sizes[0]  # no int: a trace follows it
             hx = data.new_zeros(*leading, R), data.new_zeros(*leading, H)
+        there = on_gpu(data)
+        if there and packed:  # the indices lie there too: PyTorch puts the states in order, as torch.nn.LSTM does
+            hx = tuple(_ordered(state, sorted_indices) for state in hx)
         masks = None
         if (
             self.training and self.dropout > 0 and self.num_layers > 1
         ):  # drawn as torch.nn.LSTM draws them: the same seed drops the same
             ones = data.new_ones(data.shape[:-1].numel(), D * R)
             masks = torch.stack([nn.functional.dropout(ones, self.dropout) for _ in range(1, self.num_layers)])
+        order = (None, None) if there else (sorted_indices, unsorted_indices)
         output, *state = _run(
-            Arguments(data, batch_sizes, sorted_indices, unsorted_indices, hx[0], hx[1], masks, weights),
+            Arguments(data, batch_sizes, *order, hx[0], hx[1], masks, weights),
             Options(
                 self.num_layers,
                 self.bias,
@@ -157,6 +162,8 @@ class LSTM(OnBackend, nn.LSTM):
                 self.precision,
             ),
         )
+        if there and packed:
+            state = [_ordered(each, unsorted_indices) for each in state]
         if packed:
             output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return output, tuple(state)
@@ -296,7 +303,7 @@ def _checked(
             raise RuntimeError(
                 f"{name} must lie on {weight.device}, as the weights do, got {tensor.device}: move one of them"
             )
-        if torch.is_autocast_enabled("cpu") and tensor.is_floating_point():
+        if torch.is_autocast_enabled("cuda" if on_gpu(weight) else "cpu") and tensor.is_floating_point():
             tensors[name] = tensor.to(weight.dtype)
         elif tensor.dtype != weight.dtype:
             raise dtype_error(
@@ -304,6 +311,10 @@ def _checked(
                 f".to({weight.dtype}), or the module by .to({tensor.dtype})"
             )
     return tensors["input"], (tensors.get("h_0"), tensors.get("c_0"))
+
+
+def _ordered(state: Tensor, indices: Tensor | None) -> Tensor:
+    return state if indices is None else state.index_select(1, indices)
 
 
 def parameter_names(module: nn.Module) -> list[str]:

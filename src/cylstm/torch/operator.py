@@ -6,10 +6,11 @@ for its own; `derivatives` says how they are differentiated and mapped.
 
 What is not obvious:
 
-- **Prepared weights** are kept with a copy of the bytes they were made of, for as long as the memory of the first
-  weight lives. Each call compares all bytes. So every change is seen, those too that PyTorch's version counters do not
-  count (``weight.data.mul_(0.9)``, a write through ``weight.numpy()``), at a few percent of the price of preparing. The
-  weak reference is to the memory, for PyTorch can exchange two tensors only where none refers to them.
+- **Prepared weights** on the CPU are kept with a copy of the bytes they were made of, for as long as the memory of the
+  first weight lives. Each call compares all bytes. So every change is seen, those too that PyTorch's version counters
+  do not count (``weight.data.mul_(0.9)``, a write through ``weight.numpy()``), at a few percent of the price of
+  preparing. The weak reference is to the memory, for PyTorch can exchange two tensors only where none refers to them.
+  On a GPU each call prepares them anew, there: for a comparison the CPU would have to wait.
 - **The workspace** of a backend may be any Python object, and an operator returns tensors. So it hangs on the memory of
   a tensor of one byte and is freed with it. Where PyTorch hands another tensor to the backward pass (a hook has copied
   it, say), the forward pass is run again.
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..arrays.arguments import as_array, as_dtype
+from ..arrays.arguments import as_dtype
 from ..arrays.layout import Layout, contiguous
 from ..arrays.packed import PackedSequence
 from ..backends import registry
@@ -36,6 +37,7 @@ from ..backends.precision import check_precision, in_force, refuse_training
 from ..nn.dispatch import Choice, choose
 from ..nn.parameters import Snapshot
 from ..nn.stack import LayerKept, Stack
+from .tensors import array_of, device_of, on_gpu, tensor_of, where_it_lies
 
 #: Backends that are objects, under the names that the operators know them by. There are few, and they live on.
 _objects: dict[str, Backend] = {}
@@ -48,28 +50,6 @@ def backend_name(backend: str | Backend | None) -> str | None:
     name = f"<{type(backend).__qualname__} object at {id(backend):#x}>"
     _objects[name] = backend
     return name
-
-
-class _Exported:
-    """A tensor for ``numpy.from_dlpack``, without the checks for devices that take longer than the export."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return torch._C._to_dlpack(self.tensor)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0  # the CPU
-
-
-def _array(tensor: Tensor, name: str) -> np.ndarray:
-    """A tensor as an array on the same memory. After ``Tensor.numpy`` it could not be resized, which FSDP does."""
-    if not tensor.is_cpu or tensor._is_zerotensor():
-        return as_array(tensor, name)
-    return np.from_dlpack(_Exported(tensor.detach().resolve_conj().resolve_neg()))
 
 
 class Arguments(NamedTuple):
@@ -115,18 +95,21 @@ class _Problem(NamedTuple):
     batch_first: bool
     backend: str | Backend | None
     precision: str
+    device: str
 
 
 @functools.lru_cache(maxsize=256)
-def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, options: Options) -> _Problem:
-    if dtype == torch.bfloat16:  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
+def _problem(input_size: int, hidden_size: int, dtype: torch.dtype, device: str, options: Options) -> _Problem:
+    if (
+        dtype == torch.bfloat16 and device == "cpu"
+    ):  # as_dtype knows it where ml_dtypes is, but torch.from_numpy does not
         raise RuntimeError("tensors must be of one of float16, float32, float64, complex64, complex128, got bfloat16")
     num_layers, bias, batch_first, bidirectional, proj_size, backend, precision = options
     stack = Stack(input_size, hidden_size, num_layers, bias, bidirectional, proj_size)
     chosen = None if backend is None else _objects.get(backend, backend)
     of_weights = as_dtype(dtype)
     precision = in_force(check_precision(precision, of_weights), of_weights)
-    return _Problem(stack, of_weights, batch_first, chosen, precision)
+    return _Problem(stack, of_weights, batch_first, chosen, precision, device)
 
 
 class _Prepared(NamedTuple):
@@ -145,15 +128,15 @@ _MOST_PLACES = 64  # the latest; a loop may take its weights from ever other par
 def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
     """The weights as the stack takes them: what was made of the same bytes before, or anew."""
     shapes = problem.stack.shapes()
-    arrays = {name: contiguous(_array(w, name)) for name, w in zip(shapes, weights, strict=True)}
+    arrays = {name: contiguous(array_of(w, name)) for name, w in zip(shapes, weights, strict=True)}
+    if problem.device != "cpu":  # to compare bytes there, the CPU would have to wait
+        _check(arrays, problem)
+        return Snapshot(arrays, version=0)
     memory, place = weights[0].untyped_storage(), weights[0].storage_offset()
     held = _prepared.get(memory, {}).get(place)
     if held is not None and held.problem is problem and all(map(_same, held.copies, arrays.values())):
         return held.snapshot
-    for name, array in arrays.items():
-        if array.shape != shapes[name] or array.dtype != problem.dtype:
-            expected = f"shape {shapes[name]} and dtype {problem.dtype}"
-            raise RuntimeError(f"{name} must have {expected}, got shape {array.shape} and dtype {array.dtype}")
+    _check(arrays, problem)
     copies = [bytearray(array) for array in arrays.values()]
     copied = {
         name: np.frombuffer(copy, array.dtype).reshape(array.shape)
@@ -165,6 +148,14 @@ def _snapshot(problem: _Problem, weights: Sequence[Tensor]) -> Snapshot:
     if len(places) > _MOST_PLACES:
         places.pop(next(iter(list(places))), None)
     return snapshot
+
+
+def _check(arrays: dict[str, Any], problem: _Problem) -> None:
+    for name, shape in problem.stack.shapes().items():
+        array = arrays[name]
+        if array.shape != shape or array.dtype != problem.dtype:
+            expected = f"shape {shape} and dtype {problem.dtype}"
+            raise RuntimeError(f"{name} must have {expected}, got shape {array.shape} and dtype {array.dtype}")
 
 
 def _same(copy: bytearray, array: np.ndarray) -> bool:
@@ -199,19 +190,27 @@ def _as_workspace(kept: _Saved) -> Tensor:
 
 def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Saved]:
     """The forward pass: output, h_n and c_n in the caller's form, and what is kept."""
-    problem = _problem(a.weights[0].shape[1], a.weights[0].shape[0] // 4, a.weights[0].dtype, options)
+    first = a.weights[0]
+    problem = _problem(first.shape[1], first.shape[0] // 4, first.dtype, device_of(first), options)
     if keep:
         remedy = "call it inside torch.inference_mode() or torch.no_grad(), or set precision = 'float32'"
         refuse_training(problem.precision, remedy)
     stack, snapshot = problem.stack, _snapshot(problem, a.weights)
     choice = snapshot.derived.get(keep)
     if choice is None or choice.selection is not registry.selection():
-        choice = choose(snapshot, stack.layers, problem.backend, training=keep, precision=problem.precision)
+        choice = choose(
+            snapshot,
+            stack.layers,
+            problem.backend,
+            training=keep,
+            device=problem.device,
+            precision=problem.precision,
+        )
     packed = a.batch_sizes is not None
-    data = _array(a.input, "input")
+    data = array_of(a.input, "input")
     value = PackedSequence(data, a.batch_sizes, a.sorted_indices, a.unsorted_indices) if packed else data
-    hx = None if a.h_0 is None else (_array(a.h_0, "h_0"), _array(a.c_0, "c_0"))
-    layout, rows, h_0, c_0 = stack.enter(value, hx, problem.batch_first, choice.dtype)
+    hx = None if a.h_0 is None else (array_of(a.h_0, "h_0"), array_of(a.c_0, "c_0"))
+    layout, rows, h_0, c_0 = stack.enter(value, hx, problem.batch_first, choice.dtype, problem.device != "cpu")
     if keep and np.may_share_memory(rows, data):
         rows = rows.copy()
     output, h_n, c_n, layers = stack.forward(
@@ -223,7 +222,10 @@ def _run(a: Arguments, options: Options, keep: bool) -> tuple[np.ndarray, np.nda
 
 
 def _masks(a: Arguments) -> list[np.ndarray]:
-    return [] if a.masks is None else list(_array(a.masks, "masks"))
+    if a.masks is None:
+        return []
+    masks = array_of(a.masks, "masks")
+    return [masks[k] for k in range(len(masks))]
 
 
 @torch.library.custom_op(
@@ -234,9 +236,10 @@ def _masks(a: Arguments) -> list[np.ndarray]:
 def lstm(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run an LSTM on `Arguments`, `Options` and `keep`: output, h_n, c_n, and the workspace, empty without `keep`."""
     a, options, keep = Arguments(*args[:_N]), Options(*args[_N:-1]), args[-1]
-    *arrays, kept = _run(a, options, keep)
-    workspace = _as_workspace(kept) if keep else torch.empty(0, dtype=torch.uint8)
-    return (*map(torch.from_numpy, arrays), workspace)
+    with where_it_lies(a.input):
+        *arrays, kept = _run(a, options, keep)
+        workspace = _as_workspace(kept) if keep else torch.empty(0, dtype=torch.uint8)
+        return (*map(tensor_of, arrays), workspace)
 
 
 @torch.library.custom_op(
@@ -250,17 +253,28 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The gradients of input, h_0, c_0 and the weights."""
     a, options = Arguments(*args[:_N]), Options(*args[_N:])
+    with where_it_lies(a.input):
+        return _run_backward((grad_output, grad_h_n, grad_c_n), workspace, a, options)
+
+
+def _run_backward(
+    grads: tuple[Any, ...], workspace: Tensor, a: Arguments, options: Options
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     memory = _workspaces.get(workspace.data_ptr())
     stack, choice, layout, layers = _run(a, options, True)[-1] if memory is None else memory.kept
     if a.masks is not None:
         layers = [layer._replace(mask=mask) for layer, mask in zip(layers, [None, *_masks(a)], strict=True)]
+    there = on_gpu(a.input)
+    if there:
+        grads = tuple(None if grad is None else array_of(grad, "grad") for grad in grads)
+    grad_output, *grad_hx = grads
     if grad_output is not None and a.batch_sizes is not None:
         grad_output = PackedSequence(grad_output, layout.batch_sizes)
-    entered = stack.enter_gradients(layout, grad_output, (grad_h_n, grad_c_n), choice.dtype)
-    grads = stack.backward(choice, layout, layers, *entered)
-    grad_input = grads.input if a.batch_sizes is None else grads.input.data
-    grad_weights = [torch.from_numpy(contiguous(grad)) for grad in grads.parameters.values()]
-    return (*map(torch.from_numpy, (grad_input, *grads.hx)), grad_weights)
+    entered = stack.enter_gradients(layout, grad_output, tuple(grad_hx), choice.dtype, there)
+    result = stack.backward(choice, layout, layers, *entered)
+    grad_input = result.input if a.batch_sizes is None else result.input.data
+    grad_weights = [tensor_of(contiguous(grad)) for grad in result.parameters.values()]
+    return (*map(tensor_of, (grad_input, *result.hx)), grad_weights)
 
 
 # What PyTorch needs to know about the operators -----------------------------------------------------------------------
@@ -289,7 +303,8 @@ def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, options, keep = Arguments(*args[:_N]), Options(*args[_N:-1]), args[-1]
     h_n, c_n = _empty_states(a, options)
     output = _empty_rows(a, options, (1 + options.bidirectional) * h_n.shape[-1])
-    return output, h_n, c_n, a.input.new_empty(int(keep), dtype=torch.uint8)
+    device = "cpu" if on_gpu(a.input) else a.input.device  # of what stands for Python's objects
+    return output, h_n, c_n, a.input.new_empty(int(keep), dtype=torch.uint8, device=device)
 
 
 @lstm_backward.register_fake

@@ -62,7 +62,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("waited")
 
     monkeypatch.setattr(arguments, "_on_gpu", lambda value: value.array)
-    monkeypatch.setattr(homes, "_in_stream_of_torch", stream_of_torch)
+    monkeypatch.setattr(homes, "in_stream_of_torch", stream_of_torch)
     monkeypatch.setattr(homes, "_before_jax", before_jax)
     monkeypatch.setattr(homes, "_to_torch", TORCH)
     monkeypatch.setattr(homes, "_to_jax", JAX)
@@ -161,10 +161,10 @@ def test_the_stream_of_pytorch_is_used_and_given_back(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: theirs)
     mine = cupy.cuda.Stream().use()
-    with homes._in_stream_of_torch():
+    with homes.in_stream_of_torch():
         assert cupy.current.external is theirs
     assert cupy.current is mine
-    with pytest.raises(ZeroDivisionError), homes._in_stream_of_torch():
+    with pytest.raises(ZeroDivisionError), homes.in_stream_of_torch():
         raise ZeroDivisionError
     assert cupy.current is mine
     with homes._before_jax():

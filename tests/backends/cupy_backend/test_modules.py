@@ -284,6 +284,21 @@ def test_training_stays_on_the_device(kind: str, options: dict[str, Any], dtype:
     assert_close(*reversed(states))
 
 
+def test_parameters_go_up_once() -> None:
+    """The optimiser's first step takes those that the backend has brought there; zeros of its own go up beside."""
+    lstm, head = cylstm.LSTM(4, 5, num_layers=2, backend=HostBackend(tier="array")), cylstm.Linear(5, 3)
+    x = to_device(cylstm.randn(6, 3, 4))
+    before = here.to_device
+    output, _, pullback = lstm.vjp(x)
+    result, pull_head = head.vjp(output)
+    of_head = pull_head(result)
+    grads = [pullback(of_head.input).parameters, of_head.parameters]
+    count = len(lstm.state_dict()) + len(head.state_dict())
+    assert here.to_device == before + count
+    cylstm.optim.SGD([lstm, head]).step(grads)
+    assert here.to_device == before + count
+
+
 def test_training_may_change_sides(new_registry: None) -> None:
     """From the GPU to the CPU and back: other gradients, another backend, a new value, a state that is loaded."""
     lstm, reference = cylstm.LSTM(4, 5, backend=HostBackend()), cylstm.LSTM(4, 5, backend="numpy")

@@ -5,6 +5,7 @@
     persistent/     the variant `persistent`: all steps of a layer in one launch
     cudnn/          the variant `cudnn`: a layer by NVIDIA's cuDNN
     steps.py        the variant `steps`: a layer as a sequence of launches, forward and backward
+    stream.py       single steps, as a graph that is recorded once
     schedule.py     the schedule of a pass: the table of steps, launches, and what is recorded of them
     weights.py      the parameters of a layer as `steps` reads them
     loop.py         the variant `array`: the loop over steps in array operations, for every dtype
@@ -15,11 +16,11 @@
     gemm.py         arguments of cuBLAS for matrices as NumPy lays them out
     source.py       the text of the kernels, and the compiler's options for a dtype and a tile
     lstm.h          gate arithmetic and the table of steps: plain C++, compiled for GPU and CPU
-    lstm.cu         one step of all directions, forward and backward
+    lstm.cu         one step of all directions, forward and backward; one step of a stream
 
-Imports run one way: ``backend`` → ``steps``, ``loop`` → ``schedule`` → ``variants``, ``weights``, ``source`` →
-``device`` → ``planner``. Everything but cupy_device.py works without a GPU: the tests run the kernels on the CPU, block
-by block.
+Imports run one way: ``backend`` → ``steps``, ``stream``, ``loop`` → ``schedule`` → ``variants``, ``weights``,
+``source`` → ``device`` → ``planner``. Everything but cupy_device.py works without a GPU: the tests run the kernels on
+the CPU, block by block.
 """
 
 from .backend import CupyBackend

@@ -12,19 +12,29 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from functools import cache
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from functools import cache, partial
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ..base import Backend, Capabilities, DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
+from ..base import (
+    Backend,
+    Capabilities,
+    DeviceStepper,
+    DirectionParameters,
+    Keep,
+    LayerGradients,
+    LayerOutput,
+    LayerParameters,
+)
 from ..numpy_backend import NumpyBackend
 from .cudnn import Cudnn
 from .device import Device, System
 from .loop import Array
 from .persistent import Persistent
 from .presence import refuse_after_fork, why_no_gpu
-from .steps import Steps
+from .steps import PreparedSteps, Steps
+from .stream import StreamStepper
 from .variants import LayerShape, Prepared, Variant, candidates, chosen
 
 VARIABLE = "CYLSTM_CUPY_TIER"
@@ -65,7 +75,21 @@ class PreparedLayer:
 
     def form(self, batch_sizes: np.ndarray, keep: Keep) -> Prepared:
         """The form for a call, whose stream waits until it is there."""
-        variant = chosen(self.variants, self._shape, batch_sizes, keep)
+        return self._form(chosen(self.variants, self._shape, batch_sizes, keep))
+
+    def of_steps(self) -> PreparedSteps | None:
+        """The form of the variant ``steps``, None where it does not compute such a layer."""
+        for variant in self.variants:
+            if isinstance(variant, Steps) and not variant.refusal(self._shape, np.ones(1, np.int64), "nothing"):
+                return cast("PreparedSteps", self._form(variant))
+        return None
+
+    def parameters(self) -> LayerParameters:
+        """The parameters as they were given, for the current stream, which waits until they are there."""
+        self.device.wait(self._mark)
+        return self._parameters
+
+    def _form(self, variant: Variant) -> Prepared:
         form = self._forms.get(variant.name)
         if form is None:
             self.device.wait(self._mark)
@@ -223,6 +247,26 @@ class CupyBackend(Backend):
             return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
 
         return self._run(prepared.device, backward)
+
+    def stepper(self, layers: tuple[PreparedLayer, ...], *, batch_size: int) -> DeviceStepper | None:
+        device = layers[0].device
+
+        def make() -> DeviceStepper | None:
+            forms = [layer.of_steps() for layer in layers]
+            if None in forms:
+                return None
+            return StreamStepper(
+                device,
+                [form.weights for form in forms if form is not None],
+                batch_size,
+                run=partial(self._run, device),
+                check=partial(self._check_places, device),
+            )
+
+        return self._run(device, make)
+
+    def uploaded(self, prepared: PreparedLayer) -> LayerParameters:
+        return prepared.parameters()
 
     def _run(self, device: Device, work: Callable[[], Result]) -> Result:
         """Do work where the device is the current one.

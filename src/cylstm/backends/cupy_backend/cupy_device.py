@@ -78,6 +78,9 @@ class CupyDevice:
         if stream != mark.stream:
             stream.wait_event(mark.event)
 
+    def follow(self, stream: Any) -> None:
+        cupy.cuda.get_current_stream().wait_event(stream.record(cupy.cuda.Event(disable_timing=True)))
+
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         return self._functions(source, options, names)
 

@@ -117,14 +117,19 @@ INLINE void multiply_fours(
     }
 }
 
-// Adds up, for each of the block's rows and COLUMNS columns per unit,
+// Adds to `sums`, for each of the block's rows and COLUMNS columns per unit, this thread's part of
 //     sums[row][column] = sum over k of left(row)[k] * matrix[k / 4][unit][column][k % 4]
-// and leaves the sums of each slice in shared memory: parts[slice][row * COLUMNS + column][u].
 template <int COLUMNS, class Left>
-INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K, int units, ARITHMETIC *parts) {
-    ARITHMETIC sums[ROWS][COLUMNS] = {};
+INLINE void multiply(
+    ARITHMETIC sums[ROWS][COLUMNS], const Left *const left[ROWS], const STORAGE *matrix, int K, int units
+) {
     if (K % 4 == 0) multiply_fours<COLUMNS, true>(sums, left, matrix, K, units);
     else multiply_fours<COLUMNS, false>(sums, left, matrix, K, units);
+}
+
+// Leaves the sums of each slice in shared memory: parts[slice][row * COLUMNS + column][u].
+template <int COLUMNS>
+INLINE void leave(const ARITHMETIC sums[ROWS][COLUMNS], ARITHMETIC *parts) {
 #pragma unroll
     for (int row = 0; row < ROWS; row++)
 #pragma unroll
@@ -135,6 +140,13 @@ INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K,
             if (threadIdx.x < UNITS)
                 parts[((int)threadIdx.y * ROWS * COLUMNS + row * COLUMNS + column) * UNITS + threadIdx.x] = sum;
         }
+}
+
+template <int COLUMNS, class Left>
+INLINE void multiply(const Left *const left[ROWS], const STORAGE *matrix, int K, int units, ARITHMETIC *parts) {
+    ARITHMETIC sums[ROWS][COLUMNS] = {};
+    multiply<COLUMNS>(sums, left, matrix, K, units);
+    leave<COLUMNS>(sums, parts);
 }
 
 template <int COLUMNS>
@@ -284,4 +296,51 @@ extern "C" __global__ void __launch_bounds__(32 * SLICES) backward_projected(
         const long long n = (long long)(at.first + b) * D + d;
         backward_of_unit(bound, added<1>(parts, row, 0), n, ((long long)d * B + b) * H + unit, unit, H);
     }
+}
+
+// Streams -------------------------------------------------------------------------------------------------------------
+
+// (1)-(4) of one step of one layer, for B rows: the products with x and with h are one sum. Without projection h goes to
+// `h`, with it to `unprojected`. Nothing but the arguments says where arrays lie, and they are the same in each step, so
+// a stream is one graph, or two that take turns: one reads the h that the other has written.
+extern "C" __global__ void __launch_bounds__(32 * SLICES) stream(
+    const STORAGE *x, const STORAGE *h_prev, const STORAGE *weight_ih, const STORAGE *weight_hh, const ARITHMETIC *bias,
+    STORAGE *c, STORAGE *h, ARITHMETIC *unprojected, int B, int I, int H, int R
+) {
+    __shared__ ARITHMETIC parts[SLICES * ROWS * 4 * UNITS];
+    ARITHMETIC sums[ROWS][4] = {};
+    const STORAGE *left[ROWS];
+    find(left, B, [=](int b) { return x + (long long)b * I; });
+    multiply<4>(sums, left, weight_ih, I, H);
+    find(left, B, [=](int b) { return h_prev + (long long)b * R; });
+    multiply<4>(sums, left, weight_hh, R, H);
+    leave<4>(sums, parts);
+    __syncthreads();
+    const int unit = blockIdx.y * UNITS + threadIdx.x % UNITS;
+    if (unit >= H) return;
+    EACH_ROW_OF_BLOCK(row, b, B) {
+        ARITHMETIC a[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) a[k] = added<4>(parts, row, k) + (bias ? bias[(long long)k * H + unit] : 0);
+        const Gates now = activated(a);
+        const long long state = (long long)b * H + unit;
+        const ARITHMETIC cell = next_cell(now, widened(c[state])), h_full = next_hidden(now, cell);
+        store(&c[state], cell);
+        if (unprojected) unprojected[state] = h_full;
+        else store(&h[state], h_full);
+    }
+}
+
+// (5)
+extern "C" __global__ void __launch_bounds__(32 * SLICES) stream_projected(
+    const ARITHMETIC *unprojected, const STORAGE *weight_hr, STORAGE *h, int B, int H, int P
+) {
+    __shared__ ARITHMETIC parts[SLICES * ROWS * UNITS];
+    const ARITHMETIC *left[ROWS];
+    find(left, B, [=](int b) { return unprojected + (long long)b * H; });
+    multiply<1>(left, weight_hr, H, P, parts);
+    __syncthreads();
+    const int p = blockIdx.y * UNITS + threadIdx.x % UNITS;
+    if (p >= P) return;
+    EACH_ROW_OF_BLOCK(row, b, B) store(&h[(long long)b * P + p], added<1>(parts, row, 0));
 }

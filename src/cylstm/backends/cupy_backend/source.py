@@ -7,9 +7,10 @@ from pathlib import Path
 
 from .planner import TYPES, Tile
 
-#: The kernels in lstm.cu: those of a step, and those before them.
+#: The kernels in lstm.cu: those of a step, those before them, those of a step of a stream.
 STEPS = ("forward", "project", "backward", "backward_projected")
-KERNELS = (*STEPS, "bind_forward", "bind_backward", "advance")
+STREAM = ("stream", "stream_projected")
+KERNELS = (*STEPS, "bind_forward", "bind_backward", "advance", *STREAM)
 
 #: Steps that `advance` brings at once, at most: WINDOW in lstm.cu.
 WINDOW = 64

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_host import HostDevice
+from cuda_host import SMALL, HostDevice
 from device_array import to_device
 from host_cudnn import PERSIST_STATIC, SMALL_H, STANDARD, HostCudnn
 from variant_backend import VariantBackend
@@ -18,7 +18,15 @@ from cylstm import testing
 from cylstm.backends.cupy_backend.cudnn import Cudnn
 from cylstm.backends.cupy_backend.cudnn.descriptors import sequence_lengths
 from cylstm.backends.cupy_backend.cudnn.library import CudnnError, Library
-from cylstm.testing.problems import Problem, backward, forward, make_problem, outputs_and_gradients
+from cylstm.testing.compare import assert_close
+from cylstm.testing.problems import (
+    Problem,
+    backward,
+    expected_outputs_and_gradients,
+    forward,
+    make_problem,
+    outputs_and_gradients,
+)
 
 pytestmark = pytest.mark.names_backend("cupy")
 
@@ -105,6 +113,56 @@ def test_the_next_algorithm_is_tried_where_cudnn_does_not_have_one() -> None:
         functions = HostCudnn(refused=refused)
         outputs_and_gradients(backend(functions), problem())
         assert {layer.algorithm for _, layer in functions.calls} == {expected}
+
+
+WIDE = {"I": 128, "H": 256, "B": 8, "T": 3, "D": 2}
+
+
+def of_large_device(functions: HostCudnn) -> Cudnn:
+    """One with enough multiprocessors for all algorithms."""
+
+    class OnHost(Cudnn):
+        find = staticmethod(lambda: Library(functions))
+
+    return OnHost(HostDevice(facts=SMALL._replace(multiprocessors=132)))
+
+
+@pytest.mark.parametrize("given_grads", [True, False])
+def test_directions_go_one_by_one_where_a_persistent_algorithm_takes_one_alone(given_grads: bool) -> None:
+    """Forward and backward, with the numbers of both together; nothing of it for other shapes and lengths."""
+    given = problem("float16", **WIDE)
+    if not given_grads:
+        given = given._replace(h_0=None, c_0=None, grad_h_n=None)
+    expected = expected_outputs_and_gradients(given)
+    functions = HostCudnn()
+    used = VariantBackend(of_large_device(functions))
+    result = outputs_and_gradients(used, given)
+    assert_close(result, expected, "float16", testing.TOLERANCES["float16"].gradients, "one by one")
+    assert {(layer.algorithm, layer.D) for _, layer in functions.calls} == {(PERSIST_STATIC, 1)}
+    for change in ({"ragged": True}, {"B": 7}, {"H": 260}):
+        functions = HostCudnn()
+        outputs_and_gradients(VariantBackend(of_large_device(functions)), problem("float16", **WIDE | change))
+        assert {(layer.algorithm, layer.D) for _, layer in functions.calls} == {(STANDARD, 2)}
+
+
+def test_directions_go_together_where_cudnn_refuses_one_alone() -> None:
+    functions = HostCudnn(refused=(PERSIST_STATIC,))
+    given = problem("float16", **WIDE)
+    result = outputs_and_gradients(VariantBackend(of_large_device(functions)), given)
+    assert_close(
+        result, expected_outputs_and_gradients(given), "float16", testing.TOLERANCES["float16"].gradients, "together"
+    )
+    assert {(layer.algorithm, layer.D) for _, layer in functions.calls} == {(STANDARD, 2)}
+
+
+def test_a_pullback_of_directions_one_by_one_may_be_called_again() -> None:
+    used, given = VariantBackend(of_large_device(HostCudnn())), problem("float16", **WIDE)
+    prepared = used.prepare(given.parameters)
+    for keep in ("gates", "states"):
+        workspace = forward(used, given, prepared, keep).workspace
+        first, second = (backward(used, given, prepared, workspace) for _ in range(2))
+        np.testing.assert_array_equal(first.input, second.input)
+        np.testing.assert_array_equal(first.parameters[1].weight_hh, second.parameters[1].weight_hh)
 
 
 def test_what_no_algorithm_computes_is_an_error_that_names_the_status() -> None:

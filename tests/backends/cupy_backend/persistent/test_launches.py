@@ -20,7 +20,7 @@ pytestmark = pytest.mark.names_backend("cupy")
 
 
 class Impatient(HostPersistent):
-    tries = 5000
+    tries = 2000
 
 
 @needs_compiler

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cuda_host import SMALL, HostDevice, needs_compiler, needs_gpu
 from persistent_host import HostPersistent
+from thorough import others_thorough
 from variant_backend import VariantBackend
 
 from cylstm import testing
@@ -32,7 +33,15 @@ def checks() -> list[testing.Check]:
     return [c for c in every if c.id.endswith("-float16")] + few
 
 
-@pytest.mark.parametrize("check", checks(), ids=lambda check: check.id)
+#: What needs kernels of further configurations, each a second to compile.
+THOROUGH = ("odd_sizes", "calls_independent", "bfloat16")
+
+
+def is_ordinary(check: testing.Check) -> bool:
+    return check.id == "values-plain-bfloat16" or not any(topic in check.id for topic in THOROUGH)
+
+
+@pytest.mark.parametrize("check", others_thorough(checks(), is_ordinary), ids=lambda check: check.id)
 def test_conformance(check: testing.Check) -> None:
     if "bfloat16" in check.id:
         pytest.importorskip("ml_dtypes")

@@ -3,10 +3,12 @@
 ``standard`` computes all that cuDNN has. The persistent ones keep the recurrent weights on the chip. They are tried
 first where they are known to pay; where cuDNN says that it has no such kernel for these sizes or this device, the next
 one is tried, ``standard`` last. cuDNN is given one layer at a time, so a stack takes the persistent algorithms layer by
-layer, and so does a layer of two directions.
+layer. ``persist_static`` is for one direction, so the two of a layer go one after the other where it serves each.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from ..variants import LayerShape
 
@@ -28,12 +30,20 @@ def algorithms(shape: LayerShape, *, B: int, ragged: bool, training: bool, multi
     if shape.P or ragged or shape.dtype == "float64":
         return tuple(chosen)
     whole_tiles = shape.H % 128 == 0 and shape.I % 128 == 0 and B % 8 == 0
-    if shape.dtype == "float16" and whole_tiles and shape.H <= 1024 and B <= 128 and multiprocessors >= 98:
+    on_chip = whole_tiles and shape.H <= 1024 and B <= 128 and multiprocessors >= 98
+    if shape.dtype == "float16" and on_chip and shape.D == 1:
         chosen.insert(0, "persist_static")
     most = SMALL_H_TRAINING if training else SMALL_H
     if most >= shape.H:
         chosen.insert(0, "persist_static_small_h")
     return tuple(chosen)
+
+
+def one_by_one(shape: LayerShape, *, B: int, ragged: bool, training: bool, multiprocessors: int) -> tuple[str, ...]:
+    """The algorithms to try with each of two directions by itself before both together; none where that is no gain."""
+    conditions: dict[str, Any] = {"B": B, "ragged": ragged, "training": training, "multiprocessors": multiprocessors}
+    alone = algorithms(shape._replace(D=1), **conditions)
+    return alone[:1] if alone[0] not in algorithms(shape, **conditions) else ()
 
 
 def refusal(shape: LayerShape, B: int, version: int) -> str:

@@ -7,28 +7,14 @@
 // all rows, afterwards.
 //
 // Compile-time, beside those of persistent.h: CHUNK, pairs of k steps fetched at once; it divides K_STEPS / 2.
+#define ROWS (TILES * 16)
 #include "lstm.h"
 #include "persistent.h"
 
 #define N_TILES (UNITS / 8)
-#define ROWS (TILES * 16)
-#define EACH ((ROWS * UNITS + THREADS - 1) / THREADS)
 
 typedef unsigned Weights[K_STEPS][N_TILES][2];
 typedef float Sums[N_TILES][4];
-
-INLINE void load(Weights &weights, const unsigned *fragments) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const unsigned *from =
-        fragments +
-        ((((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * N_TILES * 32) + lane) * 2;
-#pragma unroll
-    for (int k = 0; k < K_STEPS; k++)
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) weights[k][n][r] = from[(k * N_TILES + n) * 64 + r];
-}
 
 // Adds the products of a chunk: x[0] are words of row `group` of the tile, x[1] of row group + 8.
 INLINE void multiply(Sums &sums, const Weights &weights, int chunk, const Words (&x)[2 * CHUNK]) {
@@ -58,18 +44,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 ) {
     SHARED_MEMORY(shared);
     float *const parts = reinterpret_cast<float *>(shared);  // [2][WARPS][ROWS][UNITS]
-    const int d = d_0 + blockIdx.y, warp = threadIdx.x >> 5, group = (threadIdx.x & 31) >> 2, member = threadIdx.x & 3;
-    const int K = 4 * H;
-    const long long states = ((long long)d * B + b_0) * H;
+    const Place here = place_of(d_0, B, b_0, H);
+    const int d = here.d, K = 4 * H;
     Patience patience = {tries, failed};
     Weights weights;
     load(weights, fragments);
     float dc[EACH];
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        dc[e] = b_0 + my.b < B && my.b < ROWS && my.unit < H ? dc_state[states + (long long)my.b * H + my.unit] : 0;
-    }
+    take(dc, dc_state, here, H);
     for (int s = 0; s < T; s++) {
         const Step at = steps[s * D + d];
         float *const half = parts + (s & 1) * (WARPS * ROWS * UNITS);
@@ -81,19 +62,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             for (int chunk = 0; chunk < K_STEPS / 2; chunk += CHUNK) {
                 Words x[2 * CHUNK];
                 fetch(x, true, patience, [=](int k) {
-                    const int b = tile * 16 + group + 8 * (k / CHUNK);
-                    const int first = (warp * K_STEPS + 2 * (chunk + k % CHUNK)) * 16 + member * 8;
+                    const int b = tile * 16 + here.group + 8 * (k / CHUNK);
+                    const int first = first_k(here, chunk + k % CHUNK);
                     const STORAGE *const row = da + ((long long)(at.before + b) * D + d) * K;
                     return b < at.carried && first < K ? reinterpret_cast<const Words *>(row + first) : nullptr;
                 });
                 multiply(sums, weights, chunk, x);
             }
+            float *const to = half + (here.warp * ROWS + tile * 16 + here.group) * UNITS + 2 * here.member;
 #pragma unroll
             for (int n = 0; n < N_TILES; n++)
 #pragma unroll
-                for (int r = 0; r < 4; r++)
-                    half[(warp * ROWS + tile * 16 + group + 8 * (r >> 1)) * UNITS + n * 8 + 2 * member + (r & 1)] =
-                        sums[n][r];
+                for (int r = 0; r < 4; r++) to[(r >> 1) * 8 * UNITS + n * 8 + (r & 1)] = sums[n][r];
         }
         __syncthreads();
 #pragma unroll
@@ -105,10 +85,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             if (mine) {
                 float dh = 0;
                 if (my.b < at.carried) {
-#pragma unroll
-                    for (int w = 0; w < WARPS; w++) dh += half[(w * ROWS + my.b) * UNITS + my.u];
+                    dh = summed(0, half, my.b, UNITS, my.u);
                 } else if (grad_h_n) {
-                    dh = widened(grad_h_n[states + (long long)my.b * H + my.unit]);
+                    dh = widened(grad_h_n[here.states + (long long)my.b * H + my.unit]);
                 }
                 if (grad_output) dh += widened(grad_output[(n * D + d) * H + my.unit]);
                 const ARITHMETIC *gate = gates + (n * D + d) * K + my.unit;
@@ -121,16 +100,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                 for (int k = 0; k < 4; k++) store(&rounded_da[k], da_of[k]);
             }
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const unsigned word = with_next(rounded_da[k]);
-                STORAGE *const to = da + (n * D + d) * K + (long long)k * H + my.unit;
-                if (there && !(my.u & 1)) store_relaxed(reinterpret_cast<unsigned *>(to), word);
-            }
+            for (int k = 0; k < 4; k++)
+                publish(da + (n * D + d) * K + (long long)k * H + my.unit, rounded_da[k], there, my);
         }
     }
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        if (b_0 + my.b < B && my.b < ROWS && my.unit < H) dc_state[states + (long long)my.b * H + my.unit] = dc[e];
-    }
+    give_back(dc_state, dc, here, H);
 }

@@ -4,34 +4,17 @@
 // fragments of mma.m16n8k16 (A the weights, B the state, C the sums). A tile is 8 rows of the batch. Blocks exchange h
 // through `output`. H is a multiple of 8, of which the first `used` units are computed; the h of the others is 0. All
 // arrays begin at multiples of 16 bytes.
+#define ROWS (TILES * 8)
 #include "lstm.h"
 #include "persistent.h"
 
 #define M (4 * UNITS)
 #define M_TILES (M / 16)
-#define ROWS (TILES * 8)
-#define EACH ((ROWS * UNITS + THREADS - 1) / THREADS)
 
 typedef unsigned Weights[K_STEPS][M_TILES][4];
 
-INLINE void load(Weights &weights, const unsigned *fragments) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const Words *from = reinterpret_cast<const Words *>(fragments) +
-                        (((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + warp) * (K_STEPS * M_TILES * 32) +
-                        lane;
-#pragma unroll
-    for (int k = 0; k < K_STEPS; k++)
-#pragma unroll
-        for (int m = 0; m < M_TILES; m++) {
-            const Words w = from[(k * M_TILES + m) * 32];
-#pragma unroll
-            for (int r = 0; r < 4; r++) weights[k][m][r] = w.at[r];
-        }
-}
-
 // This warp's part of the sums of a tile: parts[row of the batch][4 u + gate].
-INLINE void multiply(const Weights &weights, const Words (&h)[K_STEPS / 2], float *parts) {
-    const int group = (threadIdx.x & 31) >> 2, member = threadIdx.x & 3;
+INLINE void multiply(const Weights &weights, const Words (&h)[K_STEPS / 2], const Place &here, float *parts) {
     float sums[M_TILES][4] = {};
 #pragma unroll
     for (int k = 0; k < K_STEPS; k++) {
@@ -42,7 +25,8 @@ INLINE void multiply(const Weights &weights, const Words (&h)[K_STEPS / 2], floa
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-        for (int r = 0; r < 4; r++) parts[(2 * member + (r & 1)) * M + m * 16 + group + 8 * (r >> 1)] = sums[m][r];
+        for (int r = 0; r < 4; r++)
+            parts[(2 * here.member + (r & 1)) * M + m * 16 + here.group + 8 * (r >> 1)] = sums[m][r];
 }
 
 // Directions d_0 to d_0 + gridDim.y - 1 of D, sequences b_0 to b_0 + ROWS - 1 of B. The table of steps counts sequences
@@ -60,18 +44,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 ) {
     SHARED_MEMORY(shared);
     float *const parts = reinterpret_cast<float *>(shared);  // [2][WARPS][ROWS][M]
-    const int d = d_0 + blockIdx.y, warp = threadIdx.x >> 5, group = (threadIdx.x & 31) >> 2, member = threadIdx.x & 3;
-    const long long states = ((long long)d * B + b_0) * H;
+    const Place here = place_of(d_0, B, b_0, H);
+    const int d = here.d;
     Patience patience = {tries, failed};
     Weights weights;
     load(weights, fragments);
     float c[EACH];
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        c[e] =
-            b_0 + my.b < B && my.b < ROWS && my.unit < H ? widened(c_state[states + (long long)my.b * H + my.unit]) : 0;
-    }
+    take(c, c_state, here, H);
     for (int s = 0; s < T; s++) {
         const Step at = steps[s * D + d];
         float input[EACH][4];  // fetched while h is on its way
@@ -88,16 +67,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
             if (tile * 8 >= at.rows) break;
-            const int b = tile * 8 + group;
+            const int b = tile * 8 + here.group;
             const bool carried = b < at.carried;
-            const STORAGE *row = h_0 ? h_0 + states + (long long)b * H : nullptr;
+            const STORAGE *row = h_0 ? h_0 + here.states + (long long)b * H : nullptr;
             if (carried) row = output + ((long long)(at.before + b) * D + d) * H;
             Words h[K_STEPS / 2];
             fetch(h, carried, patience, [=](int k) {
-                const int first = (warp * K_STEPS + 2 * k) * 16 + member * 8;
+                const int first = first_k(here, k);
                 return row && first < H && b < at.rows ? reinterpret_cast<const Words *>(row + first) : nullptr;
             });
-            multiply(weights, h, half + (warp * ROWS + tile * 8) * M);
+            multiply(weights, h, here, half + (here.warp * ROWS + tile * 8) * M);
         }
         __syncthreads();
 #pragma unroll
@@ -107,11 +86,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
             const long long n = at.first + my.b;
             STORAGE h = {};
             if (mine) {
-                float a[4] = {input[e][0], input[e][1], input[e][2], input[e][3]};
+                float a[4];
 #pragma unroll
-                for (int w = 0; w < WARPS; w++)
-#pragma unroll
-                    for (int k = 0; k < 4; k++) a[k] += half[(w * ROWS + my.b) * M + 4 * my.u + k];
+                for (int k = 0; k < 4; k++) a[k] = summed(input[e][k], half, my.b, M, 4 * my.u + k);
                 const Gates now = activated(a);
                 if (c_prev) {
                     ARITHMETIC *const gate = gates + (n * D + d) * 4 * H + my.unit;
@@ -121,14 +98,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 c[e] = next_cell(now, c[e]);
                 store(&h, next_hidden(now, c[e]));
             }
-            const unsigned word = with_next(h);
-            if (there && !(my.u & 1))
-                store_relaxed(reinterpret_cast<unsigned *>(&output[(n * D + d) * H + my.unit]), word);
+            publish(&output[(n * D + d) * H + my.unit], h, there, my);
         }
     }
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        if (b_0 + my.b < B && my.b < ROWS && my.unit < H) store(&c_state[states + (long long)my.b * H + my.unit], c[e]);
-    }
+    give_back(c_state, c, here, H);
 }

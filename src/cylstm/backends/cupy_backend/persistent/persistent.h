@@ -7,7 +7,7 @@
 // `patience` times says so in `failed` and goes on without waiting: the launch ends, and its results are not used.
 //
 // Compile-time, beside those of lstm.h: UNITS, hidden units of a block; WARPS of a block, which split the sums over k;
-// K_STEPS, of 16 k, of a warp, an even number; TILES of rows; MMA_TYPE, "f16" or "bf16".
+// K_STEPS, of 16 k, of a warp, an even number; TILES of rows; ROWS of the batch in them; MMA_TYPE, "f16" or "bf16".
 #pragma once
 
 #define THREADS (WARPS * 32)
@@ -85,10 +85,76 @@ INLINE void fetch(Words (&words)[COUNT], bool waits, Patience &patience, Place p
 
 // The elements of a step that a thread computes, once the products are there: row b of the batch and a unit. They are
 // the same ones in every step, so that states carried from step to step stay in registers.
+#define EACH ((ROWS * UNITS + THREADS - 1) / THREADS)
+
 struct Element {
     int b, u, unit;  // u is that of the block
 };
 INLINE Element element_of(int number) {
     const int place = threadIdx.x + number * THREADS, u = place % UNITS;
     return {place / UNITS, u, int(blockIdx.x) * UNITS + u};
+}
+
+// Where a thread is: its direction and warp, its place in the fragments of an mma; the sequences of this launch, at most
+// ROWS of them, from b_0 on; and where their states begin in arrays (D, B, H).
+struct Place {
+    int d, warp, group, member, sequences;
+    long long states;
+};
+INLINE Place place_of(int d_0, int B, int b_0, int H) {
+    const int d = d_0 + blockIdx.y, lane = threadIdx.x & 31, left = B - b_0;
+    return {d, int(threadIdx.x) >> 5, lane >> 2, lane & 3, left < ROWS ? left : ROWS, ((long long)d * B + b_0) * H};
+}
+// The first k of the eight that pair `pair` of the steps over k gives to this thread.
+INLINE int first_k(const Place &here, int pair) { return (here.warp * K_STEPS + 2 * pair) * 16 + here.member * 8; }
+
+// The fragments of this warp, (K_STEPS, COUNT, 32, WORDS) of each, see fragments.py.
+template <int COUNT, int WORDS>
+INLINE void load(unsigned (&weights)[K_STEPS][COUNT][WORDS], const unsigned *fragments) {
+    struct alignas(4 * WORDS) Fragment {
+        unsigned at[WORDS];
+    };
+    const long long warp = ((long long)blockIdx.y * gridDim.x + blockIdx.x) * WARPS + (threadIdx.x >> 5);
+    const Fragment *const from =
+        reinterpret_cast<const Fragment *>(fragments) + warp * (K_STEPS * COUNT * 32) + (threadIdx.x & 31);
+#pragma unroll
+    for (int k = 0; k < K_STEPS; k++)
+#pragma unroll
+        for (int m = 0; m < COUNT; m++) {
+            const Fragment fragment = from[(k * COUNT + m) * 32];
+#pragma unroll
+            for (int r = 0; r < WORDS; r++) weights[k][m][r] = fragment.at[r];
+        }
+}
+
+// The states of a thread's elements from an array (D, B, H), and back.
+template <class T>
+INLINE void take(float (&states)[EACH], const T *array, const Place &here, int H) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        const bool there = my.b < here.sequences && my.unit < H;
+        states[e] = there ? widened(array[here.states + (long long)my.b * H + my.unit]) : 0;
+    }
+}
+template <class T>
+INLINE void give_back(T *array, const float (&states)[EACH], const Place &here, int H) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b < here.sequences && my.unit < H) store(&array[here.states + (long long)my.b * H + my.unit], states[e]);
+    }
+}
+
+// A sum that begins with `sum`, of the parts [WARPS][ROWS][width] of the warps.
+INLINE float summed(float sum, const float *parts, int b, int width, int column) {
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += parts[(w * ROWS + b) * width + column];
+    return sum;
+}
+
+// Lets other blocks see the numbers of neighbouring units, where they are `there`, two in a word. All lanes call it.
+INLINE void publish(STORAGE *to, STORAGE mine, bool there, const Element &my) {
+    const unsigned word = with_next(mine);
+    if (there && !(my.u & 1)) store_relaxed(reinterpret_cast<unsigned *>(to), word);
 }

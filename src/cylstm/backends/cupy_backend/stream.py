@@ -1,0 +1,180 @@
+"""The steps of a stream: a graph that is recorded once and launched for each frame. The state stays on the device.
+
+A step is three things for the device: the frame is copied into a buffer, the graph runs, the output is copied out. The
+graph is one launch per layer, two with projection, whose arguments never change. There are two of them, which take
+turns: each reads the h that the other has written.
+
+Symbols and shapes are those of `cylstm.backends.base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .device import Device
+from .planner import choose_tile, grid
+from .source import KERNELS, definitions, source
+from .weights import StepWeights, in_fours
+
+
+class Level(NamedTuple):
+    """A layer: its weights as the kernels of a stream read them."""
+
+    packed: StepWeights
+    weight_ih: Any  # (I / 4, H, 4, 4), as those in `StepWeights` are
+
+    @classmethod
+    def of(cls, packed: StepWeights, xp: Any) -> Level:
+        """The level of a layer of one direction."""
+        by_gate = packed.weight_ih.reshape(1, 4, packed.H, packed.I).transpose(0, 3, 2, 1)
+        return cls(packed, in_fours(xp, by_gate))
+
+
+class StreamStepper:
+    """Single steps through layers of one direction; see `cylstm.backends.base.DeviceStepper`.
+
+    Parameters
+    ----------
+    device : Device
+        Where they are taken; the current one.
+    layers : sequence of StepWeights
+        Their weights.
+    B : int
+        The rows of a frame.
+    run : callable
+        Does work where the device is the current one, and deals with a lack of memory.
+    check : callable
+        Refuses arrays of another device, by name.
+    """
+
+    serial = True
+
+    def __init__(
+        self,
+        device: Device,
+        layers: Sequence[StepWeights],
+        B: int,
+        *,
+        run: Callable[[Callable[[], Any]], Any],
+        check: Callable[[dict[str, Any]], None],
+    ) -> None:
+        xp, first, last = device.xp, layers[0], layers[-1]
+        self._device, self._run, self._check = device, run, check
+        self._levels = [Level.of(layer, xp) for layer in layers]
+        L, dtype = len(layers), first.dtype
+        self._x = xp.empty((B, first.I), dtype)
+        self._h = [xp.zeros((L, B, last.R), dtype) for _ in range(2)]  # of the last step, and of the next one
+        self._c = xp.zeros((L, B, last.H), dtype)
+        self._unprojected = xp.empty((B, last.H), first.arithmetic) if last.P else None
+        self._turn = 0
+        self._taken = 0
+        self._graphs: list[Callable[[], None] | None] = [None, None]  # of each turn
+        self._stream = device.stream()
+        self._on_gpu = False  # the last frame, or the state that was set
+        self._tile = choose_tile(B=B, itemsize=first.arithmetic.itemsize)
+        self._kernels = device.functions(source(), definitions(dtype.name, self._tile), KERNELS)
+        self._shapes = {(B, first.I): (B, last.R)} | ({(first.I,): (last.R,)} if B == 1 else {})
+
+    def step(self, x_t: Any, out: Any, threads: int) -> Any:
+        """As `Stepper.step`; x_t and out are both NumPy's, or both the device's."""
+        on_gpu = isinstance(x_t, type(self._x))
+        if not (on_gpu or type(x_t) is np.ndarray) or x_t.dtype != self._x.dtype or x_t.shape not in self._shapes:
+            return None
+        shape = self._shapes[x_t.shape]
+        if out is not None and not _fits(out, type(x_t), shape, x_t.dtype):
+            return None
+        self._check({"x_t": x_t, "out": out})
+
+        def step() -> Any:
+            xp = self._device.xp
+            h_t = out if on_gpu and out is not None else xp.empty(shape, x_t.dtype)
+            self._follow()
+            self._x[...] = xp.asarray(x_t).reshape(self._x.shape)
+            self._next()
+            h_t.reshape(self._h[0].shape[1:])[...] = self._h[self._turn][-1]
+            if on_gpu:
+                return h_t
+            if out is None:
+                return h_t.get()
+            out[...] = h_t.get()
+            return out
+
+        h_t = self._run(step)
+        self._on_gpu = on_gpu
+        return h_t
+
+    def _next(self) -> None:
+        """The step of this turn: the first ones by single launches, for kernels are not loaded while one records."""
+        turn = self._turn
+        launch = partial(self._launch, turn)
+        if self._taken < 2:
+            launch()
+        else:
+            if (graph := self._graphs[turn]) is None:
+                graph = self._graphs[turn] = self._device.recorded(launch)
+            graph()
+        self._taken += 1
+        self._turn = 1 - turn
+
+    def _launch(self, turn: int) -> None:
+        """The launches of a step that reads the states of this turn."""
+        before, after, kernels, tile = self._h[turn], self._h[1 - turn], self._kernels, self._tile
+        B, x = len(self._x), self._x
+        for level, (p, weight_ih) in enumerate(self._levels):
+            B_, I, H, P, R = map(np.int32, (B, p.I, p.H, p.P, p.R))
+            kernels["stream"](
+                grid(rows=B, units=p.H, D=1, tile=tile), tile.block,
+                (x, before[level], weight_ih, p.forward_in_fours, p.bias, self._c[level], after[level],
+                 self._unprojected, B_, I, H, R),
+            )  # fmt: skip
+            if p.P:
+                kernels["stream_projected"](
+                    grid(rows=B, units=p.P, D=1, tile=tile), tile.block,
+                    (self._unprojected, p.project_in_fours, after[level], B_, H, P),
+                )  # fmt: skip
+            x = after[level]
+
+    def _follow(self) -> None:
+        """Let the current stream come after the one of the last step."""
+        stream = self._device.stream()
+        if stream != self._stream:
+            self._device.follow(self._stream)
+            self._stream = stream
+
+    def state(self, on_gpu: bool | None = None) -> tuple[Any, Any]:
+        """As `DeviceStepper.state`."""
+        there = self._on_gpu if on_gpu is None else on_gpu
+
+        def state() -> tuple[Any, Any]:
+            self._follow()
+            h, c = self._h[self._turn], self._c
+            return (h.copy(), c.copy()) if there else (h.get(), c.get())
+
+        return self._run(state)
+
+    def get_state(self, h: Any, c: Any) -> None:
+        """As `Stepper.get_state`."""
+        h[...], c[...] = self.state(not isinstance(h, np.ndarray))
+
+    def set_state(self, h: Any, c: Any) -> None:
+        """As `Stepper.set_state`, from NumPy's arrays or from the device's."""
+        self._check({"h": h, "c": c})
+
+        def set_state() -> None:
+            h_there, c_there = map(self._device.xp.asarray, (h, c))
+            self._follow()
+            self._h[self._turn][...], self._c[...] = h_there, c_there
+
+        self._run(set_state)
+        self._on_gpu = not isinstance(h, np.ndarray)
+
+
+def _fits(out: Any, kind: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether an output can be written there."""
+    if type(out) is not kind or out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        return False
+    return kind is not np.ndarray or out.flags.writeable
