@@ -207,8 +207,8 @@ fuzz-readers: $(TEST)  ## damaged files that a coverage-guided fuzzer makes, RUN
 	@$(PY) $(PIP_INSTALL) atheris
 	@mkdir -p build/fuzz-readers
 	@for reader in $(READERS); do \
-	    $(STEP) "$$reader" tools/quietly $(CLEAN_ENV) TMPDIR=$(CURDIR)/build/fuzz-readers $(PY) tools/fuzz_readers.py $$reader \
-	        -runs=$(RUNS) -artifact_prefix=build/ || exit; \
+	    $(STEP) "$$reader" tools/quietly $(CLEAN_ENV) TMPDIR=$(CURDIR)/build/fuzz-readers \
+	        $(PY) tools/fuzz_readers.py $$reader -runs=$(RUNS) -artifact_prefix=build/ || exit; \
 	    rm -rf build/fuzz-readers/*; \
 	done
 
