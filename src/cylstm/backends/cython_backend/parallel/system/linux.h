@@ -35,11 +35,12 @@ static inline void sleep_on(const int *word, int seen, long long at_most)
 
 static inline void wake_all(const int *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
 
-/* Of the whole machine, which is not this process's where it has a part of the processors. */
+/* Of the whole machine, as far as this thread may use it beside its own. */
 static inline int idle_processors(int *count)
 {
     char text[64] = "";
     int running = 0, file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    cpu_set_t own;
     if (file < 0)
         return 0;
     ssize_t size = read(file, text, sizeof(text) - 1);
@@ -47,6 +48,8 @@ static inline int idle_processors(int *count)
     if (size <= 0 || sscanf(text, "%*s %*s %*s %d/", &running) != 1 || running < 1)
         return 0;
     *count = (int)sysconf(_SC_NPROCESSORS_ONLN) - running;
+    if (!sched_getaffinity(0, sizeof(own), &own) && CPU_COUNT(&own) - 1 < *count)
+        *count = CPU_COUNT(&own) - 1;
     return 1;
 }
 
