@@ -11,6 +11,8 @@ from device_array import DeviceArray, here, on_device, to_device
 from thorough import others_thorough
 
 import cylstm
+from cylstm.backends.cupy_backend.planner import tiles
+from cylstm.backends.cupy_backend.source import definitions
 
 pytestmark = [pytest.mark.names_backend("cupy"), needs_compiler]
 
@@ -69,6 +71,19 @@ def test_values_are_those_of_the_definition(dtype: str, B: int, P: int, bias: bo
         np.testing.assert_allclose(got.get().astype(float), expected(frame).astype(float), atol=tolerance)
     for got, of_definition in zip(stream.state, expected.state, strict=True):
         np.testing.assert_allclose(got.get().astype(float), of_definition.astype(float), atol=tolerance)
+
+
+def test_each_kernel_in_each_tile() -> None:
+    used = set()
+    for B in (1, 3, 20):
+        for P in (0, 3):
+            lstm, reference, system, frames = both(B, proj_size=P)
+            stream, expected = lstm.stream(B), reference.stream(B)
+            for frame in frames[:3]:
+                np.testing.assert_allclose(stream(frame), expected(frame), atol=1e-5)
+            used |= {(launch.name, launch.options) for launch in system.device(0).launches}
+    kernels = ("stream", "stream_projected")
+    assert used == {(name, definitions("float32", tile)) for name in kernels for tile in tiles(4)}
 
 
 def test_outputs_are_new_or_the_callers_own() -> None:
