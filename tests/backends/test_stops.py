@@ -118,12 +118,13 @@ def test_what_code_raises(error: BaseException) -> None:
 @pytest.mark.parametrize("use", [registry.load, lambda name: cylstm.available_backends()], ids=["load", "list"])
 def test_ctrl_c_while_a_plugin_is_imported(use: Callable[[str], Any], install: Callable[..., Path]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    install("slow", "slow = slow_backend:Plugin", slow_backend="import signal\nsignal.raise_signal(signal.SIGINT)")
+    source = "import signal\nsignal.raise_signal(signal.SIGINT)"
+    install("stopped", "stopped = stopped_backend:Plugin", stopped_backend=source)
     try:
         with pytest.raises(KeyboardInterrupt):
-            use("slow")
+            use("stopped")
     finally:
-        sys.modules.pop("slow_backend", None)
+        sys.modules.pop("stopped_backend", None)
 
 
 @pytest.mark.usefixtures("new_registry")

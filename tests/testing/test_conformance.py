@@ -190,7 +190,8 @@ def test_parametrize_with_checks(tmp_path: Path) -> None:
                 check()
         """)
     )
-    paths = os.pathsep.join([str(Path(cylstm.__file__).parents[1]), str(Path(__file__).parent)])
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (Path(cylstm.__file__).parents[1], here, here.parent / "support")))
     command = [sys.executable, "-m", "pytest", "-q", "-rfx", "-p", "no:cacheprovider", "test_it.py"]
     result = subprocess.run(
         command,
