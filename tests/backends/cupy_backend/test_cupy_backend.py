@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from cuda_host import HostBackend, HostSystem, OutOfMemory, needs_compiler, needs_gpu
 from device_array import DeviceArray, here, on_device, to_device
-from thorough import others_thorough
 from gpu_places import PLACES, TIERS, assert_close, at, moved, on_host
+from thorough import others_thorough
 
 import cylstm
 from cylstm import testing
