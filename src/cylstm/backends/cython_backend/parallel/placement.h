@@ -117,16 +117,22 @@ static inline void send_away(int rank)
     end_moving(rank);
 }
 
+/* Nanoseconds that the thread of a rank has run; -1 where that is not known. */
+static inline long long time_of(int rank)
+{
+    long long thread = rank < PLACES ? __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED) : 0;
+    return thread ? thread_time(thread) : -1;
+}
+
 /* Whether a thread that was put aside does not run. A clock of the system that stands still tells. */
 static inline int is_aside(int rank)
 {
-    long long thread = rank < PLACES ? __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED) : 0;
-    long long before = thread ? thread_time(thread) : -1;
+    long long before = time_of(rank);
     if (before < 0)
         return 1;
     for (int n = 0; n < ASIDE_SPINS; n++)
         spin_once();
-    return thread_time(thread) == before;
+    return time_of(rank) == before;
 }
 
 /* The thread of a rank is put on this processor: it runs once this one sleeps. Its id, for `called_ends`, which must

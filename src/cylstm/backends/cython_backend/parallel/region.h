@@ -164,18 +164,32 @@ static int has_team(int threads)
     return 1;
 }
 
+/* Own threads that spin after their last call count as running, and are there. */
+static inline int idle_with_own(int *idle, int threads)
+{
+    long long before[PLACES];
+    int ranks = threads < PLACES ? threads : PLACES;
+    for (int r = 1; r < ranks; r++)
+        before[r] = time_of(r);
+    if (!idle_processors(idle))
+        return 0;
+    for (int r = 1; r < ranks; r++)
+        *idle += before[r] >= 0 && time_of(r) != before[r];
+    return 1;
+}
+
 /* Where a thread has lost its processor, others want it, and the next may lose it too: each time a short call would wait
- * longer than it takes alone. So short calls are alone until there are processors again for all its threads. */
+ * longer than it takes alone. So short calls are alone until there are processors again, for half of the threads. */
 static inline int is_crowded(int threads)
 {
-    int idle;
+    int others = (threads < region.processors ? threads : region.processors) - 1, idle;
     if (!region.crowded)
         return 0;
-    if (!idle_processors(&idle)) {
+    if (!idle_with_own(&idle, threads)) {
         region.crowded = 0; /* the next one tries */
         return 1;
     }
-    return region.crowded = idle < threads - 1;
+    return region.crowded = 2 * idle < others;
 }
 
 /* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
@@ -187,9 +201,9 @@ static inline int region_pays(int threads, long long macs)
         return 1;
     if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors || now - region.refused < REFUSED_NS)
         return 0;
-    if (macs <= MACS_WORTH_A_LOSS && is_crowded(threads))
+    if (macs <= MACS_WORTH_WAKING && now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
         return 0;
-    return macs > MACS_WORTH_WAKING || now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) < RECENT_NS;
+    return macs > MACS_WORTH_A_LOSS || !is_crowded(threads);
 }
 
 /* `macs`: multiply-adds of the call. */
@@ -255,7 +269,7 @@ static inline void region_leave(int threads, int entered)
         return;
     long long now = nanoseconds();
     if (entered) {
-        region.crowded |= part_was_late;
+        region.crowded = part_was_late;
         region.ended = now;
         __atomic_store_n(&region.busy, 0, __ATOMIC_RELEASE);
     }
