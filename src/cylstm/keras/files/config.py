@@ -81,6 +81,8 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     registered = layer.get("registered_name")
     package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
     untold = module is None and major == 3 and not _OF_LAYERS & set(config)
+    if "module" in layer and module is None and isinstance(registered, str) and ">" not in registered:
+        package = "unregistered"  # a class of the user's, whatever its name
     if isinstance(package, str) and package.split(".")[0] not in ("keras", "tf_keras", "builtins"):
         kind = f"{package}>{kind}"
     elif (untold and not any(weights_of(kind, config) or ())) or (
