@@ -247,6 +247,19 @@ def test_bodies_of_loops(net: type[nn.Module], tmp_path: Path) -> None:
         cylstm.load(path)
 
 
+#: From the sums a and c to the new c, in the text of a graph.
+GATES = """
+    i_, f_, g_, o_ = Split<axis = 1, num_outputs = 4>(a)
+    i = Sigmoid(i_)
+    f = Sigmoid(f_)
+    g = Tanh(g_)
+    o = Sigmoid(o_)
+    kept = Mul(f, c)
+    new = Mul(i, g)
+    c_new = Add(kept, new)
+"""
+
+
 def test_the_body_of_a_scan(tmp_path: Path) -> None:
     """The carry of PyTorch's scan, a cell with a normalised state."""
     body = """
@@ -254,14 +267,7 @@ def test_the_body_of_a_scan(tmp_path: Path) -> None:
             wx = MatMul(x, V)
             wh = MatMul(h, W)
             a = Add(wx, wh)
-            i_, f_, g_, o_ = Split<axis = 1, num_outputs = 4>(a)
-            i = Sigmoid(i_)
-            f = Sigmoid(f_)
-            g = Tanh(g_)
-            o = Sigmoid(o_)
-            kept = Mul(f, c)
-            new = Mul(i, g)
-            c_new = Add(kept, new)
+            GATES
             normal = LayerNormalization(c_new, ones)
             squashed = Tanh(normal)
             h_new = Mul(o, squashed)
@@ -274,7 +280,9 @@ def test_the_body_of_a_scan(tmp_path: Path) -> None:
         onnx.helper.make_tensor_value_info(n, 1, s) for n, s in (("h_n", [2, 4]), ("c_n", [2, 4]), ("y", [5, 2, 4]))
     ]
     names = [[one.name for one in ends] for ends in (inputs, outputs)]
-    scan = onnx.helper.make_node("Scan", *names, body=parser.parse_graph(body), num_scan_inputs=1)
+    scan = onnx.helper.make_node(
+        "Scan", *names, body=parser.parse_graph(body.replace("GATES", GATES)), num_scan_inputs=1
+    )
     constants = [onnx.numpy_helper.from_array(rng.normal(size=s).astype("f4"), n) for n, s in shapes.items()]
     graph = onnx.helper.make_graph([scan], "g", inputs, outputs, constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
@@ -316,18 +324,11 @@ def test_a_product_that_is_the_bias_of_another(axes: str, tmp_path: Path) -> Non
             flat = Squeeze(wh AXES)
             products = Gemm(x, V, flat)
             a = Add(products, b)
-            i_, f_, g_, o_ = Split<axis = 1, num_outputs = 4>(a)
-            i = Sigmoid(i_)
-            f = Sigmoid(f_)
-            g = Tanh(g_)
-            o = Sigmoid(o_)
-            kept = Mul(f, c)
-            new = Mul(i, g)
-            c_new = Add(kept, new)
+            GATES
             squashed = Tanh(c_new)
             h_new = Mul(o, squashed)
         }"""
-    graph, rng = parser.parse_graph(text.replace(" AXES", axes)), np.random.default_rng(0)
+    graph, rng = parser.parse_graph(text.replace("GATES", GATES).replace(" AXES", axes)), np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype("f4") for name, shape in (("V", (3, 16)), ("W", (4, 16)), ("b", 16))}
     arrays["zero"] = np.array([0])
     graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
