@@ -51,14 +51,13 @@ class CupyDevice:
     xp = cupy
 
     def __init__(self, number: int) -> None:
-        device = cupy.cuda.Device(number)
-        attributes = device.attributes
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.number = number
-        self.name: str = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+        self.name: str = properties["name"].decode()
         self.facts = Facts(
-            compute_capability=(attributes["ComputeCapabilityMajor"], attributes["ComputeCapabilityMinor"]),
-            multiprocessors=attributes["MultiProcessorCount"],
-            shared_memory=attributes["MaxSharedMemoryPerBlock"],
+            compute_capability=(properties["major"], properties["minor"]),
+            multiprocessors=properties["multiProcessorCount"],
+            shared_memory=properties["sharedMemPerBlock"],
         )
         self._functions = lru_cache(maxsize=None)(self._compiled)
         self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
