@@ -18,6 +18,9 @@
 #define __global__ static
 #define __launch_bounds__(...)
 
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };

@@ -22,10 +22,17 @@ pytestmark = [
     pytest.mark.skipif(bool(why_no_nvrtc()), reason=why_no_nvrtc()),
 ]
 MANY = 1 << 20
+TF32 = "m16n8k8.row.col.f32.tf32.tf32.f32"
 #: Those with most tiles need most registers.
-LARGEST = [kind(row, MANY)[0] for row in TABLE for kind in (forward_configurations, backward_configurations)]
-QUICK = [("sm_90", "float16", c) for c in LARGEST]
-QUICK += [(architecture, "bfloat16", c) for architecture in ("sm_80", "sm_100") for c in LARGEST[-2:]]
+LARGEST = [
+    kind(row, MANY, itemsize)[0]
+    for itemsize, rows in TABLE.items()
+    for row in rows
+    for kind in (forward_configurations, backward_configurations)
+]
+DTYPES = {2: "float16", 4: "float32"}
+QUICK = [("sm_90", DTYPES[c.itemsize], c) for c in LARGEST]
+QUICK += [(architecture, "bfloat16", c) for architecture in ("sm_80", "sm_100") for c in LARGEST if c.k_steps == 12]
 
 
 def is_small(case: tuple[str, str, Configuration]) -> bool:
@@ -50,12 +57,14 @@ def test_the_largest_are_among_all_that_a_call_can_take() -> None:
 def test_products_are_those_of_tensor_cores_and_nothing_is_atomic() -> None:
     from cupy_backends.cuda.libs import nvrtc
 
-    for c in (forward_configurations(TABLE[0], 1)[0], backward_configurations(TABLE[0], 1)[0]):
+    small = [c for c in LARGEST if c.k_steps == 2] + [c for c in LARGEST if c.itemsize == 4][:2]
+    for c in small:
+        dtype, mma = ("bfloat16", "m16n8k16.row.col.f32.bf16.bf16.f32") if c.itemsize == 2 else ("float32", TF32)
         program = nvrtc.createProgram(source(c.name), "p.cu", (), ())
-        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions("bfloat16", c)))
+        nvrtc.compileProgram(program, ("-arch=compute_90", "-std=c++17", *definitions(dtype, c)))
         ptx = nvrtc.getPTX(program).decode()
         nvrtc.destroyProgram(program)
-        assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
+        assert f"mma.sync.aligned.{mma}" in ptx
         assert "ld.relaxed.gpu.global.v4.u32" in ptx
         assert "st.relaxed.gpu.global.u32" in ptx
-        assert not re.search(r"\b(atom|red)\.|tf32|membar|fence", ptx)
+        assert not re.search(r"\b(atom|red)\.|membar|fence", ptx)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: H is padded to a multiple of this: words of 16 bytes hold eight numbers.
+#: H is padded to a multiple of this: 16 bytes hold eight numbers of 16 bits.
 GRANULE = 8
 
 
@@ -16,11 +16,12 @@ class Configuration(NamedTuple):
     """What a kernel is compiled for; see persistent.h."""
 
     name: str  # "forward" or "backward"
+    itemsize: int  # of the dtype
     units: int  # of a block
     warps: int  # of a block
     k_steps: int  # of a warp
     tiles: int
-    chunk: int = 0  # of the backward kernel
+    at_once: int  # what is fetched at once: tiles forward, pairs of k steps backward
 
     @property
     def rows(self) -> int:
@@ -35,7 +36,7 @@ class Configuration(NamedTuple):
     @property
     def shared_memory(self) -> int:
         """Bytes of a block: the parts of the sums of two steps."""
-        return 2 * self.warps * self.rows * self.units * (4 if self.name == "forward" else 1) * 4
+        return 2 * self.warps * self.rows * (4 * self.units + 4 if self.name == "forward" else self.units) * 4
 
     def blocks(self, H: int) -> int:
         """Of a direction."""
@@ -43,24 +44,35 @@ class Configuration(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The configurations for layers up to a size, without their tiles."""
+    """The configurations for layers up to a size, without their tiles: units, warps, what is fetched at once."""
 
     H: int  # the largest
-    forward: tuple[int, int]  # units, warps
-    backward: tuple[int, int, int]  # units, warps, chunk
+    forward: tuple[int, int, int]
+    backward: tuple[int, int, int]
     tiles: tuple[int, int] = (8, 4)  # the most, forward and backward: with more, registers spill
 
 
-#: Few units a block make many blocks, of which each multiplies little; but all blocks have to run at once.
-TABLE = (
-    Row(32, (8, 1), (8, 1, 2), (4, 4)),
-    Row(128, (4, 4), (8, 8, 2)),
-    Row(256, (4, 8), (8, 8, 4)),
-    Row(512, (4, 8), (8, 8, 4)),
-    Row(768, (8, 8), (8, 8, 4)),
-    Row(1024, (8, 8), (8, 8, 4)),
-    Row(1536, (12, 8), (16, 8, 2), (8, 1)),
-)
+#: By the size of a number. Few units a block make many blocks, of which each multiplies little; but all blocks have to
+#: run at once. As much is fetched at once as registers hold.
+TABLE = {
+    2: (
+        Row(32, (8, 1, 4), (8, 4, 1), (4, 4)),
+        Row(128, (4, 4, 8), (8, 8, 2)),
+        Row(256, (4, 8, 8), (8, 8, 4)),
+        Row(512, (4, 8, 8), (8, 8, 8)),
+        Row(768, (8, 8, 4), (8, 8, 12)),
+        Row(1024, (8, 8, 4), (8, 8, 4)),
+        Row(1536, (12, 8, 1), (16, 8, 1), (4, 1)),
+    ),
+    4: (
+        Row(32, (8, 1, 2), (8, 4, 2), (4, 4)),
+        Row(128, (4, 4, 4), (8, 8, 4)),
+        Row(256, (4, 8, 8), (8, 8, 8)),
+        Row(512, (4, 8, 4), (8, 8, 8)),
+        Row(768, (8, 8, 1), (8, 8, 8)),
+        Row(1024, (8, 8, 1), (8, 8, 4)),
+    ),
+}
 
 
 def padded(H: int) -> int:
@@ -68,32 +80,40 @@ def padded(H: int) -> int:
     return -(-H // GRANULE) * GRANULE
 
 
-def forward_configurations(row: Row, B: int) -> list[Configuration]:
+def forward_configurations(row: Row, B: int, itemsize: int) -> list[Configuration]:
     """Those of the forward kernel for B sequences: the one that takes most of them at once first."""
-    units, warps = row.forward
+    units, warps, group = row.forward
+    k_steps = _k_steps(row.H, warps, itemsize)
     return [
-        Configuration("forward", units, warps, _k_steps(row.H, warps), tiles) for tiles in _tiles(B, 8, row.tiles[0])
+        Configuration("forward", itemsize, units, warps, k_steps, tiles, min(group, tiles))
+        for tiles in _tiles(B, 8, row.tiles[0])
     ]
 
 
-def backward_configurations(row: Row, B: int) -> list[Configuration]:
+def backward_configurations(row: Row, B: int, itemsize: int) -> list[Configuration]:
     """Those of the backward kernel, likewise."""
     units, warps, chunk = row.backward
+    k_steps = _k_steps(4 * row.H, warps, itemsize)
     return [
-        Configuration("backward", units, warps, _k_steps(4 * row.H, warps), tiles, chunk)
+        Configuration("backward", itemsize, units, warps, k_steps, tiles, chunk)
         for tiles in _tiles(B, 16, row.tiles[1])
     ]
 
 
 def every_configuration() -> list[Configuration]:
     """All that a call can take."""
-    most = 1 << 20
-    return [c for row in TABLE for c in (*forward_configurations(row, most), *backward_configurations(row, most))]
+    return [
+        c
+        for itemsize, rows in TABLE.items()
+        for row in rows
+        for kind in (forward_configurations, backward_configurations)
+        for c in kind(row, 1 << 20, itemsize)
+    ]
 
 
-def _k_steps(K: int, warps: int) -> int:
-    """Steps of 16 of a sum of K terms, for each warp: an even number."""
-    return -(-K // (32 * warps)) * 2
+def _k_steps(K: int, warps: int, itemsize: int) -> int:
+    """Steps of 32 bytes of a sum of K terms, for each warp: an even number."""
+    return -(-K * itemsize // (64 * warps)) * 2
 
 
 def _tiles(B: int, rows: int, most: int) -> list[int]:
