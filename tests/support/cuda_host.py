@@ -117,7 +117,9 @@ class HostDevice:
             raise RuntimeError(waited_in_vain(self.number))
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return self.xp.full((int(np.prod(shape)) * np.dtype(dtype).itemsize,), 0xFF, np.uint8).view(dtype).reshape(shape)
+        return (
+            self.xp.full((int(np.prod(shape)) * np.dtype(dtype).itemsize,), 0xFF, np.uint8).view(dtype).reshape(shape)
+        )
 
     def mark(self) -> Hashable:
         self.marks += 1

@@ -64,7 +64,7 @@ class HostGridKernel:
         self._threads, self._shared_memory = threads, shared_memory
 
     def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-        assert grid[0] * grid[1] <= self.resident
+        assert grid[0] * grid[1] * grid[2] <= self.resident
         self._grids.append(grid)
         name, source, definitions = self._what
         sources = _TOGETHER.get(source, (source,))

@@ -18,7 +18,7 @@ from variant_backend import VariantBackend
 
 from cylstm import testing
 from cylstm.backends.cupy_backend.persistent import kernels, variant
-from cylstm.backends.cupy_backend.persistent.configurations import Row
+from cylstm.backends.cupy_backend.persistent.configurations import Option, Row
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import Problem, expected_outputs_and_gradients, make_problem, outputs_and_gradients
 
@@ -33,7 +33,8 @@ BOTH = {
     "has one buffer of sums": ("(s & 1) * (WARPS", "0 * (WARPS"),
     "waits for rows that never come": ("b < at.carried", "b <= at.carried"),
     "drops the sums of a warp": ("w < WARPS; w++)", "w < WARPS - 1; w++)"),
-    "takes the states of other sequences": ("* B + b_0) * H}", "* B) * H}"),
+    "takes the states of other sequences": ("* B + b_0) * H};", "* B) * H};"),
+    "takes the rows of other sequences": ("at.before + here.b_0, of_group", "at.before, of_group"),
 }
 MUTANTS = {
     "forward": {
@@ -41,7 +42,10 @@ MUTANTS = {
         "waits for h_0": ("return row(k) < at.carried;", "return true;"),
         "computes units that are not there": ("mine = there && my.unit < used", "mine = there"),
         "takes half of a word twice": ("words.at[2 * (k & 1) + 1]}", "words.at[2 * (k & 1)]}"),
-        "takes the input of the step after": ("const Step &at, int d, int D, int H, int used) {", "Step at, int d, int D, int H, int used) { at.first++;"),
+        "takes the input of the step after": (
+            "at = next, next = after_next;\n        take_input(input, gates, at,",
+            "at = next, next = after_next;\n        take_input(input, gates, next,",
+        ),
     },
     "backward": {
         **BOTH,
@@ -69,7 +73,7 @@ def _compiled_together(request: pytest.FixtureRequest) -> None:
 class TwoWarps(HostPersistent):
     """Two warps; each has its part of the sums, and waits for other blocks."""
 
-    table: ClassVar[dict[int, tuple[Row, ...]]] = {2: (Row(64, (8, 2, 1), (8, 2, 2), (1, 1)),)}
+    table: ClassVar[dict[int, tuple[Row, ...]]] = {2: (Row(64, (Option(8, 2, 1, 1),), (Option(8, 2, 2, 1),)),)}
     tries: ClassVar[int] = 10_000
 
 

@@ -98,10 +98,12 @@ def test_a_larger_layer() -> None:
 
 
 def test_more_sequences_than_a_launch_takes() -> None:
-    """A launch of these configurations takes 16."""
-    device = HostDevice()
-    assert_right(HostPersistent(device), problem(B=37, T=4))
-    assert device.grids == [(3, 2, 1)] * 6
+    """A group of these configurations takes 16; groups go together where their blocks run at once."""
+    for resident, launches in ((10_000, [(3, 2, 3)] * 2), (12, [(3, 2, 2), (3, 2, 1)] * 2)):
+        device = HostDevice()
+        device.resident = resident
+        assert_right(HostPersistent(device), problem(B=37, T=4))
+        assert device.grids == launches
 
 
 def test_a_state_of_all_bits_is_no_missing_word() -> None:

@@ -54,30 +54,54 @@ INLINE void add_chunk(float (&sums)[N_TILES][4], const Weights &weights, int chu
         for (int r = 0; r < 4; r++) sums[n][r] += total(of_chunk[n], r);
 }
 
-// What a step's elements take from memory, but for the gradients of h_n. It is asked for a step ahead.
+// What a step's elements take from memory, but for the gradients of h_n.
 struct Taken {
     float gate[4], c_prev, grad_output;
 };
-INLINE void take_step(
-    Taken (&taken)[EACH], const ARITHMETIC *gates, const STORAGE *c_prev, const STORAGE *grad_output, const Step &at,
-    const Place &here, int D, long long N, int H, int used
-) {
+struct Sources {
+    const ARITHMETIC *gates;                // (N, D, 4, H)
+    const STORAGE *c_prev, *grad_output;    // (D, N, H); (N, D, H), or null
+    long long N;
+    int D, H;
+};
+// Calls `use` with the addresses of what element `my` takes: of the first gate, of c_prev, of grad_output.
+template <class Use>
+INLINE void sources_of(const Sources &from, const Element &my, const Step &at, int d, Use use) {
+    const long long n = at.first + my.b, of_direction = (n * from.D + d) * from.H;
+    use(from.gates + 4 * of_direction + my.unit, from.c_prev + (d * from.N + n) * from.H + my.unit,
+        from.grad_output ? from.grad_output + of_direction + my.unit : nullptr);
+}
+INLINE void take_step(Taken (&taken)[EACH], const Sources &from, const Step &at, int d, int used) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         const Element my = element_of(e);
         if (my.b >= at.rows || my.unit >= used) continue;
-        const long long n = at.first + my.b, of_direction = (n * D + here.d) * H;
+        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
 #pragma unroll
-        for (int k = 0; k < 4; k++) taken[e].gate[k] = gates[4 * of_direction + (long long)k * H + my.unit];
-        taken[e].c_prev = widened(c_prev[(here.d * N + n) * H + my.unit]);
-        taken[e].grad_output = grad_output ? widened(grad_output[of_direction + my.unit]) : 0;
+            for (int k = 0; k < 4; k++) taken[e].gate[k] = gate[k * from.H];
+            taken[e].c_prev = widened(*c_prev);
+            taken[e].grad_output = grad_output ? widened(*grad_output) : 0;
+        });
+    }
+}
+INLINE void prefetch_step(const Sources &from, const Step &at, int d, int used) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b >= at.rows || my.unit >= used) continue;
+        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) prefetch(gate + k * from.H);
+            prefetch(c_prev);
+            if (grad_output) prefetch(grad_output);
+        });
     }
 }
 
-// Directions and sequences are those of a launch, as in the forward pass.
+// Directions and groups of sequences are those of a launch, as in the forward pass.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
     const Step *steps,  // IN (T, D), against the forward walk
-    int T, int D, int d_0, int B, int b_0, long long N, int H, int used,
+    int T, int D, int d_0, int B, int group_0, long long N, int H, int used,
     const STORAGE *columns,      // IN (D, H, 4 H): weight_hh by its columns
     const STORAGE *grad_output,  // IN (N, D, H), or null
     const STORAGE *grad_h_n,     // IN (D, B, H), or null
@@ -89,19 +113,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 ) {
     SHARED_MEMORY(shared);
     float *const parts = reinterpret_cast<float *>(shared);  // [2][WARPS][ROWS][UNITS]
-    const Place here = place_of(d_0, B, b_0, H);
+    const Place here = place_of(d_0, B, group_0, H);
     const int d = here.d, K = 4 * H;
     Patience patience = {tries, failed};
     Weights weights;
     load(weights, columns, here, H);
     float dc[EACH];
     take(dc, dc_state, here, H);
-    Taken now[EACH] = {}, ahead[EACH] = {};
-    Step at = steps[d];
-    take_step(now, gates, c_prev, grad_output, at, here, D, N, H, used);
+    const Sources from = {gates, c_prev, grad_output, N, D, H};
+    Taken now[EACH] = {};
+    Step at = step_of(steps, 0, T, D, here), next = step_of(steps, 1, T, D, here);
+    take_step(now, from, at, d, used);
     for (int s = 0; s < T; s++) {
-        const Step next = s + 1 < T ? steps[(s + 1) * D + d] : Step{0, 0, 0, 0};
+        const Step far = step_of(steps, s + FAR, T, D, here), after_next = step_of(steps, s + 2, T, D, here);
         float *const half = parts + (s & 1) * (WARPS * ROWS * UNITS);
+        const STORAGE *const before = da + ((long long)at.before * D + d) * K;
 #pragma unroll 1
         for (int tile = 0; tile < TILES; tile++) {
             if (tile * 16 >= at.carried) break;
@@ -115,8 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                     [&](int k) -> const Words * {
                         const int b = tile * 16 + here.group + 8 * (k / CHUNK);
                         const int first = first_k(here, chunk + k % CHUNK);
-                        const STORAGE *const row = da + ((long long)(at.before + b) * D + d) * K;
-                        return b < at.carried && first < K ? words_at(row + first) : nullptr;
+                        return b < at.carried && first < K ? words_at(before + (b * D * K + first)) : nullptr;
                     },
                     [](int) { return true; }
                 );
@@ -130,7 +155,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
                     *reinterpret_cast<float2 *>(to + high * 8 * UNITS + n * 8) =
                         float2{sums[n][2 * high], sums[n][2 * high + 1]};
         }
-        take_step(ahead, gates, c_prev, grad_output, next, here, D, N, H, used);
         __syncthreads();
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
@@ -154,9 +178,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             for (int k = 0; k < 4; k++)
                 publish(da + ((at.first + my.b) * (long long)D + d) * K + k * H + my.unit, rounded_da[k], there, my.u);
         }
-        at = next;
-#pragma unroll
-        for (int e = 0; e < EACH; e++) now[e] = ahead[e];
+        at = next, next = after_next;
+        take_step(now, from, at, d, used);  // while the gradients are on their way
+        if constexpr (K_STEPS * N_TILES < 96) prefetch_step(from, far, d, used);  // else registers are full
     }
     give_back(dc_state, dc, here, H);
 }

@@ -43,34 +43,41 @@ class Configuration(NamedTuple):
         return -(-H // self.units)
 
 
+class Option(NamedTuple):
+    """A way to cut a layer into blocks."""
+
+    units: int  # of a block
+    warps: int
+    at_once: int  # as in `Configuration`, at most
+    tiles: int = 8  # at most: with more, registers spill
+
+
 class Row(NamedTuple):
-    """The configurations for layers up to a size, without their tiles: units, warps, what is fetched at once."""
+    """The options for layers up to a size, those with fewest units first."""
 
     H: int  # the largest
-    forward: tuple[int, int, int]
-    backward: tuple[int, int, int]
-    tiles: tuple[int, int] = (8, 4)  # the most, forward and backward: with more, registers spill
+    forward: tuple[Option, ...]
+    backward: tuple[Option, ...]
 
 
-#: By the size of a number. Few units a block make many blocks, of which each multiplies little; but all blocks have to
-#: run at once. As much is fetched at once as registers hold.
+#: By the size of a number. As much is fetched at once as registers hold.
 TABLE = {
     2: (
-        Row(32, (8, 1, 4), (8, 4, 1), (4, 4)),
-        Row(128, (4, 4, 8), (8, 8, 2)),
-        Row(256, (4, 8, 8), (8, 8, 4)),
-        Row(512, (4, 8, 8), (8, 8, 8)),
-        Row(768, (8, 8, 4), (8, 8, 12)),
-        Row(1024, (8, 8, 4), (8, 8, 4)),
-        Row(1536, (12, 8, 1), (16, 8, 1), (4, 1)),
+        Row(32, (Option(8, 1, 4, 4),), (Option(8, 4, 1, 4),)),
+        Row(128, (Option(4, 4, 8), Option(8, 4, 4), Option(16, 4, 2, 4)), (Option(8, 8, 2, 4), Option(16, 8, 2, 2))),
+        Row(256, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
+        Row(512, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 8, 4), Option(16, 8, 8, 2))),
+        Row(768, (Option(8, 8, 4), Option(16, 8, 1, 2)), (Option(8, 8, 12, 4), Option(16, 8, 4, 1))),
+        Row(1024, (Option(8, 8, 4), Option(16, 8, 1, 1)), (Option(8, 8, 4, 4),)),
+        Row(1536, (Option(12, 8, 1, 4),), (Option(16, 8, 1, 1),)),
     ),
     4: (
-        Row(32, (8, 1, 2), (8, 4, 2), (4, 4)),
-        Row(128, (4, 4, 4), (8, 8, 4)),
-        Row(256, (4, 8, 8), (8, 8, 8)),
-        Row(512, (4, 8, 4), (8, 8, 8)),
-        Row(768, (8, 8, 1), (8, 8, 8)),
-        Row(1024, (8, 8, 1), (8, 8, 4)),
+        Row(32, (Option(8, 1, 2, 4),), (Option(8, 4, 2, 4),)),
+        Row(128, (Option(4, 4, 4), Option(8, 4, 2), Option(16, 4, 1, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
+        Row(256, (Option(4, 8, 4), Option(8, 8, 2), Option(16, 8, 1, 4)), (Option(8, 8, 8, 4), Option(16, 8, 4, 2))),
+        Row(512, (Option(4, 8, 4), Option(8, 8, 2, 4)), (Option(8, 8, 8, 4),)),
+        Row(768, (Option(8, 8, 1),), (Option(8, 8, 8, 4),)),
+        Row(1024, (Option(8, 8, 1, 4),), (Option(8, 8, 4, 4),)),
     ),
 }
 
@@ -80,43 +87,39 @@ def padded(H: int) -> int:
     return -(-H // GRANULE) * GRANULE
 
 
-def forward_configurations(row: Row, B: int, itemsize: int) -> list[Configuration]:
-    """Those of the forward kernel for B sequences: the one that takes most of them at once first."""
-    units, warps, group = row.forward
-    k_steps = _k_steps(row.H, warps, itemsize)
-    return [
-        Configuration("forward", itemsize, units, warps, k_steps, tiles, min(group, tiles))
-        for tiles in _tiles(B, 8, row.tiles[0])
-    ]
+def configurations(
+    name: str, row: Row, *, H: int, B: int, D: int, itemsize: int, multiprocessors: int
+) -> list[Configuration]:
+    """Those of a kernel for B sequences, the best first.
 
-
-def backward_configurations(row: Row, B: int, itemsize: int) -> list[Configuration]:
-    """Those of the backward kernel, likewise."""
-    units, warps, chunk = row.backward
-    k_steps = _k_steps(4 * row.H, warps, itemsize)
-    return [
-        Configuration("backward", itemsize, units, warps, k_steps, tiles, chunk)
-        for tiles in _tiles(B, 16, row.tiles[1])
-    ]
+    Blocks read the h of all their rows in each step. Where there are more multiprocessors than blocks of a direction,
+    sequences go in groups, each with blocks of its own; the fewer launches that takes one after the other, the better,
+    then the fewer rows, then the fewer units, of which a block multiplies less.
+    """
+    options = row.forward if name == "forward" else row.backward
+    choices = []
+    for option in options:
+        for tiles in [1 << k for k in range(option.tiles.bit_length())]:
+            c = _configuration(name, row, option, tiles, itemsize)
+            groups, at_once = -(-B // c.rows), max(1, multiprocessors // (c.blocks(H) * D))
+            choices.append((-(-groups // at_once), c.rows, c.units, c))
+    return [c for *_, c in sorted(choices)]
 
 
 def every_configuration() -> list[Configuration]:
     """All that a call can take."""
     return [
-        c
+        _configuration(name, row, option, 1 << k, itemsize)
         for itemsize, rows in TABLE.items()
         for row in rows
-        for kind in (forward_configurations, backward_configurations)
-        for c in kind(row, 1 << 20, itemsize)
+        for name, options in (("forward", row.forward), ("backward", row.backward))
+        for option in options
+        for k in range(option.tiles.bit_length())
     ]
 
 
-def _k_steps(K: int, warps: int, itemsize: int) -> int:
-    """Steps of 32 bytes of a sum of K terms, for each warp: an even number."""
-    return -(-K * itemsize // (64 * warps)) * 2
-
-
-def _tiles(B: int, rows: int, most: int) -> list[int]:
-    """Powers of two, the largest first, none larger than B sequences need."""
-    powers = [1 << k for k in range(most.bit_length()) if 1 << k <= most]
-    return [tiles for tiles in reversed(powers) if tiles == 1 or tiles // 2 * rows < B]
+def _configuration(name: str, row: Row, option: Option, tiles: int, itemsize: int) -> Configuration:
+    forward, (units, warps, at_once, _) = name == "forward", option
+    bytes_of_sum = (row.H if forward else 4 * row.H) * itemsize
+    k_steps = -(-bytes_of_sum // (64 * warps)) * 2  # of 32 bytes, for each warp: an even number
+    return Configuration(name, itemsize, units, warps, k_steps, tiles, min(at_once, tiles) if forward else at_once)

@@ -78,19 +78,29 @@ INLINE void add_parts(float (&sums)[4], const float *parts) {
     }
 }
 
-// The input's share of the sums of a step's elements. It is asked for a step ahead, for it is far away.
+// The input's share of the sums of a step's elements.
 typedef float Input[EACH][4];
+INLINE const ARITHMETIC *input_of(const ARITHMETIC *gates, const Element &my, const Step &at, int d, int D, int H) {
+    return gates + ((long long)(at.first + my.b) * D + d) * 4 * H + my.unit;
+}
 INLINE void take_input(Input &input, const ARITHMETIC *gates, const Step &at, int d, int D, int H, int used) {
 #pragma unroll
     for (int e = 0; e < EACH; e++) {
         const Element my = element_of(e);
-        const bool mine = my.b < at.rows && my.unit < used;
-        const ARITHMETIC *const gate = gates + ((long long)(at.first + my.b) * D + d) * 4 * H + my.unit;
+        const ARITHMETIC *const gate = input_of(gates, my, at, d, D, H);
 #pragma unroll
-        for (int k = 0; k < 4; k++) input[e][k] = mine ? gate[(long long)k * H] : 0;
+        for (int k = 0; k < 4; k++) input[e][k] = my.b < at.rows && my.unit < used ? gate[k * H] : 0;
     }
 }
-
+INLINE void prefetch_input(const ARITHMETIC *gates, const Step &at, int d, int D, int H, int used) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b < at.rows && my.unit < used)
+#pragma unroll
+            for (int k = 0; k < 4; k++) prefetch(input_of(gates, my, at, d, D, H) + k * H);
+    }
+}
 INLINE void take_biases(Input &biases, const float *bias, int d, int H, int used) {
 #pragma unroll
     for (int e = 0; e < EACH; e++)
@@ -101,11 +111,10 @@ INLINE void take_biases(Input &biases, const float *bias, int d, int H, int used
         }
 }
 
-// Directions d_0 to d_0 + gridDim.y - 1 of D, sequences b_0 to b_0 + ROWS - 1 of B. The table of steps counts sequences
-// from b_0 on: row b of a step is that of sequence b_0 + b.
+// Directions d_0 to d_0 + gridDim.y - 1 of D, and groups of ROWS sequences from number group_0 on, gridDim.z of them.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     const Step *steps,  // IN (T, D)
-    int T, int D, int d_0, int B, int b_0, long long N, int H, int used,
+    int T, int D, int d_0, int B, int group_0, long long N, int H, int used,
     const STORAGE *weight_hh,  // IN (D, 4, H, H)
     const float *bias,         // IN (D, 4, H): the sum of both, or null
     const STORAGE *h_0,        // IN (D, B, H), or null
@@ -119,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
 ) {
     SHARED_MEMORY(shared);
     float *const parts = reinterpret_cast<float *>(shared);  // [2][WARPS][ROWS][STRIDE]
-    const Place here = place_of(d_0, B, b_0, H);
+    const Place here = place_of(d_0, B, group_0, H);
     const int d = here.d;
     Patience patience = {tries, failed};
     Weights weights;
@@ -127,13 +136,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
     float h_state[EACH], c[EACH];
     take(h_state, h_0, here, H);
     take(c, c_state, here, H);
-    Input biases, input, ahead;
+    Input biases, input;
     take_biases(biases, bias, d, H, used);
-    Step at = steps[d];
+    Step at = step_of(steps, 0, T, D, here), next = step_of(steps, 1, T, D, here);
     take_input(input, gates, at, d, D, H, used);
     for (int s = 0; s < T; s++) {
-        const Step next = s + 1 < T ? steps[(s + 1) * D + d] : Step{0, 0, 0, 0};
+        const Step far = step_of(steps, s + FAR, T, D, here), after_next = step_of(steps, s + 2, T, D, here);
         float *const half = parts + (s & 1) * (WARPS * ROWS * STRIDE);  // the other one is being read by slower warps
+        const STORAGE *const before = output + ((long long)at.before * D + d) * H;
 #pragma unroll 1
         for (int first = 0; first < TILES; first += GROUP) {
             if (first * 8 >= at.rows) break;
@@ -144,15 +154,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 h, patience,
                 [&](int k) -> const Words * {
                     const int b = row(k), unit = first_k(here, k % PAIRS);
-                    if (b >= at.rows || unit >= H) return nullptr;
-                    if (b < at.carried) return words_at(output + ((long long)(at.before + b) * D + d) * H + unit);
-                    return h_0 ? words_at(h_0 + here.states + (long long)b * H + unit) : nullptr;
+                    const bool carried = b < at.carried;
+                    const STORAGE *const from = carried ? before + (b * D * H + unit) : h_0 + (here.states + b * H + unit);
+                    return b < at.rows && unit < H && (carried || h_0) ? words_at(from) : nullptr;
                 },
                 [&](int k) { return row(k) < at.carried; }
             );
             multiply(weights, h, here, half + (here.warp * ROWS + first * 8) * STRIDE);
         }
-        take_input(ahead, gates, next, d, D, H, used);
         __syncthreads();
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
@@ -180,11 +189,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 if (mine) gate[0] = now.i, gate[H] = now.f, gate[2 * H] = now.g, gate[3 * H] = now.o;
             }
         }
-        at = next;
-#pragma unroll
-        for (int e = 0; e < EACH; e++)
-#pragma unroll
-            for (int k = 0; k < 4; k++) input[e][k] = ahead[e][k];
+        at = next, next = after_next;
+        take_input(input, gates, at, d, D, H, used);  // while h is on its way
+        prefetch_input(gates, far, d, D, H, used);
     }
     give_back(h_n, h_state, here, H);
     give_back(c_state, c, here, H);

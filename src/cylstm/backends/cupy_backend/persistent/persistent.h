@@ -1,4 +1,4 @@
-// What the persistent kernels have in common. Plain C++ but for six instructions of a GPU, which a shim has for a CPU.
+// What the persistent kernels have in common. Plain C++ but for some instructions of a GPU, which a shim has for a CPU.
 //
 // Blocks meet nowhere. What they exchange, h forward and the gradients of the gates backward, was filled with 0xff
 // bytes before the launch, and a warp polls the words that it needs until none is 0xffffffff: rounding never gives that,
@@ -38,6 +38,8 @@ INLINE void load_relaxed(Words &to, const Words *from, bool wanted) {
 INLINE void store_relaxed(unsigned *to, unsigned word) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" : : "l"(to), "r"(word) : "memory");
 }
+// What is far away is asked for some steps before it is read.
+INLINE void prefetch(const void *from) { asm volatile("prefetch.global.L2 [%0];" : : "l"(from)); }
 // The number of this lane and that of the next one in one word. All lanes of a warp call it.
 INLINE unsigned with_next(unsigned bits) { return bits | __shfl_down_sync(0xffffffffu, bits, 1) << 16; }
 INLINE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine); }
@@ -59,6 +61,7 @@ INLINE void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #else  // of the shim
 static void load_relaxed(Words &to, const Words *from, bool wanted);
 static void store_relaxed(unsigned *to, unsigned word);
+static void prefetch(const void *) {}
 static unsigned with_next(unsigned bits);
 static bool any_lane(bool mine);
 static void renew(unsigned &) {}
@@ -203,16 +206,27 @@ INLINE Element element_of(int number) {
     return {place / UNITS, u, int(blockIdx.x) * UNITS + u};
 }
 
-// Where a thread is: its direction and warp, its place in the fragments of an mma; the sequences of this launch, at most
-// ROWS of them, from b_0 on; and where their states begin in arrays (D, B, H).
+// Where a thread is: its direction and warp, its place in the fragments of an mma; the sequences of its group, from b_0
+// on; and where their states begin in arrays (D, B, H). Sequences know nothing of each other, so groups don't either.
 struct Place {
-    int d, warp, group, member, sequences;
+    int d, warp, group, member, b_0, sequences;
     long long states;
 };
-INLINE Place place_of(int d_0, int B, int b_0, int H) {
-    const int d = d_0 + blockIdx.y, lane = threadIdx.x & 31, left = B - b_0;
-    return {d, int(threadIdx.x) >> 5, lane >> 2, lane & 3, left < ROWS ? left : ROWS, ((long long)d * B + b_0) * H};
+INLINE Place place_of(int d_0, int B, int group_0, int H) {
+    const int d = d_0 + blockIdx.y, lane = threadIdx.x & 31, b_0 = (group_0 + blockIdx.z) * ROWS;
+    return {d, int(threadIdx.x) >> 5, lane >> 2, lane & 3, b_0, B - b_0 < ROWS ? B - b_0 : ROWS, ((long long)d * B + b_0) * H};
 }
+INLINE int of_group(int sequences, int b_0) {
+    return sequences <= b_0 ? 0 : sequences - b_0 < ROWS ? sequences - b_0 : ROWS;
+}
+// Step s of the table (T, D) for a group: its row b is that of sequence b_0 + b. Behind the last step there are no rows.
+INLINE Step step_of(const Step *steps, int s, int T, int D, const Place &here) {
+    if (s >= T) return {0, 0, 0, 0};
+    const Step at = steps[s * D + here.d];
+    return {at.first + here.b_0, of_group(at.rows, here.b_0), at.before + here.b_0, of_group(at.carried, here.b_0)};
+}
+#define FAR 4  // steps that what is in no cache is asked for before it is read
+
 // The first k of those that a pair of k steps gives to this thread: a sum may take its terms in any order, so the k of
 // the two steps are those that lie side by side in memory.
 INLINE int first_k(const Place &here, int pair) {

@@ -17,16 +17,15 @@ from ...base import Keep, LayerGradients, LayerOutput, LayerParameters
 from ..device import Device, GridKernel
 from ..schedule import MOST_TABLE_BYTES, Recent
 from ..variants import LayerShape
-from .configurations import TABLE, Configuration, Row, backward_configurations, forward_configurations, padded
+from .configurations import TABLE, Configuration, Row, configurations, padded
 from .kernels import TYPES, definitions, source
-from .rows import Launches
+from .walks import Walks
 from .weights import PersistentWeights
 
 #: How often a thread polls before it gives up: some seconds, where a step takes a microsecond.
 TRIES = 1 << 22
 #: The first compute capability with the instruction mma for bfloat16 and TF32.
 CAPABILITY = (8, 0)
-CONFIGURATIONS = {"forward": forward_configurations, "backward": backward_configurations}
 
 
 class Persistent:
@@ -40,7 +39,7 @@ class Persistent:
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
         self.tf32 = tf32
-        self._launches: Recent[Launches] = Recent(MOST_TABLE_BYTES, lambda launches: launches.nbytes)
+        self._walks: Recent[Walks] = Recent(MOST_TABLE_BYTES, lambda walks: walks.nbytes)
 
     def unavailable(self) -> str:
         """Why it cannot run here, "" if it can."""
@@ -60,7 +59,9 @@ class Persistent:
         if self.row(shape) is None:
             return f"hidden_size is above {self._rows_of(shape)[-1].H} in {shape.dtype}"
         B = int(batch_sizes[0])
-        if any(self.kernel(name, shape, B) is None for name in ("forward", "backward")[: 1 if keep == "nothing" else 2]):
+        if any(
+            self.kernel(name, shape, B) is None for name in ("forward", "backward")[: 1 if keep == "nothing" else 2]
+        ):
             return "the blocks of one direction do not fit on this device at once"
         return ""
 
@@ -72,27 +73,28 @@ class Persistent:
         return self.table[_itemsize(shape)]
 
     def kernel(self, name: str, shape: LayerShape, B: int) -> tuple[Configuration, GridKernel] | None:
-        """The first configuration for B sequences whose blocks of one direction run at once, and its kernel."""
-        row = self.row(shape)
+        """The best configuration for B sequences whose blocks of one direction run at once, and its kernel."""
+        row, H = self.row(shape), padded(shape.H)
         assert row is not None
-        for c in CONFIGURATIONS[name](row, B, _itemsize(shape)):
+        for c in configurations(
+            name, row, H=H, B=B, D=shape.D, itemsize=_itemsize(shape), multiprocessors=self.device.facts.multiprocessors
+        ):
             kernel = self.device.grid_kernel(
                 f"persistent_{name}", source(name), definitions(shape.dtype, c),
                 threads=c.threads, shared_memory=c.shared_memory,
             )  # fmt: skip
-            if kernel.resident >= c.blocks(padded(shape.H)):
+            if kernel.resident >= c.blocks(H):
                 return c, kernel
         return None
 
-    def launches(self, batch_sizes: np.ndarray, D: int, *, against: bool, rows: int) -> Launches:
-        """The tables of a pass. They are kept, for the stream that has put them there."""
-        key = (self.device.stream(), batch_sizes.tobytes(), D, against, rows)
-        make = partial(Launches.of, batch_sizes, D, against=against, rows=rows, xp=self.device.xp)
-        return self._launches.get(key, make)
+    def walks(self, batch_sizes: np.ndarray, D: int, *, against: bool) -> Walks:
+        """The steps of a pass. They are kept, for the stream that has put them there."""
+        key = (self.device.stream(), batch_sizes.tobytes(), D, against)
+        return self._walks.get(key, partial(Walks.of, batch_sizes, D, against=against, xp=self.device.xp))
 
     def forget(self) -> None:
         """Give up what is kept for calls to come."""
-        self._launches.clear()
+        self._walks.clear()
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedPersistent:
         """Take parameters that are arrays of the device. The result shares nothing with them."""
@@ -157,7 +159,7 @@ class PreparedPersistent:
         return LayerGradients(dx, w.cut(dh_0, xp), w.cut(dc, xp).astype(dtype, copy=False), parameters)
 
     def _launch(self, name: str, batch_sizes: np.ndarray, arrays: tuple[Any, ...]) -> list[Any]:
-        """All launches of a pass: of directions together where they fit, of as many sequences as a launch takes.
+        """All launches of a pass: of directions together where they fit, and of as many groups of sequences.
 
         Returns the rows that the walk of each direction ends in.
         """
@@ -165,17 +167,18 @@ class PreparedPersistent:
         found = variant.kernel(name, w.layer, B)
         assert found is not None  # or the call would have been refused
         c, kernel = found
-        launches = variant.launches(batch_sizes, w.D, against=name == "backward", rows=c.rows)
-        blocks = c.blocks(w.H)
-        together = w.D if blocks * w.D <= kernel.resident else 1
-        for number, steps in enumerate(launches.tables):
-            for d_0 in range(0, w.D, together):
+        walks = variant.walks(batch_sizes, w.D, against=name == "backward")
+        blocks, groups = c.blocks(w.H), -(-B // c.rows)
+        directions = w.D if blocks * w.D <= kernel.resident else 1
+        together = kernel.resident // (blocks * directions)
+        for d_0 in range(0, w.D, directions):
+            for group_0 in range(0, groups, together):
                 kernel(
-                    (blocks, together, 1),
-                    (steps, *map(np.int32, (T, w.D, d_0, B, number * c.rows)), np.int64(N),
+                    (blocks, directions, min(together, groups - group_0)),
+                    (walks.steps, *map(np.int32, (T, w.D, d_0, B, group_0)), np.int64(N),
                      *map(np.int32, (w.H, w.layer.H)), *arrays, np.int32(variant.tries)),
                 )  # fmt: skip
-        return launches.ends
+        return walks.ends
 
 
 def _itemsize(shape: LayerShape) -> int:
