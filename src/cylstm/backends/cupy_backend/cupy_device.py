@@ -20,6 +20,8 @@ from .planner import Facts
 #: CUBLAS_STATUS_ALLOC_FAILED.
 LACKS_MEMORY = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3}
 GEMM_DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
+#: 0 and 1 as cuBLAS takes factors of a product: of float32, and of float64.
+SCALARS = [(np.array(0, dtype), np.array(1, dtype)) for dtype in (np.float32, np.float64)]
 
 
 class CupySystem:
@@ -135,16 +137,15 @@ class CupyDevice:
                 out[...] = 0
             return
         compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
-        scalar = np.float64 if name == "float64" else np.float32
-        alpha, beta = np.array(1, scalar), np.array(add, scalar)
+        zero, one = SCALARS[name == "float64"]
         cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
         mode = cublas.getPointerMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
         try:
             cublas.gemmEx(
-                handle, int(gemm.a.transposed), int(gemm.b.transposed), gemm.m, gemm.n, gemm.k, alpha.ctypes.data,
+                handle, int(gemm.a.transposed), int(gemm.b.transposed), gemm.m, gemm.n, gemm.k, one.ctypes.data,
                 b.data.ptr, DATA_TYPES[name], gemm.a.leading, a.data.ptr, DATA_TYPES[name], gemm.b.leading,
-                beta.ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
+                (one if add else zero).ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
             )  # fmt: skip
         finally:
             cublas.setPointerMode(handle, mode)

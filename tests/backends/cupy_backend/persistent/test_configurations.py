@@ -39,7 +39,8 @@ def test_sums_are_covered_and_warps_take_whole_pairs_of_steps() -> None:
         (256, 16, 1, 4, 8),
         (256, 64, 1, 16, 8),
         (1024, 16, 1, 16, 8),
-            (1024, 32, 1, 8, 32),
+        (1024, 32, 1, 16, 16),
+        (1536, 32, 1, 12, 32),
     ],
 )
 def test_groups_that_all_run_at_once_with_as_few_rows_as_can_be(H: int, B: int, D: int, units: int, rows: int) -> None:

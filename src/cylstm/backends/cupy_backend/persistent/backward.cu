@@ -12,6 +12,8 @@
 #include "persistent.h"
 
 #define N_TILES (UNITS / 8)
+#define LEAN (K_STEPS * N_TILES >= 96)          // no register is left for what saves time elsewhere
+#define CHAINS (LEAN ? 1 : SINGLE ? 2 : 4)  // of sums, so that an mma need not wait for the one before
 
 typedef unsigned Weights[K_STEPS][N_TILES][2];
 
@@ -35,9 +37,8 @@ INLINE void renewed(Weights &weights) {
 }
 
 // Adds the products of a chunk: x[0] are words of row `group` of the tile, x[CHUNK] of row group + 8.
-INLINE void add_chunk(float (&sums)[N_TILES][4], const Weights &weights, int chunk, const Words (&x)[2 * CHUNK]) {
-    Sum of_chunk[N_TILES];
-    sum_up(of_chunk, [&](auto careful) {
+INLINE void add_chunk(Sum (&sums)[CHAINS * N_TILES], const Weights &weights, int chunk, const Words (&x)[2 * CHUNK]) {
+    sum_up(sums, [&](auto &to, auto careful) {
 #pragma unroll
         for (int k = 0; k < 2 * CHUNK; k++)
 #pragma unroll
@@ -45,13 +46,16 @@ INLINE void add_chunk(float (&sums)[N_TILES][4], const Weights &weights, int chu
                 const Words &low = x[k / 2], &high = x[CHUNK + k / 2];
                 const int r = 2 * (k & 1);
                 const auto a = split<careful.value>({low.at[r], high.at[r], low.at[r + 1], high.at[r + 1]});
-                add_product(of_chunk[n], a, split<careful.value>(weights[2 * chunk + k][n]));
+                add_product(to[k % CHAINS * N_TILES + n], a, split<careful.value>(weights[2 * chunk + k][n]));
             }
     });
+}
+// The sum in all chains.
+INLINE float total(const Sum (&sums)[CHAINS * N_TILES], int n, int r) {
+    float all = 0;
 #pragma unroll
-    for (int n = 0; n < N_TILES; n++)
-#pragma unroll
-        for (int r = 0; r < 4; r++) sums[n][r] += total(of_chunk[n], r);
+    for (int chain = 0; chain < CHAINS; chain++) all += sums[chain * N_TILES + n][0][r];
+    return all;
 }
 
 // What a step's elements take from memory, but for the gradients of h_n.
@@ -132,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
         for (int tile = 0; tile < TILES; tile++) {
             if (tile * 16 >= at.carried) break;
             renewed(weights);
-            float sums[N_TILES][4] = {};
+            Sum sums[CHAINS * N_TILES] = {};
 #pragma unroll
             for (int chunk = 0; chunk < PAIRS; chunk += CHUNK) {
                 Words x[2 * CHUNK];
@@ -153,9 +157,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
 #pragma unroll
                 for (int high = 0; high < 2; high++)
                     *reinterpret_cast<float2 *>(to + high * 8 * UNITS + n * 8) =
-                        float2{sums[n][2 * high], sums[n][2 * high + 1]};
+                        float2{total(sums, n, 2 * high), total(sums, n, 2 * high + 1)};
         }
         __syncthreads();
+        if constexpr (LEAN) take_step(now, from, at, d, used);
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             const Element my = element_of(e);
@@ -178,9 +183,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
             for (int k = 0; k < 4; k++)
                 publish(da + ((at.first + my.b) * (long long)D + d) * K + k * H + my.unit, rounded_da[k], there, my.u);
         }
-        at = next, next = after_next;
-        take_step(now, from, at, d, used);  // while the gradients are on their way
-        if constexpr (K_STEPS * N_TILES < 96) prefetch_step(from, far, d, used);  // else registers are full
+        at = LEAN ? step_of(steps, s + 1, T, D, here) : next, next = after_next;
+        if constexpr (!LEAN) take_step(now, from, at, d, used);  // while the gradients are on their way
+        if constexpr (!LEAN) prefetch_step(from, far, d, used);
     }
     give_back(dc_state, dc, here, H);
 }

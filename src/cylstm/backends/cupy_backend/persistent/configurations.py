@@ -67,8 +67,8 @@ TABLE = {
         Row(128, (Option(4, 4, 8), Option(8, 4, 4), Option(16, 4, 2, 4)), (Option(8, 8, 2, 4), Option(16, 8, 2, 2))),
         Row(256, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
         Row(512, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 8, 4), Option(16, 8, 8, 2))),
-        Row(768, (Option(8, 8, 4), Option(16, 8, 1, 2)), (Option(8, 8, 12, 4), Option(16, 8, 4, 1))),
-        Row(1024, (Option(8, 8, 4), Option(16, 8, 1, 1)), (Option(8, 8, 4, 4),)),
+        Row(768, (Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 12, 4), Option(16, 8, 4, 2))),
+        Row(1024, (Option(8, 8, 4), Option(16, 8, 1, 4)), (Option(8, 8, 4, 4), Option(16, 8, 2, 2))),
         Row(1536, (Option(12, 8, 1, 4),), (Option(16, 8, 1, 1),)),
     ),
     4: (

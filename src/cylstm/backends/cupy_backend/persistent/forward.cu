@@ -41,8 +41,8 @@ INLINE void renewed(Weights &weights) {
 
 // This warp's part of the sums of tiles: parts[row of the batch][4 u + gate].
 INLINE void multiply(const Weights &weights, const Words (&h)[GROUP * PAIRS], const Place &here, float *parts) {
-    Sum sums[GROUP * M_TILES];
-    sum_up(sums, [&](auto careful) {
+    Sum sums[GROUP * M_TILES] = {};
+    sum_up(sums, [&](auto &to, auto careful) {
 #pragma unroll
         for (int k = 0; k < K_STEPS; k++) {
             Factors<2> b[GROUP];
@@ -55,7 +55,7 @@ INLINE void multiply(const Weights &weights, const Words (&h)[GROUP * PAIRS], co
             for (int m = 0; m < M_TILES; m++) {
                 const Factors<4> a = split<careful.value>(weights[k][m]);
 #pragma unroll
-                for (int tile = 0; tile < GROUP; tile++) add_product(sums[tile * M_TILES + m], a, b[tile]);
+                for (int tile = 0; tile < GROUP; tile++) add_product(to[tile * M_TILES + m], a, b[tile]);
             }
         }
     });

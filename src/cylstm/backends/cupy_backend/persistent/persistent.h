@@ -116,26 +116,24 @@ template <bool YES>
 struct Careful {
     static constexpr bool value = YES;
 };
-// Sums that begin at 0, to which `add_all(careful)` adds.
+// Adds to sums what `add_all(sums, careful)` adds to those it is given. All lanes of a warp call it.
 template <int COUNT, class AddAll>
 INLINE void sum_up(Sum (&sums)[COUNT], AddAll add_all) {
-    bool again = false;
+    if constexpr (!SINGLE) {
+        add_all(sums, Careful<false>());
+    } else {
+        Sum fresh[COUNT] = {};
+        add_all(fresh, Careful<false>());
+        bool again = false;
 #pragma unroll
-    for (int k = 0; k < COUNT; k++)
+        for (int k = 0; k < 4 * COUNT; k++) again |= total(fresh[k / 4], k % 4) != total(fresh[k / 4], k % 4);
+        if (any_lane(again)) {
 #pragma unroll
-        for (int r = 0; r < 4 * PRODUCTS; r++) sums[k][r / 4][r % 4] = 0;
-    add_all(Careful<false>());
-    if constexpr (SINGLE) {
+            for (int k = 0; k < 4 * PRODUCTS * COUNT; k++) fresh[k / 4 / PRODUCTS][k / 4 % PRODUCTS][k % 4] = 0;
+            add_all(fresh, Careful<true>());
+        }
 #pragma unroll
-        for (int k = 0; k < COUNT; k++)
-#pragma unroll
-            for (int r = 0; r < 4; r++) again |= total(sums[k], r) != total(sums[k], r);
-        if (!any_lane(again)) return;
-#pragma unroll
-        for (int k = 0; k < COUNT; k++)
-#pragma unroll
-            for (int r = 0; r < 4 * PRODUCTS; r++) sums[k][r / 4][r % 4] = 0;
-        add_all(Careful<true>());
+        for (int k = 0; k < 4 * COUNT; k++) sums[k / 4][0][k % 4] += total(fresh[k / 4], k % 4);
     }
 }
 

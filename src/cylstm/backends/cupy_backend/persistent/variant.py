@@ -8,7 +8,7 @@ shapes are those of `cylstm.backends.base`.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ class Persistent:
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
         self.tf32 = tf32
+        self.kernel = lru_cache(maxsize=1024)(self._kernel)
         self._walks: Recent[Walks] = Recent(MOST_TABLE_BYTES, lambda walks: walks.nbytes)
 
     def unavailable(self) -> str:
@@ -72,7 +73,7 @@ class Persistent:
     def _rows_of(self, shape: LayerShape) -> tuple[Row, ...]:
         return self.table[_itemsize(shape)]
 
-    def kernel(self, name: str, shape: LayerShape, B: int) -> tuple[Configuration, GridKernel] | None:
+    def _kernel(self, name: str, shape: LayerShape, B: int) -> tuple[Configuration, GridKernel] | None:
         """The best configuration for B sequences whose blocks of one direction run at once, and its kernel."""
         row, H = self.row(shape), padded(shape.H)
         assert row is not None
