@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from ctypes import byref, c_size_t, c_void_p
 from typing import Any, NamedTuple
 
@@ -45,17 +46,26 @@ class Layout(NamedTuple):
         return space
 
     def parameters(self, space: Any, xp: Any) -> LayerParameters:
-        """What lies in the weight space, such as gradients, in the shapes of the parameters."""
+        """What lies in the weight space, such as gradients, in the shapes of the parameters.
+
+        What lies side by side is a part of `space`, not a copy of it.
+        """
         layer = self.layer
         H, I, R, P = layer.H, layer.I, layer.R, layer.P
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, R)}
         shapes |= {"bias_ih": (4 * H,), "bias_hh": (4 * H,)} if layer.bias else {}
         shapes |= {"weight_hr": (P, H)} if P else {}
-        directions = [{name: xp.empty(shape, space.dtype) for name, shape in shapes.items()} for _ in range(layer.D)]
+        directions: list[dict[str, Any]] = [{} for _ in range(layer.D)]
         for place in self.places:
-            if place.parameter in shapes:
-                array = directions[place.direction][place.parameter]
-                array[place.rows] = space[place.elements].reshape(place.shape)
+            if (shape := shapes.get(place.parameter)) is None:
+                continue
+            part, arrays = space[place.elements].reshape(place.shape), directions[place.direction]
+            if place.shape == shape:
+                arrays[place.parameter] = part
+                continue
+            if place.parameter not in arrays:
+                arrays[place.parameter] = xp.empty(shape, space.dtype)
+            arrays[place.parameter][place.rows] = part
         return tuple(DirectionParameters(**arrays) for arrays in directions)
 
 
@@ -66,11 +76,9 @@ def layout(library: Library, handle: c_void_p, layer: LayerShape, *, itemsize: i
     the same order, and the projection. It gives addresses; nothing is read or written there, so any do.
     """
     base, size, places = 1 << 32, c_size_t(), []
-    with (
-        rnn_descriptor(library, layer, algorithm=algorithm, tf32=False, packed=False) as rnn,
-        descriptor(library, "Tensor") as of_matrix,
-        descriptor(library, "Tensor") as of_bias,
-    ):
+    with ExitStack() as made:
+        rnn = rnn_descriptor(library, layer, made, algorithm=algorithm, tf32=False, packed=False)
+        of_matrix, of_bias = (descriptor(library, "Tensor", made) for _ in range(2))
         library.call("cudnnGetRNNWeightSpaceSize", handle, rnn, byref(size))
         for direction in range(layer.D):
             for number in range(9 if layer.P else 8):
@@ -85,7 +93,20 @@ def layout(library: Library, handle: c_void_p, layer: LayerShape, *, itemsize: i
                     if address.value is not None and (name == "weight" or kind != "hr"):
                         offset = (address.value - base) // itemsize
                         places.append(Place(f"{name}_{kind}", direction, rows, of, offset))
-    return Layout(layer, size.value // itemsize, tuple(places))
+    return Layout(layer, size.value // itemsize, _joined(places))
+
+
+def _joined(places: list[Place]) -> tuple[Place, ...]:
+    """The places, with one for gates that lie side by side in the weight space and in the parameter."""
+    joined: list[Place] = []
+    for place in sorted(places, key=lambda p: (p.direction, p.parameter, p.offset)):
+        last = joined[-1] if joined else None
+        if last and last[:2] == place[:2] and (last.rows.stop, last.elements.stop) == (place.rows.start, place.offset):
+            shape = (last.shape[0] + place.shape[0], *place.shape[1:])
+            joined[-1] = last._replace(rows=slice(last.rows.start, place.rows.stop), shape=shape)
+        else:
+            joined.append(place)
+    return tuple(joined)
 
 
 def _part(layer: LayerShape, number: int) -> tuple[str, slice, tuple[int, int]]:
