@@ -110,7 +110,8 @@ class DeviceArray(NDArrayOperatorsMixin):
 
         def method(*args: Any, **kwargs: Any) -> Any:
             check_call(f"ndarray.{name}", args, kwargs)
-            here.operations += name in ("astype", "conj", "copy", "fill", "sum")
+            same = name == "astype" and kwargs.get("copy") is False and np.dtype(args[0]) == self._array.dtype
+            here.operations += name in ("astype", "conj", "copy", "fill", "sum") and not same
             with on_device(device):
                 return wrapped(attribute(*args, **kwargs))
 
@@ -220,6 +221,8 @@ class Library:
 
         def called(*args: Any, **kwargs: Any) -> Any:
             check_call(name, args, kwargs)
+            if name == "ascontiguousarray" and args[0].flags.c_contiguous:
+                return args[0]
             here.operations += name not in ("empty", "empty_like")
             return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
 

@@ -110,6 +110,10 @@ class CupyDevice:
             before.use()
         return lambda: graph.launch()
 
+    def copy(self, source: Any, to: Any) -> None:
+        # Not by CuPy's assignment or `copy`, which launch a kernel that moves element by element.
+        to.data.copy_from_device_async(source.data, source.nbytes)
+
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
         if not out.size:
             return
@@ -120,8 +124,7 @@ class CupyDevice:
                 out[...] = 0
             return
         compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
-        scalar = np.float64 if name == "float64" else np.float32
-        alpha, beta = np.array(1, scalar), np.array(add, scalar)
+        alpha, beta = (_scalar(name == "float64", value) for value in (1, int(add)))
         cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
         mode = cublas.getPointerMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
@@ -143,6 +146,13 @@ class CupyDevice:
         cupy.get_default_memory_pool().free_all_blocks()
 
 
+@lru_cache
+def _scalar(double: bool, value: int) -> np.ndarray:
+    """A factor as cuBLAS reads it, from the host."""
+    return np.array(value, np.float64 if double else np.float32)
+
+
+@lru_cache
 def _cublas() -> Any:
     from cupy_backends.cuda.libs import cublas  # which loads the library
 

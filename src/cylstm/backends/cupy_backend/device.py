@@ -61,6 +61,9 @@ class Device(Protocol):
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """A function that does again, in the stream current then, what the launches of `launch_all` do."""
 
+    def copy(self, source: Any, to: Any) -> None:
+        """Copy the memory of an array to another one of its dtype and size; each lies in one piece."""
+
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
         """The matrix product of a and b into `out`, or added to it.
 
@@ -86,3 +89,14 @@ class System(Protocol):
 
     def device(self, number: int) -> Device:
         """One of them, the same object each time."""
+
+
+def copied(device: Device, array: Any) -> Any:
+    """A copy of an array of the device, in one piece; None for None."""
+    if array is None:
+        return None
+    if not array.flags.c_contiguous:
+        return device.xp.ascontiguousarray(array)
+    copy = device.xp.empty(array.shape, array.dtype)
+    device.copy(array, copy)
+    return copy

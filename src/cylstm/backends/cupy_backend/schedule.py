@@ -58,6 +58,12 @@ class Recent(Generic[Value]):
             self._values.clear()
 
 
+def key_of(batch_sizes: np.ndarray) -> Hashable:
+    """What tells batch sizes from others: short where all sequences have one length."""
+    B = int(batch_sizes[0])
+    return (len(batch_sizes), B) if batch_sizes[-1] == B else batch_sizes.tobytes()
+
+
 # The table of steps --------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_host import HostDevice, needs_gpu, without_gpu
+from device_array import to_device
 from host_cudnn import PARAMETERS
 
 from cylstm import testing
@@ -250,7 +251,8 @@ def test_parameters_go_in_and_come_out(library: Library, handle: c_void_p, P: in
     problem = make_problem(testing.Case(D=2, P=P, bias=bias), "float32")
     shape = LayerShape.of(problem.parameters)
     places = layout_of(library, handle, shape)
-    space = places.packed(problem.parameters, np)
+    there = tuple(type(d)(*(None if p is None else to_device(p) for p in d)) for d in problem.parameters)
+    space = places.packed(there, HostDevice()).get()
     assert np.count_nonzero(space) == sum(p.size for d in problem.parameters for p in d if p is not None)
     for found, expected in zip(places.parameters(space, np), problem.parameters, strict=True):
         for one, other in zip(found, expected, strict=True):

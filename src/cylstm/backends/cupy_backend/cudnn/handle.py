@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..schedule import Recent
+from ..schedule import Recent, key_of
 from ..variants import LayerShape
 from .descriptors import Descriptors, descriptors, sequence_lengths
 from .library import Library
@@ -61,7 +61,7 @@ class Handle:
             lengths = sequence_lengths(batch_sizes)
             return Call(descriptors(self.library, shape, lengths, algorithm=algorithm, tf32=tf32), {})
 
-        return self._calls.get((shape, algorithm, batch_sizes.tobytes()), make)
+        return self._calls.get((shape, algorithm, key_of(batch_sizes)), make)
 
     def sizes(self, call: Call, mode: int) -> tuple[int, int]:
         """Bytes for the work of a call, and for what it leaves to the backward pass."""

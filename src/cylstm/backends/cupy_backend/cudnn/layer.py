@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...base import Keep, LayerGradients, LayerOutput
-from ..device import Device
+from ..device import Device, copied
 from ..variants import LayerShape
 from .algorithms import Conditions, algorithms
 from .handle import Handle
@@ -50,9 +50,9 @@ class Space(NamedTuple):
         """New memory."""
         return cls(xp.empty(-(-nbytes // 8), np.uint64), nbytes)
 
-    def copied(self, xp: Any) -> Space:
+    def copied(self, device: Device) -> Space:
         """A copy."""
-        return Space(_copied(xp, self.words), self.nbytes)
+        return Space(copied(device, self.words), self.nbytes)
 
     @property
     def arguments(self) -> tuple[int, int | None]:
@@ -110,10 +110,10 @@ class PreparedCudnn:
         output, h_n, c_n, kept = self._forward(input, batch_sizes, h_0, c_0, keep == "gates", algorithms)
         if keep == "nothing":
             return LayerOutput(output, h_n, c_n, None)
-        xp = self.variant.device.xp
-        h_0, c_0 = _copied(xp, h_0), _copied(xp, c_0)
+        device = self.variant.device
+        h_0, c_0 = copied(device, h_0), copied(device, c_0)
         if kept is not None:
-            kept = kept._replace(output=_copied(xp, output))  # the caller may change the output
+            kept = kept._replace(output=copied(device, output))  # the caller may change the output
         return LayerOutput(output, h_n, c_n, CudnnWorkspace(input, batch_sizes, h_0, c_0, kept))
 
     def _forward(
@@ -160,7 +160,7 @@ class PreparedCudnn:
             assert kept is not None
             reserve = kept.reserve
         else:
-            reserve = kept.reserve.copied(xp)  # cuDNN changes it, and the workspace may be used again
+            reserve = kept.reserve.copied(self.variant.device)  # cuDNN changes it, and the workspace may be used again
         B, D, y = int(batch_sizes[0]), shape.D, kept.output
         dy = xp.zeros_like(y) if grad_output is None else grad_output
         dx, dw = xp.empty_like(x), xp.zeros_like(self.weights)  # to dw it is added
@@ -185,12 +185,3 @@ class PreparedCudnn:
 
 def _address(array: Any) -> int | None:
     return None if array is None else array.data.ptr
-
-
-def _copied(xp: Any, array: Any) -> Any:
-    """A copy, by one copy of memory: CuPy's method `copy` launches a kernel that moves element by element."""
-    if array is None:
-        return None
-    copy = xp.empty_like(array)
-    xp.copyto(copy, array)
-    return copy

@@ -75,7 +75,7 @@ class Cudnn:
                 return layout(self.library, handle.pointer, shape, itemsize=itemsize, algorithm="standard")
 
         places = self._layouts.get(shape, make)
-        prepared = PreparedCudnn(self, places, places.packed(layer_parameters, self.device.xp))
+        prepared = PreparedCudnn(self, places, places.packed(layer_parameters, self.device))
         return prepared if shape.D == 1 else PreparedBoth(prepared, partial(self._apart, prepared))
 
     def _apart(self, together: PreparedCudnn) -> tuple[PreparedCudnn, PreparedCudnn]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...base import DirectionParameters, LayerParameters
+from ..device import Device
 from ..variants import LayerShape
 from .descriptors import descriptor, rnn_descriptor
 from .library import Library
@@ -21,12 +22,7 @@ class Place(NamedTuple):
     direction: int
     rows: slice  # of the parameter
     shape: tuple[int, ...]
-    offset: int  # in elements
-
-    @property
-    def elements(self) -> slice:
-        """Of the weight space."""
-        return slice(self.offset, self.offset + int(np.prod(self.shape)))
+    elements: slice  # of the weight space
 
 
 class Layout(NamedTuple):
@@ -36,13 +32,13 @@ class Layout(NamedTuple):
     length: int  # in elements
     places: tuple[Place, ...]
 
-    def packed(self, layer_parameters: LayerParameters, xp: Any) -> Any:
+    def packed(self, layer_parameters: LayerParameters, device: Device) -> Any:
         """The weight space with these parameters. A layer without biases has zeros there."""
-        space = xp.zeros(self.length, layer_parameters[0].weight_ih.dtype)
+        space = device.xp.zeros(self.length, layer_parameters[0].weight_ih.dtype)
         for place in self.places:
             parameter = getattr(layer_parameters[place.direction], place.parameter)
             if parameter is not None:
-                space[place.elements] = parameter[place.rows].reshape(-1)
+                device.copy(parameter[place.rows].reshape(-1), space[place.elements])
         return space
 
     def parameters(self, space: Any, xp: Any) -> LayerParameters:
@@ -91,19 +87,22 @@ def layout(library: Library, handle: c_void_p, layer: LayerShape, *, itemsize: i
                 kind, rows, shape = _part(layer, number)
                 for name, address, of in (("weight", matrix, shape), ("bias", bias, shape[:1])):
                     if address.value is not None and (name == "weight" or kind != "hr"):
-                        offset = (address.value - base) // itemsize
-                        places.append(Place(f"{name}_{kind}", direction, rows, of, offset))
+                        first = (address.value - base) // itemsize
+                        elements = slice(first, first + int(np.prod(of)))
+                        places.append(Place(f"{name}_{kind}", direction, rows, of, elements))
     return Layout(layer, size.value // itemsize, _joined(places))
 
 
 def _joined(places: list[Place]) -> tuple[Place, ...]:
     """The places, with one for gates that lie side by side in the weight space and in the parameter."""
     joined: list[Place] = []
-    for place in sorted(places, key=lambda p: (p.direction, p.parameter, p.offset)):
+    for place in sorted(places, key=lambda p: (p.direction, p.parameter, p.elements.start)):
         last = joined[-1] if joined else None
-        if last and last[:2] == place[:2] and (last.rows.stop, last.elements.stop) == (place.rows.start, place.offset):
+        beside = last and (last.rows.stop, last.elements.stop) == (place.rows.start, place.elements.start)
+        if last and beside and last[:2] == place[:2]:
             shape = (last.shape[0] + place.shape[0], *place.shape[1:])
-            joined[-1] = last._replace(rows=slice(last.rows.start, place.rows.stop), shape=shape)
+            rows, elements = (slice(a.start, b.stop) for a, b in zip(last[2:5:2], place[2:5:2], strict=True))
+            joined[-1] = last._replace(rows=rows, shape=shape, elements=elements)
         else:
             joined.append(place)
     return tuple(joined)
