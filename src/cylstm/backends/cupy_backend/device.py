@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from .planner import Facts
 
 Dim = tuple[int, int, int]
+#: Bytes that the address of a result is a multiple of: what JAX takes for granted.
+ALIGNMENT = 16
 
 
 class Launch(Protocol):
@@ -100,3 +102,8 @@ def copied(device: Device, array: Any) -> Any:
     copy = device.xp.empty(array.shape, array.dtype)
     device.copy(array, copy)
     return copy
+
+
+def part(device: Device, view: Any) -> Any:
+    """A contiguous part of a larger array, as a result: itself, or a copy where other libraries could not read it."""
+    return view if view.data.ptr % ALIGNMENT == 0 else copied(device, view)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...arrays.arithmetic import sigmoid
 from ..base import DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
-from .device import Device
+from .device import Device, copied, part
 from .planner import TYPES
 from .schedule import MOST_TABLE_BYTES, Pass, Recent, Schedules, Table, key_of
 from .variants import LayerShape
@@ -108,7 +108,7 @@ class PreparedSteps:
         return LayerOutput(output, h_n, c_n, workspace)
 
     def backward(self, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
-        xp, p = self.steps.device.xp, self.weights
+        device, xp, p = self.steps.device, self.steps.device.xp, self.weights
         x, batch_sizes, h_prev, c_prev, gates = workspace
         N, B, D, H, R = len(x), int(batch_sizes[0]), p.D, p.H, p.R
         if gates is None:
@@ -130,10 +130,10 @@ class PreparedSteps:
             rows = slice(d * 4 * H, (d + 1) * 4 * H)
             self._product(da[:, rows][table.ends[d]], p.weight_hh[d], dh_0[d])
             grads = DirectionParameters(
-                dW_ih[rows],
+                part(device, dW_ih[rows]),
                 self._made_product(da[:, rows].T, h_prev[:, d]),
-                None if db is None else db[rows],
-                None if db is None else db[rows].copy(),
+                None if db is None else part(device, db[rows]),
+                None if db is None else copied(device, db[rows]),
                 None if h_full is None else self._made_product(dh[:, d].T, h_full[:, d]),
             )
             parameters.append(grads)

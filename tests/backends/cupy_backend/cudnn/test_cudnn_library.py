@@ -252,14 +252,22 @@ def test_parameters_go_in_and_come_out(library: Library, handle: c_void_p, P: in
     shape = LayerShape.of(problem.parameters)
     places = layout_of(library, handle, shape)
     there = tuple(type(d)(*(None if p is None else to_device(p) for p in d)) for d in problem.parameters)
-    space = places.packed(there, HostDevice()).get()
-    assert np.count_nonzero(space) == sum(p.size for d in problem.parameters for p in d if p is not None)
-    for found, expected in zip(places.parameters(space, np), problem.parameters, strict=True):
+    space = places.packed(there, HostDevice())
+    assert np.count_nonzero(space.get()) == sum(p.size for d in problem.parameters for p in d if p is not None)
+    for found, expected in zip(places.parameters(space, HostDevice()), problem.parameters, strict=True):
         for one, other in zip(found, expected, strict=True):
             assert (one is None) == (other is None)
             if other is not None:
-                np.testing.assert_array_equal(one, other)
-                assert np.may_share_memory(one, space)  # cuDNN has the gates side by side: nothing is copied
+                np.testing.assert_array_equal(one.get(), other)
+
+
+@needs_cudnn
+def test_cudnn_has_the_gates_of_a_parameter_side_by_side(library: Library, handle: c_void_p) -> None:
+    """So gradients need not be put together; they are parts of one array, where other libraries can read them there."""
+    for shape in SHAPES:
+        places = layout_of(library, handle, shape).places
+        assert len(places) == shape.D * (4 + (shape.P > 0))
+        assert {place.rows.start for place in places} == {0}
 
 
 # On a GPU ------------------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ class PreparedCudnn:
                 handle.pointer, d.rnn, ADD, None, d.x, _address(x), d.h, _address(h_0), d.y, _address(y),
                 dw.nbytes, _address(dw), *work.arguments, *reserve.arguments,
             )  # fmt: skip
-        return LayerGradients(dx, dh_0, dc_0, self.layout.parameters(dw, xp))
+        return LayerGradients(dx, dh_0, dc_0, self.layout.parameters(dw, self.variant.device))
 
 
 def _address(array: Any) -> int | None:

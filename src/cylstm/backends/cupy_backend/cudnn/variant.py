@@ -80,7 +80,7 @@ class Cudnn:
 
     def _apart(self, together: PreparedCudnn) -> tuple[PreparedCudnn, PreparedCudnn]:
         """The two directions of a layer, each by itself."""
-        forth, back = together.layout.parameters(together.weights, self.device.xp)
+        forth, back = together.layout.parameters(together.weights, self.device)
         first, second = self.prepare((forth,)), self.prepare((back,))
         assert isinstance(first, PreparedCudnn)
         assert isinstance(second, PreparedCudnn)

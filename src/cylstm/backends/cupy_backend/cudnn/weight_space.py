@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...base import DirectionParameters, LayerParameters
-from ..device import Device
+from ..device import Device, part
 from ..variants import LayerShape
 from .descriptors import descriptor, rnn_descriptor
 from .library import Library
@@ -41,10 +41,10 @@ class Layout(NamedTuple):
                 device.copy(parameter[place.rows].reshape(-1), space[place.elements])
         return space
 
-    def parameters(self, space: Any, xp: Any) -> LayerParameters:
+    def parameters(self, space: Any, device: Device) -> LayerParameters:
         """What lies in the weight space, such as gradients, in the shapes of the parameters.
 
-        What lies side by side is a part of `space`, not a copy of it.
+        What lies side by side is a part of `space`, where its address allows that, not a copy of it.
         """
         layer = self.layer
         H, I, R, P = layer.H, layer.I, layer.R, layer.P
@@ -55,13 +55,13 @@ class Layout(NamedTuple):
         for place in self.places:
             if (shape := shapes.get(place.parameter)) is None:
                 continue
-            part, arrays = space[place.elements].reshape(place.shape), directions[place.direction]
+            view, arrays = space[place.elements].reshape(place.shape), directions[place.direction]
             if place.shape == shape:
-                arrays[place.parameter] = part
+                arrays[place.parameter] = part(device, view)
                 continue
             if place.parameter not in arrays:
-                arrays[place.parameter] = xp.empty(shape, space.dtype)
-            arrays[place.parameter][place.rows] = part
+                arrays[place.parameter] = device.xp.empty(shape, space.dtype)
+            device.copy(view, arrays[place.parameter][place.rows])
         return tuple(DirectionParameters(**arrays) for arrays in directions)
 
 
