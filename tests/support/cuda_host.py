@@ -20,7 +20,7 @@ from device_array import DeviceArray, Library, here, on_device
 
 from cylstm.arrays.arithmetic import widened
 from cylstm.backends.cupy_backend import CupyBackend
-from cylstm.backends.cupy_backend.device import Dim, Launch
+from cylstm.backends.cupy_backend.device import Dim, Launch, waited_in_vain
 from cylstm.backends.cupy_backend.gemm import gemm_of
 from cylstm.backends.cupy_backend.planner import Facts
 
@@ -96,6 +96,7 @@ class HostDevice:
         self._thread = threading.local()  # of a thread: what it records; other threads launch meanwhile
         self.resident = 10_000  # blocks that run at once
         self.grids: list[Dim] = []  # of launches whose blocks wait for one another
+        self.in_vain = np.zeros(1, np.int32)  # whether some have waited in vain
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -109,6 +110,16 @@ class HostDevice:
         from grid_host import HostGridKernel
 
         return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
+
+    def verify(self) -> None:
+        if self.in_vain[0]:
+            self.in_vain[0] = 0
+            raise RuntimeError(waited_in_vain(self.number))
+
+    def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return (
+            self.xp.full((int(np.prod(shape)) * np.dtype(dtype).itemsize,), 0xFF, np.uint8).view(dtype).reshape(shape)
+        )
 
     def mark(self) -> Hashable:
         self.marks += 1

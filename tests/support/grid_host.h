@@ -18,6 +18,9 @@
 #define __global__ static
 #define __launch_bounds__(...)
 
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
@@ -95,11 +98,11 @@ static void resume(Fiber &fiber) {
 }
 static void make_blocks(int shared_bytes) {
     const int threads = blockDim.x;
-    blocks.assign(gridDim.x * gridDim.y, Block{});
+    blocks.assign(gridDim.x * gridDim.y * gridDim.z, Block{});
     fibers.clear();
     fibers.resize(blocks.size() * threads);
     for (size_t k = 0; k < blocks.size(); k++) {
-        blocks[k].index = {int(k) % gridDim.x, int(k) / gridDim.x, 0};
+        blocks[k].index = {int(k) % gridDim.x, int(k) / gridDim.x % gridDim.y, int(k) / gridDim.x / gridDim.y};
         blocks[k].shared.assign(shared_bytes / sizeof(float4) + 1, float4{NAN, NAN, NAN, NAN});
         blocks[k].warps.resize(threads / 32);
         for (int t = 0; t < threads; t++) {

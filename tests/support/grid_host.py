@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from cuda_host import HostDevice, as_cuda_takes, compiled
 
 _FOLDER = Path(__file__).parent
@@ -57,17 +58,18 @@ class HostGridKernel:
         shared_memory: int,
     ) -> None:
         self.resident = device.resident
+        self._in_vain = np.intp(device.in_vain.ctypes.data)
         self._grids = device.grids
         self._what = (name, source, definitions)
         self._threads, self._shared_memory = threads, shared_memory
 
     def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-        assert grid[0] * grid[1] <= self.resident
+        assert grid[0] * grid[1] * grid[2] <= self.resident
         self._grids.append(grid)
         name, source, definitions = self._what
         sources = _TOGETHER.get(source, (source,))
         run = getattr(_library(name, sources, definitions), f"run_{sources.index(source)}")
-        cells, *as_c = as_cuda_takes(arguments)
+        cells, *as_c = as_cuda_takes([*arguments, self._in_vain])
         with _RUNS:
             HostGridKernel.seed += 1
             limits = (ctypes.c_long * 3)(HostGridKernel.seed, self._shared_memory, self.turns)

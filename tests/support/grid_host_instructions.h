@@ -3,35 +3,52 @@
 static void linger() {
     while (chance() % 4 == 0) yield_to_scheduler();
 }
-static Words load_relaxed(const Words *from) {
-    Words words;
+static void load_relaxed(Words &to, const Words *from, bool wanted) {
     for (int r = 0; r < 4; r++) {  // a vector of words is no single access
         linger();
-        words.at[r] = reinterpret_cast<const volatile Words *>(from)->at[r];
+        if (wanted) to.at[r] = reinterpret_cast<const volatile Words *>(from)->at[r];
     }
-    return words;
 }
 static void store_relaxed(unsigned *to, unsigned word) {
     yield_to_scheduler();
     linger();
     *static_cast<volatile unsigned *>(to) = word;
 }
-static void rest() { yield_to_scheduler(); }
-
-static unsigned with_next(STORAGE mine) {
+static unsigned with_next(unsigned bits) {
     Warp &warp = warp_here();
     const int lane = threadIdx.x & 31;
-    warp.word[lane] = mine.bits;
+    warp.word[lane] = bits;
     __syncwarp();
-    const unsigned word = mine.bits | warp.word[lane == 31 ? 31 : lane + 1] << 16;
+    const unsigned word = bits | warp.word[lane == 31 ? 31 : lane + 1] << 16;
     __syncwarp();
     return word;
 }
+static bool any_lane(bool mine) {
+    Warp &warp = warp_here();
+    warp.word[threadIdx.x & 31] = mine;
+    __syncwarp();
+    bool any = false;
+    for (unsigned word : warp.word) any |= word;
+    __syncwarp();
+    return any;
+}
+// To the nearest, ties away from zero. What is above the largest becomes inf; nan stays nan.
+static unsigned tf32(float a) {
+    const unsigned bits = bits_of(a);
+    return a == a ? (bits + 0x1000) & 0xffffe000 : 0x7fffffff;
+}
 
-static float half_of(unsigned word, int k) { return widened(STORAGE{(unsigned short)(word >> 16 * k)}); }
+// Number k of those that a word of a fragment holds. Of TF32 an mma reads the upper 19 bits.
+template <class T>
+static float factor_of(unsigned word, int k) {
+    if constexpr (sizeof(T) == 4) return float_of(word & 0xffffe000);
+    else return widened(T{(unsigned short)(word >> 16 * k)});
+}
 
-// Lane 4 g + m has rows g and g + 8 of a and column g of b; of c it has rows g, g + 8 and columns 2 m, 2 m + 1.
+// Lane 4 g + m has rows g and g + 8 of a and column g of b; of c it has rows g, g + 8 and columns 2 m, 2 m + 1. Each of
+// its words holds the numbers of one place k, or of two side by side.
 static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    constexpr int of_word = 4 / sizeof(STORAGE), half = 4 * of_word;
     Warp &warp = warp_here();
     const int lane = threadIdx.x & 31;
     std::memcpy(warp.a[lane], a, sizeof warp.a[lane]);
@@ -39,9 +56,11 @@ static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     __syncwarp();
     for (int r = 0; r < 4; r++) {
         const int row = (lane >> 2) + 8 * (r >> 1), column = 2 * (lane & 3) + (r & 1);
-        for (int k = 0; k < 16; k++)
-            c[r] += half_of(warp.a[row % 8 * 4 + k % 8 / 2][(row >= 8) + 2 * (k >= 8)], k % 2) *
-                    half_of(warp.b[column * 4 + k % 8 / 2][k >= 8], k % 2);
+        for (int k = 0; k < 2 * half; k++) {
+            const int member = k % half / of_word, high = k >= half, place = k % of_word;
+            c[r] += factor_of<STORAGE>(warp.a[row % 8 * 4 + member][(row >= 8) + 2 * high], place) *
+                    factor_of<STORAGE>(warp.b[column * 4 + member][high], place);
+        }
     }
     __syncwarp();
 }

@@ -51,6 +51,7 @@ class VariantBackend(Backend):
             input=_there(input), batch_sizes=batch_sizes, h_0=_there(h_0), c_0=_there(c_0), keep=keep
         )
         output, h_n, c_n = (array.get() for array in result[:3])
+        self._verify()
         return LayerOutput(output, h_n, c_n, None if keep == "nothing" else (self.variant, result.workspace))
 
     def backward(
@@ -62,11 +63,15 @@ class VariantBackend(Backend):
         assert prepared.variant is not None
         result = prepared.variant.backward(workspace[1], **{name: _there(array) for name, array in grads.items()})
         dx, dh_0, dc_0 = (array.get() for array in result[:3])
+        self._verify()
         parameters = tuple(
             DirectionParameters(*(None if array is None else array.get() for array in direction))
             for direction in result.parameters
         )
         return LayerGradients(dx, dh_0, dc_0, parameters)
+
+    def _verify(self) -> None:
+        self.variant.device.verify()  # type: ignore[attr-defined]  # each variant has its device
 
 
 def _there(array: Any) -> Any:

@@ -236,6 +236,8 @@ class CupyBackend(Backend):
             result = form.forward(batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, prepared.device))
             workspace = None if keep == "nothing" else CupyWorkspace(form, result.workspace, to_host)
             output, h_n, c_n = (_returned(array, to_host) for array in result[:3])
+            if to_host:
+                prepared.device.verify()  # whose work is done
             return LayerOutput(output, h_n, c_n, workspace)
 
         return self._run(prepared.device, forward)
@@ -256,8 +258,10 @@ class CupyBackend(Backend):
         def backward() -> LayerGradients:
             grads = form.backward(of_variant, **_uploaded(arguments, prepared.device))
             dx, dh_0, dc_0 = (_returned(array, to_host) for array in grads[:3])
-            parameters = (DirectionParameters(*(_returned(p, to_host) for p in each)) for each in grads.parameters)
-            return LayerGradients(dx, dh_0, dc_0, tuple(parameters))
+            parameters = tuple(DirectionParameters(*(_returned(p, to_host) for p in each)) for each in grads.parameters)
+            if to_host:
+                prepared.device.verify()
+            return LayerGradients(dx, dh_0, dc_0, parameters)
 
         return self._run(prepared.device, backward)
 
@@ -288,6 +292,7 @@ class CupyBackend(Backend):
         says what to do. The work changes nothing before it is done, so it can be begun again.
         """
         with device.current():
+            device.verify()  # what calls before this one have left, as far as they are done
             try:
                 return work()
             except Exception as error:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from .device import Dim, Launch
+from .device import Dim, Launch, waited_in_vain
 from .gemm import COMPUTE_32F_FAST_TF32, COMPUTE_TYPES, DATA_TYPES, gemm_of
 from .planner import Facts
 
@@ -59,6 +59,9 @@ class CupyDevice:
             multiprocessors=properties["multiProcessorCount"],
             shared_memory=properties["sharedMemPerBlock"],
         )
+        # On the host, where it is read without waiting for the device; kernels write it there.
+        self._in_vain = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
+        self._in_vain[0] = 0
         self._functions = lru_cache(maxsize=None)(self._compiled)
         self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
 
@@ -90,7 +93,19 @@ class CupyDevice:
     def grid_kernel(
         self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
     ) -> CupyGridKernel:
-        return self._grid_kernels(name, source, definitions, threads, shared_memory, self.facts.multiprocessors)
+        multiprocessors, in_vain = self.facts.multiprocessors, np.uint64(self._in_vain.ctypes.data)
+        return self._grid_kernels(name, source, definitions, threads, shared_memory, multiprocessors, in_vain)
+
+    def verify(self) -> None:
+        if not self._in_vain[0]:
+            return
+        self._in_vain[0] = 0
+        raise RuntimeError(waited_in_vain(self.number))
+
+    def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        array = cupy.empty(shape, dtype)
+        array.data.memset_async(0xFF, array.nbytes)
+        return array
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         # On a stream of its own: CUDA does not record the default stream. Not by `with`, whose end in CuPy before 14.3
@@ -177,10 +192,11 @@ class CupyGridKernel:
         threads: int,
         shared_memory: int,
         multiprocessors: int,
+        in_vain: np.uint64,
     ) -> None:
         module = cupy.RawModule(code=source, options=("-std=c++17", *definitions), enable_cooperative_groups=True)
         self._function = module.get_function(name)
-        self._threads, self._shared_memory = threads, shared_memory
+        self._threads, self._shared_memory, self._in_vain = threads, shared_memory, in_vain
         try:
             self._function.max_dynamic_shared_size_bytes = shared_memory
         except cupy.cuda.driver.CUDADriverError:  # more than a block of this device may have
@@ -190,4 +206,4 @@ class CupyGridKernel:
             self.resident = multiprocessors * of_one(self._function.kernel.ptr, threads, shared_memory)
 
     def __call__(self, grid: tuple[int, int, int], arguments: Sequence[Any]) -> None:
-        self._function(grid, (self._threads, 1, 1), tuple(arguments), shared_mem=self._shared_memory)
+        self._function(grid, (self._threads, 1, 1), (*arguments, self._in_vain), shared_mem=self._shared_memory)

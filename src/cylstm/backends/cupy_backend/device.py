@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import numpy as np
+
 from .planner import Facts
 
 Dim = tuple[int, int, int]
@@ -21,7 +23,10 @@ class Launch(Protocol):
 
 
 class GridKernel(Protocol):
-    """A kernel whose blocks wait for one another: all of a launch have to run at once."""
+    """A kernel whose blocks wait for one another: all of a launch have to run at once.
+
+    Its last parameter, which a launch adds, is the address of an int, set where a block has waited in vain.
+    """
 
     resident: int  # the blocks that run at once; none where the device cannot run one
 
@@ -59,6 +64,12 @@ class Device(Protocol):
         self, name: str, source: str, definitions: tuple[str, ...], *, threads: int, shared_memory: int
     ) -> GridKernel:
         """A compiled kernel with blocks of so many threads and bytes."""
+
+    def verify(self) -> None:
+        """Raise a RuntimeError if blocks of a launch that has ended have waited for one another in vain."""
+
+    def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """An array whose bits are all 1."""
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """A function that does again, in the stream current then, what the launches of `launch_all` do."""
@@ -107,3 +118,11 @@ def copied(device: Device, array: Any) -> Any:
 def part(device: Device, view: Any) -> Any:
     """A contiguous part of a larger array, as a result: itself, or a copy where other libraries could not read it."""
     return view if view.data.ptr % ALIGNMENT == 0 else copied(device, view)
+
+
+def waited_in_vain(number: int) -> str:
+    """What `Device.verify` says."""
+    return (
+        f"blocks of a kernel on cuda:{number} waited for one another in vain, for they did not all run at once: "
+        "results of calls since the last one that was verified are nan; choose another tier by CYLSTM_CUPY_TIER"
+    )

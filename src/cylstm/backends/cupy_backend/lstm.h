@@ -89,8 +89,19 @@ INLINE ARITHMETIC rounded(ARITHMETIC a) {
     return widened(stored);
 }
 
+#ifdef __CUDACC__
+INLINE float reciprocal(float a) {  // to the last place, and without a branch
+    float one_over_a;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(one_over_a) : "f"(a));
+    return one_over_a;
+}
+#else
+INLINE float reciprocal(float a) { return 1 / a; }
+#endif
+INLINE double reciprocal(double a) { return 1 / a; }
+
 // (2). exp(-a) = inf gives the right limit, 0.
-INLINE ARITHMETIC sigmoid(ARITHMETIC a) { return 1 / (1 + exp(-a)); }
+INLINE ARITHMETIC sigmoid(ARITHMETIC a) { return reciprocal(1 + exp(-a)); }
 
 // One step of one direction: which packed rows it takes, and where the same sequences have the step before it, in the
 // order of the walk. Sequence b < rows has row first + b; the step before has row before + b of it if b < carried, and

@@ -43,7 +43,7 @@ def test_blocks_that_wait_in_vain_give_up_and_it_is_an_error(name: str, monkeypa
     }
     with monkeypatch.context() as patch:
         patch.setattr(HostGridKernel, "__call__", without_the_last_block)
-        with pytest.raises(RuntimeError, match=rf"kernel persistent_{name} must all run at once.*CYLSTM_CUPY_TIER"):
+        with pytest.raises(RuntimeError, match=r"waited for one another in vain.*are nan.*CYLSTM_CUPY_TIER"):
             passes[name]()
     assert short
     np.testing.assert_array_equal(forward(used, given, prepared).output, expected.output)
@@ -69,7 +69,7 @@ def test_of_16_bits_nothing_is_widened_for_a_product() -> None:
     prepared = used.prepare(given.parameters)
     backward(used, given, prepared, forward(used, given, prepared, "gates").workspace)
     assert {kind for kind, _, _ in device.products} == {"float16"}
-    assert [out for _, out, _ in device.products] == ["float32", *["float16"] * 6]
+    assert [out for _, out, _ in device.products] == ["float32", *["float16"] * 4, "float32", *["float16"] * 2]
 
 
 class RawModule:
@@ -110,9 +110,9 @@ def test_what_runs_at_once_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatc
     )
     fake = SimpleNamespace(RawModule=RawModule, cuda=SimpleNamespace(driver=driver))
     monkeypatch.setattr(cupy_device, "cupy", fake)
-    kernel = cupy_device.CupyGridKernel("k", "code", ("-DA=1",), 256, 64 * 1024, 132)
+    kernel = cupy_device.CupyGridKernel("k", "code", ("-DA=1",), 256, 64 * 1024, 132, np.uint64(77))
     assert kernel.resident == 264
     assert asked == [(123, 256, 64 * 1024)]
     kernel((5, 2, 1), ["a", None])
-    assert kernel._function.launches == [((5, 2, 1), (256, 1, 1), ("a", None))]
-    assert cupy_device.CupyGridKernel("k", "code", (), 256, 192 * 1024, 132).resident == 0
+    assert kernel._function.launches == [((5, 2, 1), (256, 1, 1), ("a", None, 77))]
+    assert cupy_device.CupyGridKernel("k", "code", (), 256, 192 * 1024, 132, np.uint64(77)).resident == 0

@@ -30,7 +30,7 @@ def checks() -> list[testing.Check]:
     """Those of the dtypes that it computes."""
     every = [c for c in testing.checks(VariantBackend(HostPersistent())) if not any(slow in c.id for slow in SLOW)]
     few = [c for c in every if c.id.endswith("bfloat16") and any(topic in c.id for topic in FEW)]
-    return [c for c in every if c.id.endswith("-float16")] + few
+    return [c for c in every if c.id.endswith(("-float16", "-float32"))] + few
 
 
 #: What needs kernels of further configurations, each a second to compile.
@@ -64,14 +64,14 @@ def test_what_it_does_not_compute_goes_on_to_the_next_variant() -> None:
     shape = LayerShape("float16", 3, 8, 0, 1, True)
     assert variant.refusal(shape, one, "gates") == ""
     for change, sizes, why in (
-        ({"dtype": "float32"}, one, "it computes bfloat16 and float16, not float32"),
+        ({"dtype": "float64"}, one, "it computes bfloat16 and float16 and float32, not float64"),
         ({"dtype": "complex64"}, one, "not complex64"),
         ({"P": 2}, one, "no projection"),
-        ({"H": 161}, one, "hidden_size is above 160"),
+        ({"H": 161}, one, "hidden_size is above 160 in float16"),
         ({}, np.array([0]), "empty batch"),
     ):
         assert why in variant.refusal(shape._replace(**change), sizes, "nothing")
-    assert Persistent.by_default is False
+    assert Persistent.by_default
 
 
 def test_an_old_device_is_not_used() -> None:
@@ -98,10 +98,12 @@ def test_a_larger_layer() -> None:
 
 
 def test_more_sequences_than_a_launch_takes() -> None:
-    """A launch of these configurations takes 16."""
-    device = HostDevice()
-    assert_right(HostPersistent(device), problem(B=37, T=4))
-    assert device.grids == [(3, 2, 1)] * 6
+    """A group of these configurations takes 16; groups go together where their blocks run at once."""
+    for resident, launches in ((10_000, [(3, 2, 3)] * 2), (12, [(3, 2, 2), (3, 2, 1)] * 2)):
+        device = HostDevice()
+        device.resident = resident
+        assert_right(HostPersistent(device), problem(B=37, T=4))
+        assert device.grids == launches
 
 
 def test_a_state_of_all_bits_is_no_missing_word() -> None:
@@ -116,7 +118,7 @@ def test_a_state_of_all_bits_is_no_missing_word() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("H", [24, 128, 200, 384, 768, 1024, 1536])
 def test_values_on_the_gpu(dtype: str, H: int) -> None:
     """Each row of the table, ragged, in both directions, with more sequences than a launch takes."""

@@ -1,4 +1,4 @@
-// The recurrent part of the backward pass of one layer in one launch, float16 or bfloat16. Not run on a GPU yet.
+// The recurrent part of the backward pass of one layer in one launch, on tensor cores.
 //
 // Block x owns UNITS hidden units. The gradient of h at a step is the product of the gradients of the gates at the step
 // before it in this walk, (rows, 4 H), with the UNITS columns of weight_hh that stay in the block's registers: here the
@@ -14,95 +14,173 @@
 #define N_TILES (UNITS / 8)
 
 typedef unsigned Weights[K_STEPS][N_TILES][2];
-typedef float Sums[N_TILES][4];
 
-// Adds the products of a chunk: x[0] are words of row `group` of the tile, x[1] of row group + 8.
-INLINE void multiply(Sums &sums, const Weights &weights, int chunk, const Words (&x)[2 * CHUNK]) {
+INLINE void load(Weights &weights, const STORAGE *columns, const Place &here, int H) {
 #pragma unroll
-    for (int k = 0; k < CHUNK; k++)
+    for (int pair = 0; pair < PAIRS; pair++)
 #pragma unroll
-        for (int odd = 0; odd < 2; odd++) {
-            const Words &low = x[k], &high = x[CHUNK + k];
-            const unsigned a[4] = {low.at[2 * odd], high.at[2 * odd], low.at[2 * odd + 1], high.at[2 * odd + 1]};
+        for (int n = 0; n < N_TILES; n++) {
+            const int unit = blockIdx.x * UNITS + n * 8 + here.group, k = first_k(here, pair);
+            Words words = {{0, 0, 0, 0}};
+            if (unit < H && k < 4 * H) words = *words_at(columns + ((long long)here.d * H + unit) * 4 * H + k);
 #pragma unroll
-            for (int n = 0; n < N_TILES; n++) mma(sums[n], a, weights[2 * (chunk + k) + odd][n]);
+            for (int r = 0; r < 4; r++) weights[2 * pair + r / 2][n][r & 1] = words.at[r];
         }
 }
 
-// Directions and sequences are those of a launch, as in the forward pass.
+INLINE void renewed(Weights &weights) {
+    if constexpr (K_STEPS * N_TILES > 8)  // the rests of fewer stay in registers
+#pragma unroll
+        for (int k = 0; k < K_STEPS * N_TILES * 2; k++) renew(weights[k / (2 * N_TILES)][k / 2 % N_TILES][k % 2]);
+}
+
+// Adds the products of a chunk: x[0] are words of row `group` of the tile, x[CHUNK] of row group + 8.
+INLINE void add_chunk(float (&sums)[N_TILES][4], const Weights &weights, int chunk, const Words (&x)[2 * CHUNK]) {
+    Sum of_chunk[N_TILES];
+    sum_up(of_chunk, [&](auto careful) {
+#pragma unroll
+        for (int k = 0; k < 2 * CHUNK; k++)
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++) {
+                const Words &low = x[k / 2], &high = x[CHUNK + k / 2];
+                const int r = 2 * (k & 1);
+                const auto a = split<careful.value>({low.at[r], high.at[r], low.at[r + 1], high.at[r + 1]});
+                add_product(of_chunk[n], a, split<careful.value>(weights[2 * chunk + k][n]));
+            }
+    });
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++)
+#pragma unroll
+        for (int r = 0; r < 4; r++) sums[n][r] += total(of_chunk[n], r);
+}
+
+// What a step's elements take from memory, but for the gradients of h_n.
+struct Taken {
+    float gate[4], c_prev, grad_output;
+};
+struct Sources {
+    const ARITHMETIC *gates;                // (N, D, 4, H)
+    const STORAGE *c_prev, *grad_output;    // (D, N, H); (N, D, H), or null
+    long long N;
+    int D, H;
+};
+// Calls `use` with the addresses of what element `my` takes: of the first gate, of c_prev, of grad_output.
+template <class Use>
+INLINE void sources_of(const Sources &from, const Element &my, const Step &at, int d, Use use) {
+    const long long n = at.first + my.b, of_direction = (n * from.D + d) * from.H;
+    use(from.gates + 4 * of_direction + my.unit, from.c_prev + (d * from.N + n) * from.H + my.unit,
+        from.grad_output ? from.grad_output + of_direction + my.unit : nullptr);
+}
+INLINE void take_step(Taken (&taken)[EACH], const Sources &from, const Step &at, int d, int used) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b >= at.rows || my.unit >= used) continue;
+        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) taken[e].gate[k] = gate[k * from.H];
+            taken[e].c_prev = widened(*c_prev);
+            taken[e].grad_output = grad_output ? widened(*grad_output) : 0;
+        });
+    }
+}
+INLINE void prefetch_step(const Sources &from, const Step &at, int d, int used) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b >= at.rows || my.unit >= used) continue;
+        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) prefetch(gate + k * from.H);
+            prefetch(c_prev);
+            if (grad_output) prefetch(grad_output);
+        });
+    }
+}
+
+// Directions and groups of sequences are those of a launch, as in the forward pass.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_backward(
-    const Step *steps,  // (T, D), against the forward walk
-    int T, int D, int d_0, int B, int b_0, long long N, int H, int used,
-    const unsigned *fragments,   // (gridDim.y, blocks, WARPS, K_STEPS, N_TILES, 32, 2): weight_hh, see fragments.py
-    const STORAGE *grad_output,  // (N, D, H), or null
-    const STORAGE *grad_h_n,     // (D, B, H), or null
-    const ARITHMETIC *gates,     // (N, D, 4, H): activated
-    const STORAGE *c_prev,       // (D, N, H)
-    ARITHMETIC *dc_state,        // (D, B, H): the gradient of c_n, becomes that of c_0
-    STORAGE *da,                 // (N, D, 4, H), filled with 0xff
+    const Step *steps,  // IN (T, D), against the forward walk
+    int T, int D, int d_0, int B, int group_0, long long N, int H, int used,
+    const STORAGE *columns,      // IN (D, H, 4 H): weight_hh by its columns
+    const STORAGE *grad_output,  // IN (N, D, H), or null
+    const STORAGE *grad_h_n,     // IN (D, B, H), or null
+    const ARITHMETIC *gates,     // IN (N, D, 4, H): activated
+    const STORAGE *c_prev,       // IN (D, N, H)
+    ARITHMETIC *dc_state,        // IN, OUT (D, B, H): the gradient of c_n; of c_0
+    STORAGE *da,                 // OUT (N, D, 4, H), filled with 0xff
     int tries, int *failed
 ) {
     SHARED_MEMORY(shared);
     float *const parts = reinterpret_cast<float *>(shared);  // [2][WARPS][ROWS][UNITS]
-    const Place here = place_of(d_0, B, b_0, H);
+    const Place here = place_of(d_0, B, group_0, H);
     const int d = here.d, K = 4 * H;
     Patience patience = {tries, failed};
     Weights weights;
-    load(weights, fragments);
+    load(weights, columns, here, H);
     float dc[EACH];
     take(dc, dc_state, here, H);
+    const Sources from = {gates, c_prev, grad_output, N, D, H};
+    Taken now[EACH] = {};
+    Step at = step_of(steps, 0, T, D, here), next = step_of(steps, 1, T, D, here);
+    take_step(now, from, at, d, used);
     for (int s = 0; s < T; s++) {
-        const Step at = steps[s * D + d];
+        const Step far = step_of(steps, s + FAR, T, D, here), after_next = step_of(steps, s + 2, T, D, here);
         float *const half = parts + (s & 1) * (WARPS * ROWS * UNITS);
-#pragma unroll
+        const STORAGE *const before = da + ((long long)at.before * D + d) * K;
+#pragma unroll 1
         for (int tile = 0; tile < TILES; tile++) {
             if (tile * 16 >= at.carried) break;
-            Sums sums = {};
+            renewed(weights);
+            float sums[N_TILES][4] = {};
 #pragma unroll
-            for (int chunk = 0; chunk < K_STEPS / 2; chunk += CHUNK) {
+            for (int chunk = 0; chunk < PAIRS; chunk += CHUNK) {
                 Words x[2 * CHUNK];
-                fetch(x, true, patience, [=](int k) {
-                    const int b = tile * 16 + here.group + 8 * (k / CHUNK);
-                    const int first = first_k(here, chunk + k % CHUNK);
-                    const STORAGE *const row = da + ((long long)(at.before + b) * D + d) * K;
-                    return b < at.carried && first < K ? reinterpret_cast<const Words *>(row + first) : nullptr;
-                });
-                multiply(sums, weights, chunk, x);
+                fetch(
+                    x, patience,
+                    [&](int k) -> const Words * {
+                        const int b = tile * 16 + here.group + 8 * (k / CHUNK);
+                        const int first = first_k(here, chunk + k % CHUNK);
+                        return b < at.carried && first < K ? words_at(before + (b * D * K + first)) : nullptr;
+                    },
+                    [](int) { return true; }
+                );
+                add_chunk(sums, weights, chunk, x);
             }
             float *const to = half + (here.warp * ROWS + tile * 16 + here.group) * UNITS + 2 * here.member;
 #pragma unroll
             for (int n = 0; n < N_TILES; n++)
 #pragma unroll
-                for (int r = 0; r < 4; r++) to[(r >> 1) * 8 * UNITS + n * 8 + (r & 1)] = sums[n][r];
+                for (int high = 0; high < 2; high++)
+                    *reinterpret_cast<float2 *>(to + high * 8 * UNITS + n * 8) =
+                        float2{sums[n][2 * high], sums[n][2 * high + 1]};
         }
         __syncthreads();
 #pragma unroll
         for (int e = 0; e < EACH; e++) {
             const Element my = element_of(e);
             const bool there = my.b < at.rows && my.unit < H, mine = there && my.unit < used;
-            const long long n = at.first + my.b;
             STORAGE rounded_da[4] = {};
             if (mine) {
-                float dh = 0;
+                float dh = now[e].grad_output, da_of[4];
                 if (my.b < at.carried) {
-                    dh = summed(0, half, my.b, UNITS, my.u);
+#pragma unroll
+                    for (int w = 0; w < WARPS; w++) dh += half[(w * ROWS + my.b) * UNITS + my.u];
                 } else if (grad_h_n) {
-                    dh = widened(grad_h_n[here.states + (long long)my.b * H + my.unit]);
+                    dh += widened(grad_h_n[here.states + (long long)my.b * H + my.unit]);
                 }
-                if (grad_output) dh += widened(grad_output[(n * D + d) * H + my.unit]);
-                const ARITHMETIC *gate = gates + (n * D + d) * K + my.unit;
-                float da_of[4];
-                gate_gradients(
-                    {gate[0], gate[H], gate[2 * H], gate[3 * H]}, widened(c_prev[((long long)d * N + n) * H + my.unit]),
-                    dh, dc[e], da_of
-                );
+                const float *const gate = now[e].gate;
+                gate_gradients({gate[0], gate[1], gate[2], gate[3]}, now[e].c_prev, dh, dc[e], da_of);
 #pragma unroll
                 for (int k = 0; k < 4; k++) store(&rounded_da[k], da_of[k]);
             }
 #pragma unroll
             for (int k = 0; k < 4; k++)
-                publish(da + (n * D + d) * K + (long long)k * H + my.unit, rounded_da[k], there, my);
+                publish(da + ((at.first + my.b) * (long long)D + d) * K + k * H + my.unit, rounded_da[k], there, my.u);
         }
+        at = next, next = after_next;
+        take_step(now, from, at, d, used);  // while the gradients are on their way
+        if constexpr (K_STEPS * N_TILES < 96) prefetch_step(from, far, d, used);  // else registers are full
     }
     give_back(dc_state, dc, here, H);
 }

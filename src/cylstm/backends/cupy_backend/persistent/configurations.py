@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: H is padded to a multiple of this: words of 16 bytes hold eight numbers.
+#: H is padded to a multiple of this: 16 bytes hold eight numbers of 16 bits.
 GRANULE = 8
 
 
@@ -16,11 +16,12 @@ class Configuration(NamedTuple):
     """What a kernel is compiled for; see persistent.h."""
 
     name: str  # "forward" or "backward"
+    itemsize: int  # of the dtype
     units: int  # of a block
     warps: int  # of a block
     k_steps: int  # of a warp
     tiles: int
-    chunk: int = 0  # of the backward kernel
+    at_once: int  # what is fetched at once: tiles forward, pairs of k steps backward
 
     @property
     def rows(self) -> int:
@@ -35,32 +36,50 @@ class Configuration(NamedTuple):
     @property
     def shared_memory(self) -> int:
         """Bytes of a block: the parts of the sums of two steps."""
-        return 2 * self.warps * self.rows * self.units * (4 if self.name == "forward" else 1) * 4
+        return 2 * self.warps * self.rows * (4 * self.units + 4 if self.name == "forward" else self.units) * 4
 
     def blocks(self, H: int) -> int:
         """Of a direction."""
         return -(-H // self.units)
 
 
+class Option(NamedTuple):
+    """A way to cut a layer into blocks."""
+
+    units: int  # of a block
+    warps: int
+    at_once: int  # as in `Configuration`, at most
+    tiles: int = 8  # at most: with more, registers spill
+
+
 class Row(NamedTuple):
-    """The configurations for layers up to a size, without their tiles."""
+    """The options for layers up to a size, those with fewest units first."""
 
     H: int  # the largest
-    forward: tuple[int, int]  # units, warps
-    backward: tuple[int, int, int]  # units, warps, chunk
-    tiles: tuple[int, int] = (8, 4)  # the most, forward and backward: with more, registers spill
+    forward: tuple[Option, ...]
+    backward: tuple[Option, ...]
 
 
-#: Few units a block make many blocks, of which each multiplies little; but all blocks have to run at once.
-TABLE = (
-    Row(32, (8, 1), (8, 1, 2), (4, 4)),
-    Row(128, (4, 4), (8, 8, 2)),
-    Row(256, (4, 8), (8, 8, 4)),
-    Row(512, (4, 8), (8, 8, 4)),
-    Row(768, (8, 8), (8, 8, 4)),
-    Row(1024, (8, 8), (8, 8, 4)),
-    Row(1536, (12, 8), (16, 8, 2), (8, 1)),
-)
+#: By the size of a number. As much is fetched at once as registers hold.
+TABLE = {
+    2: (
+        Row(32, (Option(8, 1, 4, 4),), (Option(8, 4, 1, 4),)),
+        Row(128, (Option(4, 4, 8), Option(8, 4, 4), Option(16, 4, 2, 4)), (Option(8, 8, 2, 4), Option(16, 8, 2, 2))),
+        Row(256, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
+        Row(512, (Option(4, 8, 8), Option(8, 8, 4), Option(16, 8, 2, 4)), (Option(8, 8, 8, 4), Option(16, 8, 8, 2))),
+        Row(768, (Option(8, 8, 4), Option(16, 8, 1, 2)), (Option(8, 8, 12, 4), Option(16, 8, 4, 1))),
+        Row(1024, (Option(8, 8, 4), Option(16, 8, 1, 1)), (Option(8, 8, 4, 4),)),
+        Row(1536, (Option(12, 8, 1, 4),), (Option(16, 8, 1, 1),)),
+    ),
+    4: (
+        Row(32, (Option(8, 1, 2, 4),), (Option(8, 4, 2, 4),)),
+        Row(128, (Option(4, 4, 4), Option(8, 4, 2), Option(16, 4, 1, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
+        Row(256, (Option(4, 8, 4), Option(8, 8, 2), Option(16, 8, 1, 4)), (Option(8, 8, 8, 4), Option(16, 8, 4, 2))),
+        Row(512, (Option(4, 8, 4), Option(8, 8, 2, 4)), (Option(8, 8, 8, 4),)),
+        Row(768, (Option(8, 8, 1),), (Option(8, 8, 8, 4),)),
+        Row(1024, (Option(8, 8, 1, 4),), (Option(8, 8, 4, 4),)),
+    ),
+}
 
 
 def padded(H: int) -> int:
@@ -68,35 +87,39 @@ def padded(H: int) -> int:
     return -(-H // GRANULE) * GRANULE
 
 
-def forward_configurations(row: Row, B: int) -> list[Configuration]:
-    """Those of the forward kernel for B sequences: the one that takes most of them at once first."""
-    units, warps = row.forward
-    return [
-        Configuration("forward", units, warps, _k_steps(row.H, warps), tiles) for tiles in _tiles(B, 8, row.tiles[0])
-    ]
+def configurations(
+    name: str, row: Row, *, H: int, B: int, D: int, itemsize: int, multiprocessors: int
+) -> list[Configuration]:
+    """Those of a kernel for B sequences, the best first.
 
-
-def backward_configurations(row: Row, B: int) -> list[Configuration]:
-    """Those of the backward kernel, likewise."""
-    units, warps, chunk = row.backward
-    return [
-        Configuration("backward", units, warps, _k_steps(4 * row.H, warps), tiles, chunk)
-        for tiles in _tiles(B, 16, row.tiles[1])
-    ]
+    Blocks read the h of all their rows in each step. Where there are more multiprocessors than blocks of a direction,
+    sequences go in groups, each with blocks of its own; the fewer launches that takes one after the other, the better,
+    then the fewer rows, then the fewer units, of which a block multiplies less.
+    """
+    options = row.forward if name == "forward" else row.backward
+    choices = []
+    for option in options:
+        for tiles in [1 << k for k in range(option.tiles.bit_length())]:
+            c = _configuration(name, row, option, tiles, itemsize)
+            groups, at_once = -(-B // c.rows), max(1, multiprocessors // (c.blocks(H) * D))
+            choices.append((-(-groups // at_once), c.rows, c.units, c))
+    return [c for *_, c in sorted(choices)]
 
 
 def every_configuration() -> list[Configuration]:
     """All that a call can take."""
-    most = 1 << 20
-    return [c for row in TABLE for c in (*forward_configurations(row, most), *backward_configurations(row, most))]
+    return [
+        _configuration(name, row, option, 1 << k, itemsize)
+        for itemsize, rows in TABLE.items()
+        for row in rows
+        for name, options in (("forward", row.forward), ("backward", row.backward))
+        for option in options
+        for k in range(option.tiles.bit_length())
+    ]
 
 
-def _k_steps(K: int, warps: int) -> int:
-    """Steps of 16 of a sum of K terms, for each warp: an even number."""
-    return -(-K // (32 * warps)) * 2
-
-
-def _tiles(B: int, rows: int, most: int) -> list[int]:
-    """Powers of two, the largest first, none larger than B sequences need."""
-    powers = [1 << k for k in range(most.bit_length()) if 1 << k <= most]
-    return [tiles for tiles in reversed(powers) if tiles == 1 or tiles // 2 * rows < B]
+def _configuration(name: str, row: Row, option: Option, tiles: int, itemsize: int) -> Configuration:
+    forward, (units, warps, at_once, _) = name == "forward", option
+    bytes_of_sum = (row.H if forward else 4 * row.H) * itemsize
+    k_steps = -(-bytes_of_sum // (64 * warps)) * 2  # of 32 bytes, for each warp: an even number
+    return Configuration(name, itemsize, units, warps, k_steps, tiles, min(at_once, tiles) if forward else at_once)

@@ -8,8 +8,12 @@ from pathlib import Path
 from .configurations import Configuration
 
 FOLDER = Path(__file__).parent
-#: C++ type of what is stored, and the name of the dtype in the instruction mma.
-TYPES = {"bfloat16": ("Bfloat", "bf16"), "float16": ("Half", "f16")}
+#: C++ type of what is stored, and the shape and types of the instruction mma.
+TYPES = {
+    "bfloat16": ("Bfloat", "m16n8k16.row.col.f32.bf16.bf16.f32"),
+    "float16": ("Half", "m16n8k16.row.col.f32.f16.f16.f32"),
+    "float32": ("float", "m16n8k8.row.col.f32.tf32.tf32.f32"),
+}
 
 
 @cache
@@ -24,8 +28,7 @@ def source(name: str) -> str:
 
 def definitions(dtype: str, c: Configuration) -> tuple[str, ...]:
     """Compiler options that say what a kernel is to be compiled for."""
-    storage, of_mma = TYPES[dtype]
-    values = {"STORAGE": storage, "ARITHMETIC": "float", "MMA_TYPE": f'"{of_mma}"', "UNITS": c.units}
-    values |= {"WARPS": c.warps, "K_STEPS": c.k_steps, "TILES": c.tiles}
-    values |= {"CHUNK": c.chunk} if c.chunk else {}
+    storage, mma = TYPES[dtype]
+    values = {"STORAGE": storage, "ARITHMETIC": "float", "MMA": f'"{mma}"', "UNITS": c.units, "WARPS": c.warps}
+    values |= {"K_STEPS": c.k_steps, "TILES": c.tiles, "GROUP" if c.name == "forward" else "CHUNK": c.at_once}
     return tuple(f"-D{name}={value}" for name, value in values.items())
