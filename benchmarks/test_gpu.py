@@ -51,6 +51,15 @@ def test_table(quick: bool) -> None:
     assert {case.dtype for case in cases} == {"float16", "bfloat16", "float32", "float64"}
 
 
+def test_cases_are_found_by_name_and_by_regime() -> None:
+    """The name of a case holds one word of its regime at most."""
+    assert {case.layers for case in gpu.matching("layers", quick=False)} == {3}
+    assert len(gpu.matching("layers", quick=False)) == len(gpu.matching("3 layers, bidirectional", quick=False)) > 0
+    assert {case.H for case in gpu.matching("h512", quick=True)} == {512}
+    assert gpu.matching("", quick=True) == gpu.cases(quick=True)
+    assert gpu.matching("nowhere", quick=False) == []
+
+
 LIMITS = {"float64": 1e-11, "float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15}
 
 

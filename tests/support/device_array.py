@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from cupy_signatures import check_call
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 CUDA = 2  # DLPack's number of the device type
@@ -58,6 +59,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         raise TypeError("implicit conversion to a NumPy array is not allowed; use .get()")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        assert method == "__call__", f"CuPy's {ufunc.__name__} is not to be called by {method}"
+        check_call(ufunc.__name__, (), kwargs)
         here.operations += 1
         out = kwargs.get("out")
         result = _computed(ufunc, method, *map(_unwrapped, inputs), **_unwrapped(kwargs))
@@ -66,7 +69,8 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function is np.asarray:  # the one way in
             return to_device(*args, **kwargs)
-        here.operations += 1
+        check_call(f"{function.__module__}.{function.__name__}".removeprefix("numpy."), args, kwargs)
+        here.operations += function is not np.empty
         return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -94,8 +98,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         if name in ("T", "reshape", "swapaxes", "transpose"):  # views stay where they are, whichever device is current
             with on_device(self.device.id):
                 return self._attribute(name)
-        of_array = ("conj", "copy", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides", "sum", "view")
-        if name in ("astype", *of_array):
+        attributes = ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
+        if name in ("astype", "conj", "copy", "fill", "sum", "view", *attributes):
             return self._attribute(name)
         raise AttributeError(name)
 
@@ -105,7 +109,9 @@ class DeviceArray(NDArrayOperatorsMixin):
             return wrapped(attribute)
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            here.operations += name in ("astype", "conj", "copy", "sum")
+            check_call(f"ndarray.{name}", args, kwargs)
+            same = name == "astype" and kwargs.get("copy") is False and np.dtype(args[0]) == self._array.dtype
+            here.operations += name in ("astype", "conj", "copy", "fill", "sum") and not same
             with on_device(device):
                 return wrapped(attribute(*args, **kwargs))
 
@@ -214,7 +220,10 @@ class Library:
             return function
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            here.operations += name != "empty"
+            check_call(name, args, kwargs)
+            if name == "ascontiguousarray" and args[0].flags.c_contiguous:
+                return args[0]
+            here.operations += name not in ("empty", "empty_like")
             return wrapped(function(*_unwrapped(args), **_unwrapped(kwargs)))
 
         return called

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,12 +95,21 @@ class FakeCupy:
         )
 
 
+class Pointer(NamedTuple):
+    """As ``cupy.cuda.MemoryPointer``."""
+
+    ptr: int
+
+    def copy_from_device_async(self, source: Pointer, size: int) -> None:
+        ctypes.memmove(self.ptr, source.ptr, size)
+
+
 class Pointed(np.ndarray):
     """An array of NumPy with its address at the place where CuPy has it."""
 
     @property
     def data(self) -> Any:  # type: ignore[override]
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+        return Pointer(self.__array_interface__["data"][0])
 
 
 class FakeCublas:

@@ -26,8 +26,6 @@ SUCCESS, NOT_INITIALIZED, BAD_PARAM, NOT_SUPPORTED, INTERNAL_ERROR = 0, 1001, 20
 NAMES = {NOT_INITIALIZED: "NOT_INITIALIZED", BAD_PARAM: "BAD_PARAM", NOT_SUPPORTED: "NOT_SUPPORTED"}
 STANDARD, PERSIST_STATIC, PERSIST_DYNAMIC, SMALL_H = range(4)
 DTYPES = {0: "float32", 1: "float64", 2: "float16", 9: "bfloat16"}
-WORK = 64  # bytes
-RESERVE = 16  # the number of the pass, and how far it is
 #: The parameters of what computes, as cudnn_adv.h names them.
 _MEMORY = "weightSpaceSize {} workSpaceSize workSpace reserveSpaceSize reserveSpace"
 PARAMETERS = {
@@ -69,10 +67,26 @@ class Rows(NamedTuple):
 
 
 class HostCudnn:
-    """The functions of libcudnn. The algorithms `refused` are described, and not computed."""
+    """The functions of libcudnn.
 
-    def __init__(self, version: int = 92801, refused: tuple[int, ...] = ()) -> None:
+    The algorithms `refused` are described, and not computed. With `gaps`, the parts of a parameter lie apart. `work`
+    and `reserve` are bytes, of which the first of the reserve are the number of the pass, and how far it is.
+    """
+
+    def __init__(
+        self,
+        version: int = 92801,
+        refused: tuple[int, ...] = (),
+        *,
+        gaps: bool = True,
+        work: int = 64,
+        reserve: int = 16,
+    ) -> None:
         self.refused = refused
+        self.gaps = gaps
+        self.work, self.reserve = work, reserve
+        self.lacking = ""  # the name of a call that does not succeed
+        self.asked: list[str] = []  # the names of all calls
         self.numbers = itertools.count(1)
         self.objects: dict[int, Any] = {}  # handles and descriptors
         self.passes: dict[int, Any] = {}
@@ -92,7 +106,9 @@ class HostCudnn:
             function = self._destroy
 
         def answer(*values: Any) -> int:
+            self.asked.append(name)
             try:
+                required(name != self.lacking)
                 function(*values)
             except Status as status:
                 return status.args[0]
@@ -142,17 +158,18 @@ class HostCudnn:
     # The weight space -----------------------------------------------------------------------------------------------
 
     def _places(self, rnn: Rnn) -> Iterator[tuple[tuple[int, int, str], tuple[int, ...], int]]:
-        """The last direction first, in each the biases first, with gaps."""
-        offset = 5
-        for direction in reversed(range(rnn.D)):
-            for name in ("bias", "weight"):
+        """The last direction first, in each the biases first, with gaps; or as cuDNN has it."""
+        gap = 3 * self.gaps
+        offset = gap
+        for direction in reversed(range(rnn.D)) if self.gaps else range(rnn.D):
+            for name in ("bias", "weight") if self.gaps else ("weight", "bias"):
                 for k in range(9 if rnn.P else 8):
                     if name == "bias" and k == 8:
                         continue
                     width = () if name == "bias" else (rnn.I if k < 4 else rnn.R if k < 8 else rnn.H,)
                     shape = (rnn.P if k == 8 else rnn.H, *width)
                     yield (direction, k, name), shape, offset
-                    offset += int(np.prod(shape)) + 3
+                    offset += int(np.prod(shape)) + gap
         yield (-1, -1, "end"), (), offset
 
     def _GetRNNWeightSpaceSize(self, handle: int, rnn: int, size: int) -> None:
@@ -199,8 +216,8 @@ class HostCudnn:
 
     def _GetRNNTempSpaceSizes(self, handle: int, rnn: int, mode: int, rows: int, work: int, reserve: int) -> None:
         required(handle in self.objects and isinstance(self.objects[rows], Rows))
-        c_size_t.from_address(work).value = WORK
-        c_size_t.from_address(reserve).value = RESERVE if mode else 0
+        c_size_t.from_address(work).value = self.work
+        c_size_t.from_address(reserve).value = self.reserve if mode else 0
 
     def _given(self, name: str, values: tuple[Any, ...]) -> tuple[SimpleNamespace, Rnn, np.ndarray]:
         """The arguments by name, the layer and its batch sizes, after all that cuDNN can see of them."""
@@ -211,8 +228,8 @@ class HostCudnn:
         required((rows.width, out.width, rows.data) == (layer.I, layer.D * layer.R, layer.data))
         required(self.objects[a.hDesc] == (layer.data, (layer.D, rows.B, layer.R)))
         required("cDesc" not in vars(a) or self.objects[a.cDesc] == (layer.data, (layer.D, rows.B, layer.H)))
-        required(a.workSpaceSize >= WORK and a.workSpace is not None and a.weightSpaceSize == self._size(layer))
-        required(a.reserveSpaceSize == (RESERVE if vars(a).get("fwdMode", 1) else 0))
+        required(a.workSpaceSize == self.work and a.workSpace is not None and a.weightSpaceSize == self._size(layer))
+        required(a.reserveSpaceSize == (self.reserve if vars(a).get("fwdMode", 1) else 0))
         required(layer.algorithm not in self.refused, NOT_SUPPORTED)
         self.calls.append((name, layer))
         return a, layer, np.array([sum(length > t for length in rows.lengths) for t in range(rows.T)])

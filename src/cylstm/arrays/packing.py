@@ -257,4 +257,7 @@ def _filled(leading: tuple[int, int], trailing: tuple[int, ...], value: Any, lik
         beyond = beyond or not np.isfinite(number) or number.real < limits.min
     if beyond or (number.dtype.kind == "c" and dtype.kind != "c"):
         raise RuntimeError(f"padding_value must be a number that {dtype} can hold, got {value!r}")
-    return np.full(leading + trailing, value, dtype, like=like)
+    # Not by np.full, which hands keywords on to the library of `like` that it may not have.
+    filled = np.empty(leading + trailing, dtype, like=like)
+    filled.fill(number.astype(dtype).item())
+    return filled

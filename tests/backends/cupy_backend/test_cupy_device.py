@@ -172,6 +172,14 @@ def test_matrices_that_cublas_cannot_read() -> None:
         gemm_of(np.zeros((4, 3)), np.zeros((5, 3)), out)
 
 
+def test_copies_are_of_memory(cupy: FakeCupy) -> None:
+    """One of all bytes, in the current stream; no kernel."""
+    a, b = (np.zeros((3, 5), np.float16).view(Pointed) for _ in "ab")
+    a[...] = np.arange(15).reshape(3, 5)
+    device().copy(a, b)
+    np.testing.assert_array_equal(a, b)
+
+
 # Presence ------------------------------------------------------------------------------------------------------------
 
 

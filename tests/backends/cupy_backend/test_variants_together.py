@@ -37,13 +37,15 @@ def cudnn(monkeypatch: pytest.MonkeyPatch) -> HostCudnn:
 @pytest.mark.parametrize(
     ("tier", "dtype", "sizes", "computes"),
     [
-        ("", "float16", {}, "cudnn"),
+        ("", "float16", {}, "persistent"),
+        ("", "float64", {}, "cudnn"),
         ("", "float32", {"P": 2}, "cudnn"),
         ("", "complex64", {}, "array"),
         ("", "float32", {"B": 0}, "other"),
         ("persistent", "float16", {"D": 2, "ragged": True}, "persistent"),
         ("persistent", "float16", {"P": 2}, "cudnn"),
-        ("persistent", "float32", {}, "cudnn"),
+        ("persistent", "float32", {}, "persistent"),
+        ("persistent", "float64", {}, "cudnn"),
         ("persistent", "float16", {"H": 161}, "cudnn"),
         ("persistent", "float16", {"B": 0}, "other"),
         ("persistent", "complex64", {}, "array"),

@@ -29,10 +29,11 @@ from ..base import (
 )
 from ..numpy_backend import NumpyBackend
 from .cudnn import Cudnn
-from .device import Device, System
+from .device import Device, System, copied
 from .loop import Array
 from .persistent import Persistent
 from .presence import refuse_after_fork, why_no_gpu
+from .schedule import Recent, key_of
 from .steps import PreparedSteps, Steps
 from .stream import StreamStepper
 from .variants import LayerShape, Prepared, Variant, candidates, chosen
@@ -41,6 +42,8 @@ VARIABLE = "CYLSTM_CUPY_TIER"
 
 #: Best first.
 VARIANTS: tuple[type[Variant], ...] = (Persistent, Cudnn, Steps, Array)
+#: The calls of different sizes that are remembered with the variant that they take.
+MOST_CHOICES = 256
 
 Result = TypeVar("Result")
 
@@ -63,19 +66,29 @@ class PreparedLayer:
         Those that calls may take, best first.
     parameters : LayerParameters
         Arrays of the device, which nobody changes.
+    choices : Recent
+        Which variant calls of some sizes take: those of all layers.
     """
 
-    def __init__(self, device: Device, variants: tuple[Variant, ...], parameters: LayerParameters) -> None:
+    def __init__(
+        self,
+        device: Device,
+        variants: tuple[Variant, ...],
+        parameters: LayerParameters,
+        choices: Recent[Variant],
+    ) -> None:
         self.device = device
         self.variants = variants
         self._parameters = parameters
         self._mark = device.mark()
         self._shape = LayerShape.of(parameters)
         self._forms: dict[str, Form] = {}
+        self._choices = choices
 
     def form(self, batch_sizes: np.ndarray, keep: Keep) -> Prepared:
         """The form for a call, whose stream waits until it is there."""
-        return self._form(chosen(self.variants, self._shape, batch_sizes, keep))
+        of = partial(chosen, self.variants, self._shape, batch_sizes, keep)
+        return self._form(self._choices.get((self.variants, self._shape, key_of(batch_sizes), keep), of))
 
     def of_steps(self) -> PreparedSteps | None:
         """The form of the variant ``steps``, None where it does not compute such a layer."""
@@ -145,6 +158,7 @@ class CupyBackend(Backend):
         self._tf32 = tf32
         self._system = system
         self._variants: dict[tuple[int, type[Variant]], Variant] = {}
+        self._choices: Recent[Variant] = Recent(MOST_CHOICES)
         self._on: dict[int, CupyBackend] = {}
 
     def on(self, device: str) -> Backend:
@@ -174,10 +188,9 @@ class CupyBackend(Backend):
 
         def prepare() -> PreparedLayer:
             uploaded = tuple(
-                DirectionParameters(*(None if p is None else device.xp.array(p) for p in direction))
-                for direction in layer_parameters
+                DirectionParameters(*(_owned(device, p) for p in direction)) for direction in layer_parameters
             )
-            prepared = PreparedLayer(device, variants, uploaded)
+            prepared = PreparedLayer(device, variants, uploaded, self._choices)
             prepared.form(np.ones(1, np.int64), "nothing")  # now, not in the first call, what most calls take
             return prepared
 
@@ -334,9 +347,16 @@ def _cupy_system() -> System:
     return CupySystem()
 
 
+def _owned(device: Device, parameter: Any) -> Any:
+    """A parameter on the device, which nobody else has."""
+    return device.xp.array(parameter) if isinstance(parameter, np.ndarray) else copied(device, parameter)
+
+
 def _uploaded(arrays: dict[str, Any], device: Device) -> dict[str, Any]:
     """The arrays, on the device."""
-    return {name: None if array is None else device.xp.asarray(array) for name, array in arrays.items()}
+    return {
+        name: device.xp.asarray(array) if isinstance(array, np.ndarray) else array for name, array in arrays.items()
+    }
 
 
 def _returned(array: Any, to_host: bool) -> Any:

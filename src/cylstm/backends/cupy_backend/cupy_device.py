@@ -1,4 +1,4 @@
-"""The GPUs as CuPy has them: compiles, launches, records, multiplies. No line of this file has run on a GPU yet."""
+"""The GPUs as CuPy has them: compiles, launches, records, multiplies."""
 
 from __future__ import annotations
 
@@ -127,6 +127,10 @@ class CupyDevice:
             before.use()
         return lambda: graph.launch()
 
+    def copy(self, source: Any, to: Any) -> None:
+        # Not by CuPy's assignment or `copy`, which launch a kernel that moves element by element.
+        to.data.copy_from_device_async(source.data, source.nbytes)
+
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
         if not out.size:
             return
@@ -159,6 +163,7 @@ class CupyDevice:
         cupy.get_default_memory_pool().free_all_blocks()
 
 
+@lru_cache
 def _cublas() -> Any:
     from cupy_backends.cuda.libs import cublas  # which loads the library
 

@@ -11,6 +11,8 @@ import numpy as np
 from .planner import Facts
 
 Dim = tuple[int, int, int]
+#: Bytes that the address of a result is a multiple of: what JAX takes for granted.
+ALIGNMENT = 16
 
 
 class Launch(Protocol):
@@ -72,6 +74,9 @@ class Device(Protocol):
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """A function that does again, in the stream current then, what the launches of `launch_all` do."""
 
+    def copy(self, source: Any, to: Any) -> None:
+        """Copy the memory of an array to another one of its dtype and size; each lies in one piece."""
+
     def product(self, a: Any, b: Any, out: Any, *, add: bool = False, tf32: bool = False) -> None:
         """The matrix product of a and b into `out`, or added to it.
 
@@ -99,9 +104,25 @@ class System(Protocol):
         """One of them, the same object each time."""
 
 
+def copied(device: Device, array: Any) -> Any:
+    """A copy of an array of the device, in one piece; None for None."""
+    if array is None:
+        return None
+    if not array.flags.c_contiguous:
+        return device.xp.ascontiguousarray(array)
+    copy = device.xp.empty(array.shape, array.dtype)
+    device.copy(array, copy)
+    return copy
+
+
+def part(device: Device, view: Any) -> Any:
+    """A contiguous part of a larger array, as a result: itself, or a copy where other libraries could not read it."""
+    return view if view.data.ptr % ALIGNMENT == 0 else copied(device, view)
+
+
 def waited_in_vain(number: int) -> str:
     """What `Device.verify` says."""
     return (
-        f"blocks of a kernel on cuda:{number} waited for one another in vain, for they did not all run at once: results "
-        "of calls since the last one that was verified are nan; choose another tier by CYLSTM_CUPY_TIER"
+        f"blocks of a kernel on cuda:{number} waited for one another in vain, for they did not all run at once: "
+        "results of calls since the last one that was verified are nan; choose another tier by CYLSTM_CUPY_TIER"
     )

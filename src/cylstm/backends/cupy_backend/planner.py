@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 #: The dtypes of the kernels: C++ types of what is stored (states, weights) and of the arithmetic.
@@ -40,11 +41,13 @@ class Tile(NamedTuple):
         return self.slices * self.rows * 4 * UNITS * itemsize
 
 
+@cache
 def tiles(itemsize: int) -> tuple[Tile, ...]:
     """The tiles for an arithmetic of this many bytes: sums of 16 rows, or of 8 in float64, fill the registers."""
     return tuple(Tile(rows, slices=8) for rows in (1, 4, 64 // itemsize))
 
 
+@lru_cache
 def choose_tile(*, B: int, itemsize: int) -> Tile:
     """The smallest tile with all rows of a step, or the largest one: a block reads its weights once for its rows."""
     able = tiles(itemsize)

@@ -58,6 +58,12 @@ class Recent(Generic[Value]):
             self._values.clear()
 
 
+def key_of(batch_sizes: np.ndarray) -> Hashable:
+    """What tells batch sizes from others: short where all sequences have one length."""
+    B = int(batch_sizes[0])
+    return (len(batch_sizes), B) if batch_sizes[-1] == B else batch_sizes.tobytes()
+
+
 # The table of steps --------------------------------------------------------------------------------------------------
 
 
@@ -180,12 +186,13 @@ class Channel:
 
 def _launch(kernels: dict[str, Launch], what: Pass, bound: Any, rows: list[int]) -> None:
     """The launches of some steps with these rows: at most those of a window."""
-    B, H, tile = np.int32(what.B), np.int32(what.H), what.tile
-    kernels["advance"]((1, 1, 1), tile.block, (bound, np.int32(len(rows)), np.int32(what.D)))
+    B, H, tile, of_step = np.int32(what.B), np.int32(what.H), what.tile, what.kernels
+    block = tile.block
+    kernels["advance"]((1, 1, 1), block, (bound, np.int32(len(rows)), np.int32(what.D)))
     for step, most in enumerate(rows):
-        for name, units, last in what.kernels:
+        for name, units, last in of_step:
             blocks = grid(rows=most, units=units, D=what.D, tile=tile)
-            kernels[name](blocks, tile.block, (bound, np.int32(step), B, H, np.int32(last)))
+            kernels[name](blocks, block, (bound, np.int32(step), B, H, np.int32(last)))
 
 
 class Schedules(threading.local):

@@ -14,9 +14,9 @@ import numpy as np
 
 from ...arrays.arithmetic import sigmoid
 from ..base import DirectionParameters, Keep, LayerGradients, LayerOutput, LayerParameters
-from .device import Device
+from .device import Device, copied, part
 from .planner import TYPES
-from .schedule import MOST_TABLE_BYTES, Pass, Recent, Schedules, Table
+from .schedule import MOST_TABLE_BYTES, Pass, Recent, Schedules, Table, key_of
 from .variants import LayerShape
 from .weights import StepWeights
 
@@ -57,7 +57,7 @@ class Steps:
 
     def table(self, batch_sizes: np.ndarray, D: int, *, against: bool) -> Table:
         """The table of a pass. It belongs to a stream, in which it has been copied to the device."""
-        key = (self.device.stream(), batch_sizes.tobytes(), D, against)
+        key = (self.device.stream(), key_of(batch_sizes), D, against)
         return self.tables.get(key, lambda: Table.of(batch_sizes, D, against=against, xp=self.device.xp))
 
     def forget(self) -> None:
@@ -108,7 +108,7 @@ class PreparedSteps:
         return LayerOutput(output, h_n, c_n, workspace)
 
     def backward(self, workspace: StepsWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
-        xp, p = self.steps.device.xp, self.weights
+        device, xp, p = self.steps.device, self.steps.device.xp, self.weights
         x, batch_sizes, h_prev, c_prev, gates = workspace
         N, B, D, H, R = len(x), int(batch_sizes[0]), p.D, p.H, p.R
         if gates is None:
@@ -123,17 +123,17 @@ class PreparedSteps:
             (p.backward_in_fours, p.unproject_in_fours, gates, c_prev, grad_output, grad_h_n, dc, da, dh),
         )
         dx, dW_ih = self._made_product(da, p.weight_ih), self._made_product(da.T, x)
-        db = None if p.bias is None else da.sum(axis=0, dtype=p.arithmetic).astype(p.dtype)
+        db = None if p.bias is None else da.sum(axis=0, dtype=p.arithmetic).astype(p.dtype, copy=False)
         h_full: Any = self._unprojected(gates, c_prev) if p.P else None
         dh_0, parameters = xp.empty((D, B, R), p.dtype), []
         for d in range(D):
             rows = slice(d * 4 * H, (d + 1) * 4 * H)
             self._product(da[:, rows][table.ends[d]], p.weight_hh[d], dh_0[d])
             grads = DirectionParameters(
-                dW_ih[rows].copy(),
+                part(device, dW_ih[rows]),
                 self._made_product(da[:, rows].T, h_prev[:, d]),
-                None if db is None else db[rows].copy(),
-                None if db is None else db[rows].copy(),
+                None if db is None else part(device, db[rows]),
+                None if db is None else copied(device, db[rows]),
                 None if h_full is None else self._made_product(dh[:, d].T, h_full[:, d]),
             )
             parameters.append(grads)

@@ -68,6 +68,7 @@ class StreamStepper:
         L, dtype = len(layers), first.dtype
         self._x = xp.empty((B, first.I), dtype)
         self._h = [xp.zeros((L, B, last.R), dtype) for _ in range(2)]  # of the last step, and of the next one
+        self._last = [h[-1] for h in self._h]  # of the last layer
         self._c = xp.zeros((L, B, last.H), dtype)
         self._unprojected = xp.empty((B, last.H), first.arithmetic) if last.P else None
         self._turn = 0
@@ -90,17 +91,19 @@ class StreamStepper:
         self._check({"x_t": x_t, "out": out})
 
         def step() -> Any:
-            xp = self._device.xp
-            h_t = out if on_gpu and out is not None else xp.empty(shape, x_t.dtype)
+            device, xp = self._device, self._device.xp
+            h_t = xp.empty(shape, x_t.dtype) if on_gpu and out is None else out
             self._follow()
-            self._x[...] = xp.asarray(x_t).reshape(self._x.shape)
+            device.copy(xp.ascontiguousarray(x_t) if on_gpu else xp.asarray(x_t), self._x)
             self._next()
-            h_t.reshape(self._h[0].shape[1:])[...] = self._h[self._turn][-1]
+            last = self._last[self._turn]
             if on_gpu:
+                device.copy(last, h_t)
                 return h_t
+            h_t = last.get().reshape(shape)
             if out is None:
-                return h_t.get()
-            out[...] = h_t.get()
+                return h_t
+            out[...] = h_t
             return out
 
         h_t = self._run(step)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_host import SMALL, HostDevice
-from device_array import to_device
+from device_array import here, to_device
 from host_cudnn import PERSIST_STATIC, SMALL_H, STANDARD, HostCudnn
 from variant_backend import VariantBackend
 
 from cylstm import testing
 from cylstm.backends.cupy_backend.cudnn import Cudnn
 from cylstm.backends.cupy_backend.cudnn.descriptors import sequence_lengths
+from cylstm.backends.cupy_backend.cudnn.handle import MOST_CALLS
+from cylstm.backends.cupy_backend.cudnn.layer import Space
 from cylstm.backends.cupy_backend.cudnn.library import CudnnError, Library
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import (
@@ -111,20 +113,42 @@ def test_float32_is_strict_unless_tf32_is_asked_for(dtype: str, tf32: bool, expe
 def test_the_next_algorithm_is_tried_where_cudnn_does_not_have_one() -> None:
     for refused, expected in (((), SMALL_H), ((SMALL_H,), STANDARD), ((SMALL_H, PERSIST_STATIC), STANDARD)):
         functions = HostCudnn(refused=refused)
-        outputs_and_gradients(backend(functions), problem())
+        outputs_and_gradients(backend(functions), problem("float16"))
         assert {layer.algorithm for _, layer in functions.calls} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "expected"),
+    [
+        ("float32", False, STANDARD),
+        ("float32", True, SMALL_H),
+        ("float64", True, STANDARD),
+        ("float16", False, SMALL_H),
+    ],
+)
+def test_a_strict_float32_is_computed_by_the_algorithm_that_keeps_the_promise(
+    dtype: str, tf32: bool, expected: int
+) -> None:
+    """The persistent ones err by up to 8e-6 in float32, in both directions together and one by one."""
+    for D in (1, 2):
+        functions = HostCudnn()
+        outputs_and_gradients(backend(functions, tf32=tf32), problem(dtype, D=D))
+        assert {layer.algorithm for _, layer in functions.calls} == {expected}
+    functions = HostCudnn()
+    outputs_and_gradients(VariantBackend(of_large_device(functions, tf32=tf32)), problem(dtype, **WIDE))
+    assert {layer.algorithm for _, layer in functions.calls} == {PERSIST_STATIC if dtype == "float16" else STANDARD}
 
 
 WIDE = {"I": 128, "H": 256, "B": 8, "T": 3, "D": 2}
 
 
-def of_large_device(functions: HostCudnn) -> Cudnn:
+def of_large_device(functions: HostCudnn, *, tf32: bool = False) -> Cudnn:
     """One with enough multiprocessors for all algorithms."""
 
     class OnHost(Cudnn):
         find = staticmethod(lambda: Library(functions))
 
-    return OnHost(HostDevice(facts=SMALL._replace(multiprocessors=132)))
+    return OnHost(HostDevice(facts=SMALL._replace(multiprocessors=132)), tf32=tf32)
 
 
 @pytest.mark.parametrize("given_grads", [True, False])
@@ -166,25 +190,66 @@ def test_a_pullback_of_directions_one_by_one_may_be_called_again() -> None:
 
 
 def test_what_no_algorithm_computes_is_an_error_that_names_the_status() -> None:
-    used = backend(HostCudnn(refused=(SMALL_H, STANDARD)))
+    used = backend(HostCudnn(refused=(STANDARD,)))
     with pytest.raises(
         CudnnError, match=r"cudnnRNNForward must succeed, got CUDNN_STATUS_NOT_SUPPORTED \(3000\): .*TIER"
     ):
         forward(used, problem())
 
 
-def test_every_descriptor_is_destroyed() -> None:
-    """After calls that succeed, and after calls that do not."""
+def test_calls_of_the_same_sizes_share_descriptors_and_sizes() -> None:
+    """Nothing is asked or made again, whatever the arrays and the parameters are; other sizes get others."""
     functions = HostCudnn()
     used, given = backend(functions), problem(P=2, D=2)
+
+    def train() -> list[str]:
+        before = len(functions.asked)
+        prepared = used.prepare(given.parameters)
+        backward(used, given, prepared, forward(used, given, prepared, "gates").workspace)
+        return functions.asked[before:]
+
+    computing = ["cudnnRNNForward", "cudnnRNNBackwardData_v8", "cudnnRNNBackwardWeights_v8"]
+    assert len(train()) > 20
+    assert train() == train() == computing
+    here.stream = 5
+    try:
+        assert train() == ["cudnnSetStream", *computing]
+    finally:
+        here.stream = 0
+    longer = problem(P=2, D=2, T=5)
+    forward(used, longer, used.prepare(given.parameters))
+    assert functions.asked[-1] == "cudnnRNNForward"
+    assert "cudnnCreateRNNDataDescriptor" in functions.asked[-20:]
+
+
+def test_every_descriptor_is_destroyed() -> None:
+    """Those of old calls, of calls that fail, and with the variant all."""
+    functions = HostCudnn()
+    used, given = backend(functions), problem(D=2)
     prepared = used.prepare(given.parameters)
-    handles = len(functions.objects)
-    workspace = forward(used, given, prepared, "gates").workspace
-    backward(used, given, prepared, workspace)
-    functions.refused = (STANDARD,)
+    assert len(functions.objects) == 1  # the handle
+    for T in range(2, MOST_CALLS + 10):
+        forward(used, problem(D=2, T=T), prepared)
+    assert len(functions.objects) == 1 + 5 * MOST_CALLS
+    functions.lacking = "cudnnSetRNNDataDescriptor"
     with pytest.raises(CudnnError):
-        forward(used, given, prepared)
-    assert len(functions.objects) == handles == 1
+        forward(used, problem(D=2, T=1), prepared)
+    assert len(functions.objects) == 1 + 5 * MOST_CALLS
+    used.variant.forget()
+    assert len(functions.objects) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_lengths_of_memory_are_exact_and_its_copies_are_of_words(dtype: str) -> None:
+    """cuDNN is told the bytes that it has asked for, be they no multiple of anything."""
+    functions = HostCudnn(work=77, reserve=21)
+    used, given = backend(functions), problem(dtype, D=2)
+    outputs_and_gradients(used, given)
+    assert {name for name, _ in functions.calls} >= {"cudnnRNNForward", "cudnnRNNBackwardData_v8"}
+    space = Space.of(21, used.variant.device.xp)
+    assert space.nbytes == 21
+    assert (space.words.dtype, space.words.size) == (np.uint64, 3)
+    assert Space.of(0, used.variant.device.xp).arguments == (0, None)
 
 
 def test_lengths_of_sequences() -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from ctypes import byref, c_int, c_int32, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_host import HostDevice, needs_gpu, without_gpu
+from device_array import to_device
 from host_cudnn import PARAMETERS
 
 from cylstm import testing
 from cylstm.backends.cupy_backend.cudnn import Cudnn, CudnnError, find
-from cylstm.backends.cupy_backend.cudnn.algorithms import ALGORITHMS, algorithms
-from cylstm.backends.cupy_backend.cudnn.descriptors import DTYPES, descriptor, descriptors
+from cylstm.backends.cupy_backend.cudnn.algorithms import ALGORITHMS, Conditions, algorithms
+from cylstm.backends.cupy_backend.cudnn.descriptors import DTYPES, descriptor, descriptors, rnn_descriptor
 from cylstm.backends.cupy_backend.cudnn.library import SIGNATURES, SONAME, Library, _places
 from cylstm.backends.cupy_backend.cudnn.weight_space import Layout, layout
 from cylstm.backends.cupy_backend.variants import LayerShape
@@ -152,9 +154,9 @@ def test_what_is_chosen_is_described(library: Library, dtype: str) -> None:
                 ragged = lengths is RAGGED
                 for B in (3, 8):
                     each = np.repeat(lengths, B // 3 + 1)[:B]
-                    for algorithm in algorithms(shape, B=B, ragged=ragged, training=training, multiprocessors=132):
-                        with descriptors(library, shape, each, algorithm=algorithm, tf32=tf32) as made:
-                            assert all(one.value for one in made)
+                    for algorithm in algorithms(shape, Conditions(B, ragged, training, tf32, 132)):
+                        made = descriptors(library, shape, each, algorithm=algorithm, tf32=tf32)
+                        assert all(one.value for one in vars(made).values())
                         described.add(algorithm)
     assert described == {
         "float16": {"standard", "persist_static", "persist_static_small_h"},
@@ -167,11 +169,8 @@ def test_what_is_not_chosen_is_refused_by_cudnn_itself(library: Library) -> None
     """The bounds of the choice are cuDNN's: no projection, no float64 in the persistent algorithms."""
     for algorithm in ("persist_static", "persist_static_small_h"):
         for shape in (LAYER._replace(P=2), LAYER._replace(dtype="float64")):
-            with (
-                pytest.raises(CudnnError, match="NOT_SUPPORTED") as caught,
-                descriptors(library, shape, EQUAL, algorithm=algorithm),
-            ):
-                pass
+            with pytest.raises(CudnnError, match="NOT_SUPPORTED") as caught:
+                descriptors(library, shape, EQUAL, algorithm=algorithm)
             assert caught.value.not_supported
 
 
@@ -179,12 +178,12 @@ def test_what_is_not_chosen_is_refused_by_cudnn_itself(library: Library) -> None
 def test_lengths_of_sequences_are_read_as_they_are(library: Library) -> None:
     get = ctypes.CDLL(SONAME).cudnnGetRNNDataDescriptor
     for lengths, layout_expected in ((EQUAL, 0), (RAGGED, 1)):
-        with descriptors(library, LAYER, lengths, algorithm="standard") as made:
-            for rows, width in ((made.x, 3), (made.y, 4)):
-                values, array, fill = [c_int() for _ in range(5)], (c_int * 3)(), c_void_p()
-                assert get(rows, *map(byref, values), 3, array, byref(fill)) == 0
-                assert [v.value for v in values] == [0, layout_expected, 5, 3, width]
-                assert list(array) == lengths.tolist()
+        made = descriptors(library, LAYER, lengths, algorithm="standard")
+        for rows, width in ((made.x, 3), (made.y, 4)):
+            values, array, fill = [c_int() for _ in range(5)], (c_int * 3)(), c_void_p()
+            assert get(rows, *map(byref, values), 3, array, byref(fill)) == 0
+            assert [v.value for v in values] == [0, layout_expected, 5, 3, width]
+            assert list(array) == lengths.tolist()
 
 
 # The weight space ----------------------------------------------------------------------------------------------------
@@ -225,14 +224,10 @@ def test_every_parameter_has_a_place_of_its_own(library: Library, handle: c_void
 def test_matrices_have_pytorchs_rows_and_columns(library: Library, handle: c_void_p) -> None:
     """cuDNN says so itself, of each matrix."""
     shape, get = LayerShape("float32", 5, 7, 4, 1, True), ctypes.CDLL(SONAME).cudnnGetTensorNdDescriptor
-    from cylstm.backends.cupy_backend.cudnn.descriptors import rnn_descriptor
-
     for number, expected in enumerate([(7, 5)] * 4 + [(7, 4)] * 4 + [(4, 7)]):
-        with (
-            rnn_descriptor(library, shape, algorithm="standard", tf32=False, packed=False) as rnn,
-            descriptor(library, "Tensor") as matrix,
-            descriptor(library, "Tensor") as bias,
-        ):
+        with ExitStack() as made:
+            rnn = rnn_descriptor(library, shape, made, algorithm="standard", tf32=False, packed=False)
+            matrix, bias = (descriptor(library, "Tensor", made) for _ in range(2))
             m, b = c_void_p(), c_void_p()
             arguments = (handle, rnn, 0, 1 << 20, c_void_p(1 << 32), number)
             library.call("cudnnGetRNNWeightParams", *arguments, matrix, byref(m), bias, byref(b))
@@ -256,13 +251,23 @@ def test_parameters_go_in_and_come_out(library: Library, handle: c_void_p, P: in
     problem = make_problem(testing.Case(D=2, P=P, bias=bias), "float32")
     shape = LayerShape.of(problem.parameters)
     places = layout_of(library, handle, shape)
-    space = places.packed(problem.parameters, np)
-    assert np.count_nonzero(space) == sum(p.size for d in problem.parameters for p in d if p is not None)
-    for found, expected in zip(places.parameters(space, np), problem.parameters, strict=True):
+    there = tuple(type(d)(*(None if p is None else to_device(p) for p in d)) for d in problem.parameters)
+    space = places.packed(there, HostDevice())
+    assert np.count_nonzero(space.get()) == sum(p.size for d in problem.parameters for p in d if p is not None)
+    for found, expected in zip(places.parameters(space, HostDevice()), problem.parameters, strict=True):
         for one, other in zip(found, expected, strict=True):
             assert (one is None) == (other is None)
             if other is not None:
-                np.testing.assert_array_equal(one, other)
+                np.testing.assert_array_equal(one.get(), other)
+
+
+@needs_cudnn
+def test_cudnn_has_the_gates_of_a_parameter_side_by_side(library: Library, handle: c_void_p) -> None:
+    """So gradients need not be put together; they are parts of one array, where other libraries can read them there."""
+    for shape in SHAPES:
+        places = layout_of(library, handle, shape).places
+        assert len(places) == shape.D * (4 + (shape.P > 0))
+        assert {place.rows.start for place in places} == {0}
 
 
 # On a GPU ------------------------------------------------------------------------------------------------------------
@@ -286,9 +291,11 @@ def test_the_persistent_algorithms_on_the_gpu(dtype: str, D: int) -> None:
     from cylstm.testing.compare import assert_close
     from cylstm.testing.problems import expected_outputs_and_gradients, outputs_and_gradients
 
+    tf32 = dtype == "float32"  # or they are not used
     for H in (64, 128, 256, 512):
         case = testing.Case(T=6, B=16, I=128, H=H, D=D, states=True)
         problem = make_problem(case, dtype)
-        result = outputs_and_gradients(CupyBackend(tier="cudnn"), problem)
+        result = outputs_and_gradients(CupyBackend(tier="cudnn", tf32=tf32), problem)
         expected = expected_outputs_and_gradients(problem)
-        assert_close(result, expected, dtype, testing.TOLERANCES[dtype].gradients, case)
+        tolerance = testing.TOLERANCES["float16" if tf32 else dtype].gradients  # TF32 has the mantissa of float16
+        assert_close(result, expected, dtype, tolerance, case)

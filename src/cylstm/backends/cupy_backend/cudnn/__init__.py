@@ -1,17 +1,18 @@
 """The kernel variant ``cudnn``: NVIDIA's cuDNN, through ctypes. A map of this folder::
 
-    variant.py       Cudnn: which calls it computes, handles, memory
+    variant.py       Cudnn: which calls it computes, handles that are lent
     directions.py    a layer of two directions, which may go one by one
     layer.py         the parameters of a layer, forward and backward
+    handle.py        a handle, with the descriptors of its calls
     weight_space.py  where cuDNN has each matrix and bias
     descriptors.py   what a call tells cuDNN about a layer and its rows
     algorithms.py    which of cuDNN's algorithms, from sizes alone
     library.py       libcudnn: found, called, its errors in words
 
-Imports run one way: ``variant`` → ``directions`` → ``layer`` → ``weight_space`` → ``descriptors`` → ``algorithms``,
-``library``. cuDNN is no requirement of cylstm: where it is not found, there is no such variant. Descriptors, lengths
-and the layout of the weights are tested without a GPU against the library itself. Values are not: cuDNN computes on a
-GPU alone.
+Imports run one way: ``variant`` → ``directions`` → ``layer`` → ``handle``, ``weight_space`` → ``descriptors`` →
+``algorithms``, ``library``. cuDNN is no requirement: where it is not found, there is no such variant. Descriptors,
+lengths and the layout of the weights are tested without a GPU against the library itself. Values are not: cuDNN
+computes on a GPU alone.
 """
 
 from .library import CudnnError, find

@@ -8,7 +8,7 @@ layer. ``persist_static`` is for one direction, so the two of a layer go one aft
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from ..variants import LayerShape
 
@@ -20,30 +20,40 @@ BFLOAT16_SINCE = 91300
 SMALL_H, SMALL_H_TRAINING = 192, 128
 
 
-def algorithms(shape: LayerShape, *, B: int, ragged: bool, training: bool, multiprocessors: int) -> tuple[str, ...]:
+class Conditions(NamedTuple):
+    """What the choice of an algorithm depends on, beside the layer."""
+
+    B: int
+    ragged: bool  # sequences of different lengths
+    training: bool
+    tf32: bool  # whether products of float32 may be rounded
+    multiprocessors: int
+
+
+def algorithms(shape: LayerShape, of: Conditions) -> tuple[str, ...]:
     """The algorithms to try, in order.
 
     The persistent ones take neither projection, nor sequences of different lengths, nor float64. The bounds of
     ``persist_static`` are those of the sizes that its kernels are made for: float16, whole tiles of rows and units.
     """
     chosen = ["standard"]
-    if shape.P or ragged or shape.dtype == "float64":
+    strict = shape.dtype == "float64" or (shape.dtype == "float32" and not of.tf32)
+    if shape.P or of.ragged or strict:
         return tuple(chosen)
-    whole_tiles = shape.H % 128 == 0 and shape.I % 128 == 0 and B % 8 == 0
-    on_chip = whole_tiles and shape.H <= 1024 and B <= 128 and multiprocessors >= 98
+    whole_tiles = shape.H % 128 == 0 and shape.I % 128 == 0 and of.B % 8 == 0
+    on_chip = whole_tiles and shape.H <= 1024 and of.B <= 128 and of.multiprocessors >= 98
     if shape.dtype == "float16" and on_chip and shape.D == 1:
         chosen.insert(0, "persist_static")
-    most = SMALL_H_TRAINING if training else SMALL_H
+    most = SMALL_H_TRAINING if of.training else SMALL_H
     if most >= shape.H:
         chosen.insert(0, "persist_static_small_h")
     return tuple(chosen)
 
 
-def one_by_one(shape: LayerShape, *, B: int, ragged: bool, training: bool, multiprocessors: int) -> tuple[str, ...]:
+def one_by_one(shape: LayerShape, of: Conditions) -> tuple[str, ...]:
     """The algorithms to try with each of two directions by itself before both together; none where that is no gain."""
-    conditions: dict[str, Any] = {"B": B, "ragged": ragged, "training": training, "multiprocessors": multiprocessors}
-    alone = algorithms(shape._replace(D=1), **conditions)
-    return alone[:1] if alone[0] not in algorithms(shape, **conditions) else ()
+    alone = algorithms(shape._replace(D=1), of)
+    return alone[:1] if alone[0] not in algorithms(shape, of) else ()
 
 
 def refusal(shape: LayerShape, B: int, version: int) -> str:

@@ -1,11 +1,11 @@
-"""What a call tells cuDNN about a layer and its rows: descriptors, which live as long as the call. No GPU is needed."""
+"""What a call tells cuDNN of a layer and its rows: descriptors, shared by calls of the same sizes. No GPU is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from ctypes import byref, c_int, c_void_p
-from typing import NamedTuple
+from dataclasses import dataclass
+from weakref import finalize
 
 import numpy as np
 
@@ -26,8 +26,9 @@ DTYPES = {
 }
 
 
-class Descriptors(NamedTuple):
-    """Those of a call."""
+@dataclass(eq=False)
+class Descriptors:
+    """Those of a call. They are destroyed with this object."""
 
     rnn: c_void_p
     x: c_void_p  # (N, I)
@@ -42,11 +43,10 @@ def sequence_lengths(batch_sizes: np.ndarray) -> np.ndarray:
     return np.searchsorted(-batch_sizes, -b, side="left").astype(np.int32)
 
 
-@contextmanager
 def rnn_descriptor(
-    library: Library, shape: LayerShape, *, algorithm: str, tf32: bool, packed: bool
-) -> Iterator[c_void_p]:
-    """The descriptor of a layer.
+    library: Library, shape: LayerShape, made: ExitStack, *, algorithm: str, tf32: bool, packed: bool
+) -> c_void_p:
+    """The descriptor of a layer, which `made` destroys.
 
     There are two biases always, zeros in a layer without, for the persistent algorithms ask for them. Without a
     projection, projSize is H.
@@ -54,19 +54,18 @@ def rnn_descriptor(
     data, arithmetic, math = DTYPES[shape.dtype]
     if tf32 and shape.dtype == "float32":
         math = DEFAULT_MATH
-    with descriptor(library, "RNN") as rnn:
-        library.call(
-            "cudnnSetRNNDescriptor_v8",
-            rnn, ALGORITHMS[algorithm], LSTM, DOUBLE_BIAS, shape.D - 1, LINEAR_INPUT, data, arithmetic, math,
-            shape.I, shape.H, shape.R, 1, None, 0 if packed else PADDED_IO,
-        )  # fmt: skip
-        yield rnn
+    rnn = descriptor(library, "RNN", made)
+    library.call(
+        "cudnnSetRNNDescriptor_v8",
+        rnn, ALGORITHMS[algorithm], LSTM, DOUBLE_BIAS, shape.D - 1, LINEAR_INPUT, data, arithmetic, math,
+        shape.I, shape.H, shape.R, 1, None, 0 if packed else PADDED_IO,
+    )  # fmt: skip
+    return rnn
 
 
-@contextmanager
 def descriptors(
     library: Library, shape: LayerShape, lengths: np.ndarray, *, algorithm: str, tf32: bool = False
-) -> Iterator[Descriptors]:
+) -> Descriptors:
     """The descriptors of a call, for sequences of these lengths.
 
     Raises
@@ -78,28 +77,27 @@ def descriptors(
     T, B, D, packed = int(lengths[0]), len(lengths), shape.D, bool(lengths[0] != lengths[-1])
     lengths = np.ascontiguousarray(lengths, np.int32)
     with ExitStack() as made:
-        rnn = made.enter_context(rnn_descriptor(library, shape, algorithm=algorithm, tf32=tf32, packed=packed))
+        rnn = rnn_descriptor(library, shape, made, algorithm=algorithm, tf32=tf32, packed=packed)
         rows = []
         for width in (shape.I, D * shape.R):
-            rows.append(made.enter_context(descriptor(library, "RNNData")))
+            rows.append(descriptor(library, "RNNData", made))
             layout = PACKED if packed else UNPACKED
             library.call(
                 "cudnnSetRNNDataDescriptor", rows[-1], data, layout, T, B, width, c_void_p(lengths.ctypes.data), None
             )
         states = []
         for width in (shape.R, shape.H):
-            states.append(made.enter_context(descriptor(library, "Tensor")))
+            states.append(descriptor(library, "Tensor", made))
             dimensions, strides = (c_int * 3)(D, B, width), (c_int * 3)(B * width, width, 1)
             library.call("cudnnSetTensorNdDescriptor", states[-1], data, 3, dimensions, strides)
-        yield Descriptors(rnn, *rows, *states)
+        described = Descriptors(rnn, *rows, *states)
+        finalize(described, made.pop_all().close).atexit = False
+    return described
 
 
-@contextmanager
-def descriptor(library: Library, kind: str) -> Iterator[c_void_p]:
-    """A descriptor of a kind, ``"RNN"``, ``"RNNData"`` or ``"Tensor"``, destroyed at the end."""
-    made = c_void_p()
-    library.call(f"cudnnCreate{kind}Descriptor", byref(made))
-    try:
-        yield made
-    finally:
-        library.call(f"cudnnDestroy{kind}Descriptor", made)
+def descriptor(library: Library, kind: str, made: ExitStack) -> c_void_p:
+    """A descriptor of a kind, ``"RNN"``, ``"RNNData"`` or ``"Tensor"``, which `made` destroys."""
+    created = c_void_p()
+    library.call(f"cudnnCreate{kind}Descriptor", byref(created))
+    made.callback(library.call, f"cudnnDestroy{kind}Descriptor", created)
+    return created

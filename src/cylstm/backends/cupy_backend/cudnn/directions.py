@@ -42,9 +42,8 @@ class PreparedBoth:
         self._xp = together.variant.device.xp
 
     def forward(self, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep) -> LayerOutput:
-        shape, multiprocessors = self._together.shape, self._together.variant.device.facts.multiprocessors
-        B, ragged = int(batch_sizes[0]), bool(batch_sizes[0] != batch_sizes[-1])
-        algorithms = one_by_one(shape, B=B, ragged=ragged, training=keep == "gates", multiprocessors=multiprocessors)
+        conditions = self._together.variant.conditions(batch_sizes, training=keep == "gates")
+        algorithms = one_by_one(self._together.shape, conditions)
         if algorithms:
             try:
                 return self._one_by_one(input, batch_sizes, h_0, c_0, keep, algorithms)

@@ -1,22 +1,21 @@
 """A layer by cuDNN: its parameters, forward and backward.
 
 Symbols and shapes are those of `cylstm.backends.base`. float16 and bfloat16 are computed in float32 and rounded as
-cuDNN does it. cuDNN's computations have not been called on a GPU yet.
+cuDNN does it.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from ctypes import c_void_p
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ...base import Keep, LayerGradients, LayerOutput
-from ..device import Device
+from ..device import Device, copied
 from ..variants import LayerShape
-from .algorithms import algorithms
-from .descriptors import Descriptors, sequence_lengths
+from .algorithms import Conditions, algorithms
+from .handle import Handle
 from .library import CudnnError, Library
 from .weight_space import Layout
 
@@ -28,17 +27,37 @@ class Calls(Protocol):
     """What a layer needs of the variant."""
 
     device: Device
+    tf32: bool
 
     @property
     def library(self) -> Library: ...
 
-    def call(
-        self, shape: LayerShape, lengths: np.ndarray, algorithm: str
-    ) -> AbstractContextManager[tuple[c_void_p, Descriptors]]:
-        """A handle and the descriptors of a call."""
+    def conditions(self, batch_sizes: np.ndarray, *, training: bool) -> Conditions:
+        """What the choice of an algorithm for a call depends on."""
 
-    def memory(self, handle: c_void_p, d: Descriptors, mode: int) -> tuple[Any, Any]:
-        """Memory for the work of a call, and for what it leaves to the backward pass."""
+    def handle(self) -> AbstractContextManager[Handle]:
+        """A handle for the current stream, for this thread alone."""
+
+
+class Space(NamedTuple):
+    """Memory for a call."""
+
+    words: Any  # of 8 bytes
+    nbytes: int  # of it, as cuDNN is told
+
+    @classmethod
+    def of(cls, nbytes: int, xp: Any) -> Space:
+        """New memory."""
+        return cls(xp.empty(-(-nbytes // 8), np.uint64), nbytes)
+
+    def copied(self, device: Device) -> Space:
+        """A copy."""
+        return Space(copied(device, self.words), self.nbytes)
+
+    @property
+    def arguments(self) -> tuple[int, int | None]:
+        """The bytes, and the address."""
+        return self.nbytes, _address(self.words) if self.nbytes else None
 
 
 class Kept(NamedTuple):
@@ -46,7 +65,7 @@ class Kept(NamedTuple):
 
     algorithm: str
     output: Any  # (N, D * R)
-    reserve: Any  # bytes
+    reserve: Space
 
 
 class CudnnWorkspace(NamedTuple):
@@ -68,6 +87,11 @@ class PreparedCudnn:
         self.weights = weights  # the weight space
 
     @property
+    def _weights(self) -> tuple[int, int | None]:
+        """The bytes of the weight space, and its address."""
+        return self.weights.nbytes, _address(self.weights)
+
+    @property
     def shape(self) -> LayerShape:
         """That of the layer."""
         return self.layout.layer
@@ -86,9 +110,10 @@ class PreparedCudnn:
         output, h_n, c_n, kept = self._forward(input, batch_sizes, h_0, c_0, keep == "gates", algorithms)
         if keep == "nothing":
             return LayerOutput(output, h_n, c_n, None)
-        h_0, c_0 = (None if state is None else state.copy() for state in (h_0, c_0))
+        device = self.variant.device
+        h_0, c_0 = copied(device, h_0), copied(device, c_0)
         if kept is not None:
-            kept = kept._replace(output=output.copy())  # the caller may change the output
+            kept = kept._replace(output=copied(device, output))  # the caller may change the output
         return LayerOutput(output, h_n, c_n, CudnnWorkspace(input, batch_sizes, h_0, c_0, kept))
 
     def _forward(
@@ -101,24 +126,24 @@ class PreparedCudnn:
         candidates: tuple[str, ...] | None = None,
     ) -> tuple[Any, Any, Any, Kept | None]:
         """The output, the states, and what a backward pass needs: by the first algorithm that cuDNN has for it."""
-        xp, shape, lengths = self.variant.device.xp, self.shape, sequence_lengths(batch_sizes)
-        B, D, library = len(lengths), shape.D, self.variant.library
+        xp, shape, library = self.variant.device.xp, self.shape, self.variant.library
+        B, D = int(batch_sizes[0]), shape.D
         output = xp.empty((len(x), D * shape.R), x.dtype)
         h_n, c_n = xp.empty((D, B, shape.R), x.dtype), xp.empty((D, B, shape.H), x.dtype)
         mode = TRAINING if training else INFERENCE
-        multiprocessors = self.variant.device.facts.multiprocessors
-        ragged = bool(lengths[0] != lengths[-1])
         if candidates is None:
-            candidates = algorithms(shape, B=B, ragged=ragged, training=training, multiprocessors=multiprocessors)
+            candidates = algorithms(shape, self.variant.conditions(batch_sizes, training=training))
         for algorithm in candidates:
             try:
-                with self.variant.call(shape, lengths, algorithm) as (handle, d):
-                    work, reserve = self.variant.memory(handle, d, mode)
+                with self.variant.handle() as handle:
+                    call = handle.call(shape, batch_sizes, algorithm, tf32=self.variant.tf32)
+                    d = call.descriptors
+                    work, reserve = (Space.of(nbytes, xp) for nbytes in handle.sizes(call, mode))
                     library.call(
                         "cudnnRNNForward",
-                        handle, d.rnn, mode, None, d.x, _address(x), d.y, _address(output),
+                        handle.pointer, d.rnn, mode, None, d.x, _address(x), d.y, _address(output),
                         d.h, _address(h_0), _address(h_n), d.c, _address(c_0), _address(c_n),
-                        *_sized(self.weights), *_sized(work), *_sized(reserve),
+                        *self._weights, *work.arguments, *reserve.arguments,
                     )  # fmt: skip
             except CudnnError as error:
                 if not error.not_supported or algorithm == candidates[-1]:
@@ -135,33 +160,28 @@ class PreparedCudnn:
             assert kept is not None
             reserve = kept.reserve
         else:
-            reserve = kept.reserve.copy()  # cuDNN changes it, and the workspace may be used again
-        lengths, y = sequence_lengths(batch_sizes), kept.output
-        B, D = len(lengths), shape.D
+            reserve = kept.reserve.copied(self.variant.device)  # cuDNN changes it, and the workspace may be used again
+        B, D, y = int(batch_sizes[0]), shape.D, kept.output
         dy = xp.zeros_like(y) if grad_output is None else grad_output
         dx, dw = xp.empty_like(x), xp.zeros_like(self.weights)  # to dw it is added
         dh_0, dc_0 = xp.empty((D, B, shape.R), x.dtype), xp.empty((D, B, shape.H), x.dtype)
-        with self.variant.call(shape, lengths, kept.algorithm) as (handle, d):
-            work, _ = self.variant.memory(handle, d, TRAINING)
+        with self.variant.handle() as handle:
+            call = handle.call(shape, batch_sizes, kept.algorithm, tf32=self.variant.tf32)
+            d, work = call.descriptors, Space.of(handle.sizes(call, TRAINING)[0], xp)
             library.call(
                 "cudnnRNNBackwardData_v8",
-                handle, d.rnn, None, d.y, _address(y), _address(dy), d.x, _address(dx),
+                handle.pointer, d.rnn, None, d.y, _address(y), _address(dy), d.x, _address(dx),
                 d.h, _address(h_0), _address(grad_h_n), _address(dh_0),
                 d.c, _address(c_0), _address(grad_c_n), _address(dc_0),
-                *_sized(self.weights), *_sized(work), *_sized(reserve),
+                *self._weights, *work.arguments, *reserve.arguments,
             )  # fmt: skip
             library.call(
                 "cudnnRNNBackwardWeights_v8",
-                handle, d.rnn, ADD, None, d.x, _address(x), d.h, _address(h_0), d.y, _address(y),
-                *_sized(dw), *_sized(work), *_sized(reserve),
+                handle.pointer, d.rnn, ADD, None, d.x, _address(x), d.h, _address(h_0), d.y, _address(y),
+                dw.nbytes, _address(dw), *work.arguments, *reserve.arguments,
             )  # fmt: skip
-        return LayerGradients(dx, dh_0, dc_0, self.layout.parameters(dw, xp))
+        return LayerGradients(dx, dh_0, dc_0, self.layout.parameters(dw, self.variant.device))
 
 
-def _address(array: Any) -> c_void_p | None:
-    return None if array is None else c_void_p(array.data.ptr)
-
-
-def _sized(array: Any) -> tuple[int, c_void_p | None]:
-    """The bytes of an array, and its address."""
-    return array.nbytes, _address(array if array.nbytes else None)
+def _address(array: Any) -> int | None:
+    return None if array is None else array.data.ptr

@@ -1,25 +1,28 @@
-"""The kernel variant ``cudnn``: which calls it computes, handles, memory for their work."""
+"""The kernel variant ``cudnn``: which calls it computes, and the handles that are lent to them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import byref, c_size_t, c_void_p
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ...base import Keep, LayerParameters
 from ..device import Device
+from ..schedule import Recent
 from ..variants import LayerShape
-from .algorithms import refusal
-from .descriptors import Descriptors, descriptors
+from .algorithms import Conditions, refusal
 from .directions import PreparedBoth
+from .handle import Handle
 from .layer import PreparedCudnn
 from .library import CudnnError, Library, find
-from .weight_space import layout
+from .weight_space import Layout, layout
+
+#: The layers of different sizes whose layouts of the weight space are kept.
+MOST_LAYOUTS = 64
 
 
 class Cudnn:
@@ -33,8 +36,9 @@ class Cudnn:
         self.device = device
         self.tf32 = tf32
         self._found = self.find()
-        self._idle: list[c_void_p] = []  # handles; they are lent, for one serves one thread at a time
+        self._idle: list[Handle] = []  # they are lent, for one serves one thread at a time
         self._lock = threading.Lock()
+        self._layouts: Recent[Layout] = Recent(MOST_LAYOUTS)
 
     @property
     def library(self) -> Library:
@@ -57,50 +61,46 @@ class Cudnn:
         return refusal(shape, int(batch_sizes[0]), self.library.version)
 
     def forget(self) -> None:
-        """Nothing is kept for calls to come but handles, which others may be using."""
+        """Handles stay, for others may be using them; their descriptors go."""
+        with self._lock:
+            for handle in self._idle:
+                handle.forget()
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedCudnn | PreparedBoth:
         """Take parameters that are arrays of the device. The result shares nothing with them."""
         shape, itemsize = LayerShape.of(layer_parameters), layer_parameters[0].weight_ih.dtype.itemsize
-        with self.handle() as handle:
-            places = layout(self.library, handle, shape, itemsize=itemsize, algorithm="standard")
-        prepared = PreparedCudnn(self, places, places.packed(layer_parameters, self.device.xp))
+
+        def make() -> Layout:
+            with self.handle() as handle:
+                return layout(self.library, handle.pointer, shape, itemsize=itemsize, algorithm="standard")
+
+        places = self._layouts.get(shape, make)
+        prepared = PreparedCudnn(self, places, places.packed(layer_parameters, self.device))
         return prepared if shape.D == 1 else PreparedBoth(prepared, partial(self._apart, prepared))
 
     def _apart(self, together: PreparedCudnn) -> tuple[PreparedCudnn, PreparedCudnn]:
         """The two directions of a layer, each by itself."""
-        forth, back = together.layout.parameters(together.weights, self.device.xp)
+        forth, back = together.layout.parameters(together.weights, self.device)
         first, second = self.prepare((forth,)), self.prepare((back,))
         assert isinstance(first, PreparedCudnn)
         assert isinstance(second, PreparedCudnn)
         return first, second
 
+    def conditions(self, batch_sizes: np.ndarray, *, training: bool) -> Conditions:
+        """What the choice of an algorithm for a call depends on."""
+        B, ragged = int(batch_sizes[0]), bool(batch_sizes[0] != batch_sizes[-1])
+        return Conditions(B, ragged, training, self.tf32, self.device.facts.multiprocessors)
+
     @contextmanager
-    def handle(self) -> Iterator[c_void_p]:
+    def handle(self) -> Iterator[Handle]:
         """A handle for the current stream, for this thread alone."""
         with self._lock:
             handle = self._idle.pop() if self._idle else None
         if handle is None:
-            handle = c_void_p()
-            self.library.call("cudnnCreate", byref(handle))
+            handle = Handle(self.library)
         try:
-            self.library.call("cudnnSetStream", handle, getattr(self.device.stream(), "ptr", None))
+            handle.follow(self.device.stream())
             yield handle
         finally:
             with self._lock:
                 self._idle.append(handle)
-
-    @contextmanager
-    def call(self, shape: LayerShape, lengths: np.ndarray, algorithm: str) -> Iterator[tuple[c_void_p, Descriptors]]:
-        """A handle and the descriptors of a call."""
-        with (
-            descriptors(self.library, shape, lengths, algorithm=algorithm, tf32=self.tf32) as described,
-            self.handle() as handle,
-        ):
-            yield handle, described
-
-    def memory(self, handle: c_void_p, d: Descriptors, mode: int) -> tuple[Any, Any]:
-        """Memory for the work of a call, and for what it leaves to the backward pass."""
-        work, reserve, empty = c_size_t(), c_size_t(), self.device.xp.empty
-        self.library.call("cudnnGetRNNTempSpaceSizes", handle, d.rnn, mode, d.x, byref(work), byref(reserve))
-        return empty(work.value, np.uint8), empty(reserve.value, np.uint8)
