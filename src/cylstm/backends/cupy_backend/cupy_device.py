@@ -141,7 +141,7 @@ class CupyDevice:
                 out[...] = 0
             return
         compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
-        zero, one = SCALARS[name == "float64"]
+        one, beta = SCALARS[name == "float64"][1], SCALARS[name == "float64"][add]
         cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
         mode = cublas.getPointerMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
@@ -149,7 +149,7 @@ class CupyDevice:
             cublas.gemmEx(
                 handle, int(gemm.a.transposed), int(gemm.b.transposed), gemm.m, gemm.n, gemm.k, one.ctypes.data,
                 b.data.ptr, DATA_TYPES[name], gemm.a.leading, a.data.ptr, DATA_TYPES[name], gemm.b.leading,
-                (one if add else zero).ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
+                beta.ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
             )  # fmt: skip
         finally:
             cublas.setPointerMode(handle, mode)
