@@ -38,7 +38,7 @@ def is_short(check: testing.Check) -> bool:
     return "float32" in check.id and "threads" not in check.id
 
 
-@pytest.mark.parametrize("check", others_thorough(testing.checks(HostBackend()), is_short), ids=named)
+@pytest.mark.parametrize("check", others_thorough(testing.checks(HostBackend(tier="array")), is_short), ids=named)
 def test_array_loop_computes_where_its_arrays_lie(check: testing.Check) -> None:
     check()
 
