@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from cases import Case, Problem, make_problem
+from gpu_docs import write_docs
 
 import cylstm
 from cylstm.backends.cupy_backend import CupyBackend
@@ -255,6 +256,8 @@ def report(data: dict[str, Any]) -> str:
             if of_regime:
                 lines.append(f"mean ratio, {regime}: {contender} {geometric_mean(of_regime):.2f}")
     lines += [f"out of order: {line}" for line in out_of_order(data["rows"])]
+    if left := len(regimes.keys() - {row["case"] for row in data["rows"]}):
+        lines.append(f"no time was left for {left} cases")
     return "\n".join(lines)
 
 
@@ -328,11 +331,11 @@ def measure_here(chosen: Sequence[Case], contenders: Sequence[str], tf32: bool, 
 def measure_apart(
     names: Sequence[str], options: Sequence[str], command: Sequence[str] = (sys.executable, __file__)
 ) -> Any:
-    """The rows of some cases, measured in a process of their own; of those that it did not reach, why it ended."""
+    """The rows of some cases, measured in a process of their own; where it failed, why, for those it did not reach."""
     done = subprocess.run([*command, *options, "--here", *names], stdout=subprocess.PIPE, text=True, check=False)
     rows = [row for line in done.stdout.splitlines() if line.startswith("[") for row in json.loads(line)]
-    missing = [name for name in names if name not in {row["case"] for row in rows}]
-    why = f"the process ended with status {done.returncode}" if done.returncode else "no time was left"
+    missing = [name for name in names if name not in {row["case"] for row in rows}] if done.returncode else []
+    why = f"the process ended with status {done.returncode}"
     return rows + [{"case": name, "contender": CHOSEN, "failure": why} for name in missing]
 
 
@@ -345,7 +348,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in float32, in both")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case later than this")
     parser.add_argument("--here", nargs="+", metavar="CASE", help="measure these cases in this process, print JSON")
+    parser.add_argument(
+        "--docs", type=Path, metavar="FILE", help="renew the documentation from a file of results alone"
+    )
     given = parser.parse_args(arguments)
+    if given.docs:
+        write_docs(json.loads(given.docs.read_text("utf-8")))
+        return 0
     chosen = matching(given.words, quick=given.quick)
     if not chosen:
         parser.error(f"no case has {given.words!r} in its name or regime")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gpu
+import gpu_docs
 import numpy as np
 import pytest
 from cases import Case
@@ -110,8 +111,27 @@ def test_cases_in_a_process_of_their_own() -> None:
     rows = gpu.measure_apart(["a", "b"], ["--quick"], [sys.executable, "-c", script % 3])
     assert rows[0] == {"case": "a", "seconds": 1.0}
     assert rows[1:] == [{"case": "b", "contender": "cylstm", "failure": "the process ended with status 3"}]
-    rows = gpu.measure_apart(["a", "b"], [], [sys.executable, "-c", script % 0])
-    assert rows[1]["failure"] == "no time was left"
+    assert gpu.measure_apart(["a", "b"], [], [sys.executable, "-c", script % 0]) == rows[:1]  # no time was left for b
+
+
+def test_cases_that_no_time_was_left_for_are_counted() -> None:
+    cases = [{"name": "a", "regime": "r"}, {"name": "b", "regime": "r"}]
+    rows = [{"case": "a", "contender": "torch", "seconds": 1.0, "error": 0.0}]
+    assert "no time was left for 1 cases" in gpu.report({"device": "d", "tf32": False, "cases": cases, "rows": rows})
+
+
+def test_the_table_of_the_docs() -> None:
+    """A row for a forward pass and its training step; where one is missing, none."""
+    cases = gpu.matching("long", quick=False)
+    rows = [
+        {"case": case.name, "contender": contender, "seconds": seconds, "error": 1e-6}
+        for case in cases[:3]
+        for contender, seconds in (("torch", 0.02), ("cylstm-persistent", 0.005))
+    ]
+    versions = {"torch": "2.11", "cudnn": 91900, "cupy": "14"}
+    data = {"device": "d", "datetime": "2026-11-26T00", "tf32": False, "versions": versions, "rows": rows}
+    lines = gpu_docs.table({**data, "cases": [vars(case) for case in cases]}).splitlines()
+    assert lines[4:] == ["| long, float16 | 16, 1024, 768 | 20.0 / 20.0 | 4.00 / 4.00 | - / - | - / - | 1e-06, 1e-06 |"]
 
 
 def test_the_order_of_the_variants_is_checked() -> None:

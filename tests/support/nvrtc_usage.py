@@ -9,6 +9,12 @@ from cylstm.backends.cupy_backend.persistent.configurations import Configuration
 from cylstm.backends.cupy_backend.persistent.kernels import definitions, source
 
 
+#: Bytes that a kernel of the largest layers may spill on the newest GPUs.
+FEW = 16
+#: By the size of a number.
+DTYPES = {2: ("bfloat16", "float16"), 4: ("float32",)}
+
+
 class Usage(NamedTuple):
     """Of a kernel."""
 

@@ -45,13 +45,15 @@ class Missing(Steps):
 
 
 class Asked(Steps):
-    """A variant that has not passed the kit."""
+    """A variant for one size, and a slow one for two sequences or more."""
 
     name: ClassVar[str] = "asked"
-    by_default: ClassVar[bool] = False
 
     def refusal(self, shape: LayerShape, *call: Any) -> str:
         return "" if shape.H == 5 else "H is not 5"
+
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        return "steps" if B > 1 else ""
 
 
 def test_the_order_is_in_code() -> None:
@@ -63,7 +65,7 @@ def test_the_order_is_in_code() -> None:
 
 def test_candidates() -> None:
     variants = (Asked, Missing, *VARIANTS[-2:])
-    assert [v.name for v in candidates(variants, "")] == ["missing", "steps", "array"]
+    assert [v.name for v in candidates(variants, "")] == ["asked", "missing", "steps", "array"]
     assert [v.name for v in candidates(variants, "asked")] == ["asked", "missing", "steps", "array"]
     assert [v.name for v in candidates(variants, "steps")] == ["steps", "array"]
     assert [v.name for v in candidates(variants, "array")] == ["array"]
@@ -77,7 +79,18 @@ def test_candidates() -> None:
 def test_the_first_that_does_not_refuse_is_chosen(dtype: str, expected: str) -> None:
     variants = [variant(HostDevice()) for variant in VARIANTS[-2:]]
     shape = LayerShape(dtype, I=4, H=5, P=0, D=1, bias=True)
-    assert chosen(variants, shape, np.ones(3, np.int64), "gates").name == expected
+    assert chosen(variants, shape, np.ones(3, np.int64), "gates", named=False).name == expected
+
+
+@pytest.mark.parametrize(("B", "named", "expected"), [(1, False, "asked"), (2, False, "steps"), (2, True, "asked")])
+def test_one_that_is_slower_leaves_the_call_to_a_faster_one_unless_it_was_named(
+    B: int, named: bool, expected: str
+) -> None:
+    variants = [variant(HostDevice()) for variant in (Asked, *VARIANTS[-2:])]
+    shape = LayerShape("float32", I=4, H=5, P=0, D=1, bias=True)
+    assert chosen(variants, shape, np.array([B]), "gates", named=named).name == expected
+    without = [variants[0], variants[-1]]
+    assert chosen(without, shape, np.array([B]), "gates", named=named).name == "asked"
 
 
 def test_the_backend_goes_by_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +102,7 @@ def test_the_backend_goes_by_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
         prepared = HostBackend(tier=tier, system=HostSystem(facts=facts)).prepare(parameters)
         return [variant.name for variant in prepared.variants]
 
-    assert names("") == ["steps", "array"]
+    assert names("") == ["asked", "steps", "array"]
     assert names("", OLD) == names("array") == ["array"]
     assert names("asked") == ["asked", "steps", "array"]
     with pytest.raises(RuntimeError, match=r"tier 'missing' cannot run on cuda:0: its library is not"):

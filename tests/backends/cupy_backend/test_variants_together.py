@@ -38,7 +38,8 @@ def cudnn(monkeypatch: pytest.MonkeyPatch) -> HostCudnn:
     ("tier", "dtype", "sizes", "computes"),
     [
         ("", "float16", {}, "persistent"),
-        ("", "float64", {}, "cudnn"),
+        ("", "float64", {}, "steps"),
+        ("", "float64", {"H": 700, "B": 6, "T": 1}, "cudnn"),
         ("", "float32", {"P": 2}, "cudnn"),
         ("", "complex64", {}, "array"),
         ("", "float32", {"B": 0}, "other"),

@@ -68,6 +68,8 @@ class PreparedLayer:
         Arrays of the device, which nobody changes.
     choices : Recent
         Which variant calls of some sizes take: those of all layers.
+    named : bool
+        Whether the first of the variants was asked for by its name.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class PreparedLayer:
         variants: tuple[Variant, ...],
         parameters: LayerParameters,
         choices: Recent[Variant],
+        *,
+        named: bool,
     ) -> None:
         self.device = device
         self.variants = variants
@@ -84,11 +88,13 @@ class PreparedLayer:
         self._shape = LayerShape.of(parameters)
         self._forms: dict[str, Form] = {}
         self._choices = choices
+        self._named = named
 
     def form(self, batch_sizes: np.ndarray, keep: Keep) -> Prepared:
         """The form for a call, whose stream waits until it is there."""
-        of = partial(chosen, self.variants, self._shape, batch_sizes, keep)
-        return self._form(self._choices.get((self.variants, self._shape, key_of(batch_sizes), keep), of))
+        of = partial(chosen, self.variants, self._shape, batch_sizes, keep, named=self._named)
+        key = (self.variants, self._shape, key_of(batch_sizes), keep, self._named)
+        return self._form(self._choices.get(key, of))
 
     def of_steps(self) -> PreparedSteps | None:
         """The form of the variant ``steps``, None where it does not compute such a layer."""
@@ -190,7 +196,7 @@ class CupyBackend(Backend):
             uploaded = tuple(
                 DirectionParameters(*(_owned(device, p) for p in direction)) for direction in layer_parameters
             )
-            prepared = PreparedLayer(device, variants, uploaded, self._choices)
+            prepared = PreparedLayer(device, variants, uploaded, self._choices, named=bool(tier))
             prepared.form(np.ones(1, np.int64), "nothing")  # now, not in the first call, what most calls take
             return prepared
 

@@ -46,7 +46,6 @@ class Array:
     """The array loop, on one device."""
 
     name: ClassVar[str] = "array"
-    by_default: ClassVar[bool] = True
 
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
@@ -55,6 +54,10 @@ class Array:
         return ""
 
     def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
+        return ""
+
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        """No variant after it is faster."""
         return ""
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedArray:

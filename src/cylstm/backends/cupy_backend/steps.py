@@ -35,7 +35,6 @@ class Steps:
     """One launch per step, on one device."""
 
     name: ClassVar[str] = "steps"
-    by_default: ClassVar[bool] = True
 
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
@@ -51,6 +50,10 @@ class Steps:
 
     def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
         return "" if shape.dtype in TYPES else f"it does not compute {shape.dtype}"
+
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        """No variant after it is faster."""
+        return ""
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedSteps:
         return PreparedSteps(self, StepWeights.packed(layer_parameters, self.device.xp))

@@ -1,8 +1,8 @@
 """What a kernel variant is: one way to compute a layer on a GPU. Users know variants as tiers.
 
 The variants stand in order, best first, in ``backend.VARIANTS``; `candidates` says which of them a tier allows, and
-`chosen` which one a call takes: the first that does not refuse it. Nothing is measured at run time; that the order is
-right is checked by ``benchmarks/gpu.py``.
+`chosen` which one a call takes: the first that does not refuse it, but for sizes where a later one is known to be
+faster. Nothing is measured at run time; that order and sizes are right is checked by ``benchmarks/gpu.py``.
 
 Symbols and shapes are those of `cylstm.backends.base`. All arrays are the device's.
 """
@@ -60,8 +60,6 @@ class Variant(Protocol):
     """One way to compute a layer on one device, made once per device and process."""
 
     name: ClassVar[str]
-    #: Whether it is used where no tier is named: it has passed the conformance kit, and nothing but it is needed.
-    by_default: ClassVar[bool]
 
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         """With `tf32`, products of float32 may be rounded to TF32; else they are float32."""
@@ -72,6 +70,9 @@ class Variant(Protocol):
     def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
         """Why it does not compute such a call, "" if it does. ``keep`` other than "nothing" means: with gradients."""
 
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        """The name of a later variant that has been measured to be faster for calls of such sizes, "" for none."""
+
     def prepare(self, layer_parameters: LayerParameters) -> Prepared:
         """Take parameters that are arrays of the device, in the current stream. The result shares nothing with them."""
 
@@ -80,7 +81,7 @@ class Variant(Protocol):
 
 
 def candidates(variants: Sequence[type[Variant]], tier: str) -> tuple[type[Variant], ...]:
-    """Those that a tier allows: the one named and those after it; "" for all that are used by default.
+    """Those that a tier allows: the one named and those after it; "" for all.
 
     Raises
     ------
@@ -88,14 +89,20 @@ def candidates(variants: Sequence[type[Variant]], tier: str) -> tuple[type[Varia
         If no variant has this name.
     """
     names = [variant.name for variant in variants]
-    if not tier:
-        return tuple(variant for variant in variants if variant.by_default)
-    if tier not in names:
+    if tier and tier not in names:
         raise ValueError(f"CYLSTM_CUPY_TIER must be one of {', '.join(names)}, got {tier!r}: correct it, or unset it")
-    first = names.index(tier)
-    return (variants[first], *(variant for variant in variants[first + 1 :] if variant.by_default))
+    return tuple(variants[names.index(tier) if tier else 0 :])
 
 
-def chosen(variants: Sequence[Variant], shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> Variant:
-    """The first variant that does not refuse a call. The last one refuses none."""
-    return next(variant for variant in variants if not variant.refusal(shape, batch_sizes, keep))
+def chosen(
+    variants: Sequence[Variant], shape: LayerShape, batch_sizes: np.ndarray, keep: Keep, *, named: bool
+) -> Variant:
+    """The first variant that does not refuse a call, of which the last one refuses none.
+
+    Where no tier has been `named`, one that is known to be slower than a later one leaves the call to that.
+    """
+    able = {variant.name: variant for variant in variants if not variant.refusal(shape, batch_sizes, keep)}
+    name = next(iter(able))
+    while not named and (faster := able[name].slower_than(shape, int(batch_sizes[0]))) in able:
+        name = faster
+    return able[name]

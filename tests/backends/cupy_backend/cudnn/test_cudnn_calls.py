@@ -20,6 +20,7 @@ from cylstm.backends.cupy_backend.cudnn.descriptors import sequence_lengths
 from cylstm.backends.cupy_backend.cudnn.handle import MOST_CALLS
 from cylstm.backends.cupy_backend.cudnn.layer import Space
 from cylstm.backends.cupy_backend.cudnn.library import CudnnError, Library
+from cylstm.backends.cupy_backend.variants import LayerShape
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import (
     Problem,
@@ -72,6 +73,22 @@ def test_complex_numbers_empty_batches_and_an_old_bfloat16_go_on_to_the_next_var
         outputs_and_gradients(used, problem(dtype, B=B))
         assert (used.taken > 0) is taken
         assert bool(functions.calls) is taken
+
+
+@pytest.mark.parametrize(
+    ("dtype", "H", "B", "P", "tf32", "expected"),
+    [
+        ("float32", 512, 32, 0, False, "steps"),
+        ("float32", 512, 33, 0, False, ""),
+        ("float32", 512, 32, 0, True, ""),
+        ("float32", 512, 32, 64, False, ""),
+        ("float64", 128, 32, 0, False, "steps"),
+        ("float64", 128, 64, 0, False, ""),
+        ("bfloat16", 8, 1, 0, False, ""),
+    ],
+)
+def test_small_layers_are_left_to_steps(dtype: str, H: int, B: int, P: int, tf32: bool, expected: str) -> None:
+    assert variant(HostCudnn(), tf32=tf32).slower_than(LayerShape(dtype, H, H, P, 1, True), B) == expected
 
 
 def test_a_pullback_may_be_called_again() -> None:

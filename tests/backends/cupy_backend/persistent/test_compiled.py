@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from nvrtc_usage import Usage, usage, why_no_nvrtc
+from nvrtc_usage import DTYPES, FEW, Usage, usage, why_no_nvrtc
 from thorough import others_thorough
 
 from cylstm.backends.cupy_backend.persistent.configurations import Configuration, every_configuration
@@ -18,8 +18,7 @@ pytestmark = [
 TF32 = "m16n8k8.row.col.f32.tf32.tf32.f32"
 #: Of those that differ in their tiles alone, that with most of them: it needs most registers.
 LARGEST = list({c._replace(tiles=0, at_once=0): c for c in sorted(every_configuration())}.values())
-DTYPES = {2: "float16", 4: "float32"}
-QUICK = [("sm_90", DTYPES[c.itemsize], c) for c in LARGEST]
+QUICK = [("sm_90", DTYPES[c.itemsize][-1], c) for c in LARGEST]
 QUICK += [
     (architecture, "bfloat16", c)
     for architecture in ("sm_80", "sm_100")
@@ -39,7 +38,7 @@ def is_small(case: tuple[str, str, Configuration]) -> bool:
 def test_no_register_is_spilled(architecture: str, dtype: str, configuration: Configuration) -> None:
     found = usage(architecture, dtype, configuration)
     if architecture == "sm_100" and configuration.k_steps == 48:
-        assert found.spilled <= 16  # bytes, of the largest layers
+        assert found.spilled <= FEW
     else:
         assert found == Usage(found.registers, 0, 0)
     assert found.registers * configuration.threads <= 64 * 1024  # those of a multiprocessor

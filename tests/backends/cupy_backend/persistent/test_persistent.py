@@ -12,7 +12,6 @@ from thorough import others_thorough
 from variant_backend import VariantBackend
 
 from cylstm import testing
-from cylstm.backends.cupy_backend.persistent import Persistent
 from cylstm.backends.cupy_backend.variants import LayerShape
 from cylstm.testing.compare import assert_close
 from cylstm.testing.problems import expected_outputs_and_gradients, forward, make_problem, outputs_and_gradients
@@ -71,7 +70,15 @@ def test_what_it_does_not_compute_goes_on_to_the_next_variant() -> None:
         ({}, np.array([0]), "empty batch"),
     ):
         assert why in variant.refusal(shape._replace(**change), sizes, "nothing")
-    assert Persistent.by_default
+
+
+def test_many_launches_one_after_the_other_are_left_to_cudnn() -> None:
+    """Blocks of 16 units for 16 sequences, ten at once: one group of a layer with 160 units."""
+    device = HostDevice()
+    device.resident = 10
+    shape, variant = LayerShape("float16", 3, 160, 0, 1, True), HostPersistent(device)
+    assert [variant.slower_than(shape, B) for B in (1, 48, 49)] == ["", "", "cudnn"]
+    assert variant.refusal(shape, np.array([49]), "gates") == ""
 
 
 def test_an_old_device_is_not_used() -> None:

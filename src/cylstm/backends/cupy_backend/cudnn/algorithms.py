@@ -19,6 +19,9 @@ BFLOAT16_SINCE = 91300
 #: The most units of ``persist_static_small_h``: forward alone, and with a backward pass.
 SMALL_H, SMALL_H_TRAINING = 192, 128
 
+#: B * H up to which kernels launched step by step were faster on an H200: with few products, cuDNN waits for itself.
+SMALL = {"float32": 16384, "float64": 4096}
+
 
 class Conditions(NamedTuple):
     """What the choice of an algorithm depends on, beside the layer."""
@@ -63,3 +66,8 @@ def refusal(shape: LayerShape, B: int, version: int) -> str:
     if shape.dtype == "bfloat16" and version < BFLOAT16_SINCE:
         return f"cuDNN has recurrent layers of bfloat16 from version {BFLOAT16_SINCE} on, and this is {version}"
     return "" if B else "cuDNN takes no empty batch"
+
+
+def slower_than(shape: LayerShape, B: int, *, tf32: bool) -> str:
+    """The variant that is faster than cuDNN for such sizes, "" for none."""
+    return "steps" if not tf32 and not shape.P and SMALL.get(shape.dtype, 0) >= B * shape.H else ""

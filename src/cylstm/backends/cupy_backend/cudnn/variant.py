@@ -14,7 +14,7 @@ from ...base import Keep, LayerParameters
 from ..device import Device
 from ..schedule import Recent
 from ..variants import LayerShape
-from .algorithms import Conditions, refusal
+from .algorithms import Conditions, refusal, slower_than
 from .directions import PreparedBoth
 from .handle import Handle
 from .layer import PreparedCudnn
@@ -29,7 +29,6 @@ class Cudnn:
     """Layers by cuDNN, on one device; see `cylstm.backends.cupy_backend.variants.Variant`."""
 
     name: ClassVar[str] = "cudnn"
-    by_default: ClassVar[bool] = True
     find = staticmethod(find)
 
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
@@ -59,6 +58,10 @@ class Cudnn:
     def refusal(self, shape: LayerShape, batch_sizes: np.ndarray, keep: Keep) -> str:
         """Why it does not compute such a call, "" if it does."""
         return refusal(shape, int(batch_sizes[0]), self.library.version)
+
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        """The variant that is faster for such sizes, "" for none."""
+        return slower_than(shape, B, tf32=self.tf32)
 
     def forget(self) -> None:
         """Handles stay, for others may be using them; their descriptors go."""

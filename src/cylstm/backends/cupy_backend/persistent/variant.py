@@ -24,6 +24,8 @@ from .weights import PersistentWeights
 
 #: How often a thread polls before it gives up: some seconds, where a step takes a microsecond.
 TRIES = 1 << 22
+#: Launches one after the other up to which it is faster than cuDNN: with four, both took the same time on an H200.
+MOST_LAUNCHES = 3
 #: The first compute capability with the instruction mma for bfloat16 and TF32.
 CAPABILITY = (8, 0)
 
@@ -32,7 +34,6 @@ class Persistent:
     """One launch for all steps, on one device; see `cylstm.backends.cupy_backend.variants.Variant`."""
 
     name: ClassVar[str] = "persistent"
-    by_default: ClassVar[bool] = True
     table: ClassVar[dict[int, tuple[Row, ...]]] = TABLE
     tries: ClassVar[int] = TRIES
 
@@ -65,6 +66,11 @@ class Persistent:
         ):
             return "the blocks of one direction do not fit on this device at once"
         return ""
+
+    def slower_than(self, shape: LayerShape, B: int) -> str:
+        """The variant that is faster for such sizes, "" for none."""
+        found = self.kernel("forward", shape, B)
+        return "cudnn" if found and len(_launches(*found, padded(shape.H), B, shape.D)) > MOST_LAUNCHES else ""
 
     def row(self, shape: LayerShape) -> Row | None:
         """The row of the table for a layer of this size."""
@@ -169,17 +175,27 @@ class PreparedPersistent:
         assert found is not None  # or the call would have been refused
         c, kernel = found
         walks = variant.walks(batch_sizes, w.D, against=name == "backward")
-        blocks, groups = c.blocks(w.H), -(-B // c.rows)
-        directions = w.D if blocks * w.D <= kernel.resident else 1
-        together = kernel.resident // (blocks * directions)
-        for d_0 in range(0, w.D, directions):
-            for group_0 in range(0, groups, together):
-                kernel(
-                    (blocks, directions, min(together, groups - group_0)),
-                    (walks.steps, *map(np.int32, (T, w.D, d_0, B, group_0)), np.int64(N),
-                     *map(np.int32, (w.H, w.layer.H)), *arrays, np.int32(variant.tries)),
-                )  # fmt: skip
+        for grid, d_0, group_0 in _launches(c, kernel, w.H, B, w.D):
+            kernel(
+                grid,
+                (walks.steps, *map(np.int32, (T, w.D, d_0, B, group_0)), np.int64(N),
+                 *map(np.int32, (w.H, w.layer.H)), *arrays, np.int32(variant.tries)),
+            )  # fmt: skip
         return walks.ends
+
+
+def _launches(
+    c: Configuration, kernel: GridKernel, H: int, B: int, D: int
+) -> list[tuple[tuple[int, int, int], int, int]]:
+    """The launches of a pass: their grid, their first direction, their first group of sequences."""
+    blocks, groups = c.blocks(H), -(-B // c.rows)
+    directions = D if blocks * D <= kernel.resident else 1
+    together = kernel.resident // (blocks * directions)
+    return [
+        ((blocks, directions, min(together, groups - group_0)), d_0, group_0)
+        for d_0 in range(0, D, directions)
+        for group_0 in range(0, groups, together)
+    ]
 
 
 def _itemsize(shape: LayerShape) -> int:
