@@ -8,7 +8,6 @@ from typing import NamedTuple
 from cylstm.backends.cupy_backend.persistent.configurations import Configuration
 from cylstm.backends.cupy_backend.persistent.kernels import definitions, source
 
-
 #: Bytes that a kernel of the largest layers may spill on the newest GPUs.
 FEW = 16
 #: By the size of a number.
