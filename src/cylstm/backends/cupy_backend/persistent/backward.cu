@@ -12,7 +12,7 @@
 #include "persistent.h"
 
 #define N_TILES (UNITS / 8)
-#define LEAN (K_STEPS * N_TILES >= 96)          // no register is left for what saves time elsewhere
+#define LEAN (K_STEPS * N_TILES >= 96)      // no register is left for what saves time elsewhere
 #define CHAINS (LEAN ? 1 : SINGLE ? 2 : 4)  // of sums, so that an mma need not wait for the one before
 
 typedef unsigned Weights[K_STEPS][N_TILES][2];
@@ -63,8 +63,8 @@ struct Taken {
     float gate[4], c_prev, grad_output;
 };
 struct Sources {
-    const ARITHMETIC *gates;                // (N, D, 4, H)
-    const STORAGE *c_prev, *grad_output;    // (D, N, H); (N, D, H), or null
+    const ARITHMETIC *gates;              // (N, D, 4, H)
+    const STORAGE *c_prev, *grad_output;  // (D, N, H); (N, D, H), or null
     long long N;
     int D, H;
 };

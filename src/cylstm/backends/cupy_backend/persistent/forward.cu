@@ -26,8 +26,7 @@ INLINE void load(Weights &weights, const STORAGE *weight_hh, const Place &here, 
                 const int row = m * 16 + here.group + 8 * low;  // 4 u + gate
                 const int unit = blockIdx.x * UNITS + row / 4, k = first_k(here, pair);
                 Words words = {{0, 0, 0, 0}};
-                if (unit < H && k < H)
-                    words = *words_at(weight_hh + ((here.d * 4LL + row % 4) * H + unit) * H + k);
+                if (unit < H && k < H) words = *words_at(weight_hh + ((here.d * 4LL + row % 4) * H + unit) * H + k);
 #pragma unroll
                 for (int r = 0; r < 4; r++) weights[2 * pair + r / 2][m][low + 2 * (r & 1)] = words.at[r];
             }
@@ -155,7 +154,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) persistent_forward(
                 [&](int k) -> const Words * {
                     const int b = row(k), unit = first_k(here, k % PAIRS);
                     const bool carried = b < at.carried;
-                    const STORAGE *const from = carried ? before + (b * D * H + unit) : h_0 + (here.states + b * H + unit);
+                    const STORAGE *const from =
+                        carried ? before + (b * D * H + unit) : h_0 + (here.states + b * H + unit);
                     return b < at.rows && unit < H && (carried || h_0) ? words_at(from) : nullptr;
                 },
                 [&](int k) { return row(k) < at.carried; }

@@ -212,7 +212,13 @@ struct Place {
 };
 INLINE Place place_of(int d_0, int B, int group_0, int H) {
     const int d = d_0 + blockIdx.y, lane = threadIdx.x & 31, b_0 = (group_0 + blockIdx.z) * ROWS;
-    return {d, int(threadIdx.x) >> 5, lane >> 2, lane & 3, b_0, B - b_0 < ROWS ? B - b_0 : ROWS, ((long long)d * B + b_0) * H};
+    return {d,
+            int(threadIdx.x) >> 5,
+            lane >> 2,
+            lane & 3,
+            b_0,
+            B - b_0 < ROWS ? B - b_0 : ROWS,
+            ((long long)d * B + b_0) * H};
 }
 INLINE int of_group(int sequences, int b_0) {
     return sequences <= b_0 ? 0 : sequences - b_0 < ROWS ? sequences - b_0 : ROWS;
