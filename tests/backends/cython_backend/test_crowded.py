@@ -1,0 +1,66 @@
+"""Short calls are on one thread while processors are short, and on more again when there are some."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+from processes import run
+
+pytest.importorskip("cylstm.backends.cython_backend._lstm", reason="the compiled backend is not built")
+pytestmark = [
+    pytest.mark.names_backend("cython"),
+    pytest.mark.skipif(sys.platform != "linux", reason="this system does not say which thread had a processor"),
+    pytest.mark.skipif(os.cpu_count() == 1, reason="one processor alone"),
+]
+
+#: Whether other threads than the caller had a processor meanwhile is what the kernel counts. The clock ends waiting alone.
+SCRIPT = """
+import json, os, subprocess, sys, time
+import cylstm
+
+PROCESSORS = os.cpu_count()
+
+def others_ns():
+    tasks = (task for task in os.listdir("/proc/self/task") if int(task) != os.getpid())
+    return sum(int(open(f"/proc/self/task/{task}/schedstat").read().split()[0]) for task in tasks)
+
+def is_quiet():  # this thread runs, and no other of the machine wants a processor
+    time.sleep(0.1)
+    return open("/proc/loadavg").read().split()[3].startswith("1/")
+
+cylstm.set_num_threads(2)
+lstm, x = cylstm.LSTM(64, 64, backend="cython"), cylstm.randn(50, 8, 64)
+
+def is_alone():
+    before = others_ns()
+    for _ in range(100):
+        lstm(x)
+    return others_ns() == before
+
+def within(seconds, happens):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if happens():
+            return True
+    return False
+
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * PROCESSORS)]
+try:
+    alone = within(60, is_alone)
+finally:
+    for process in busy:
+        process.kill()
+        process.wait()
+quiet = within(5, is_quiet)
+together = quiet and within(20, lambda: not is_alone())
+print(json.dumps({"alone": alone, "quiet": quiet, "together": together}))
+"""
+
+
+def test_short_calls_are_alone_while_the_machine_is_crowded_and_not_afterwards() -> None:
+    found = json.loads(run(SCRIPT))
+    assert found["alone"]
+    assert found["together"] or not found["quiet"]  # other work may make the machine a crowded one
