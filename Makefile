@@ -325,7 +325,8 @@ $(CROSS): Makefile | $(BUILD)
 	@$(STEP) "zig and linters of workflows into .venv-build" .venv-build/bin/python $(PIP_INSTALL) $(CROSS_TOOLS)
 	@touch $@
 
-$(SDIST): $(SOURCES) | $(BUILD)
+# It holds tests as well.
+$(SDIST): $(SOURCES) $(shell find tests -type f -not -path '*/__pycache__/*') | $(BUILD)
 	@rm -rf build/sdist
 	@$(STEP) "sdist" tools/quietly .venv-build/bin/python -m build --sdist --outdir build/sdist .
 	@touch $@

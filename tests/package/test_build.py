@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,10 +14,14 @@ from pathlib import Path
 import pytest
 from processes import LIMIT
 
+import cylstm
+
 pytest.importorskip("Cython", reason="Cython is not installed")
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
+#: What the extra "test" brings beside pytest.
+EXTRAS = ["torch", "onnx", "onnxruntime", "keras", "h5py", "hypothesis", "ml_dtypes", "joblib", "skorch", "safetensors"]
 WARNING = "the compiler cannot build OpenMP: cylstm will run on one thread"
 pytestmark = [
     pytest.mark.names_backend("cython"),
@@ -104,12 +109,17 @@ def test_a_compiler_that_is_missing_is_named(sources: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> None:
-    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(sources / "dist")]
-    made = subprocess.run(command, cwd=sources, capture_output=True, text=True, timeout=LIMIT)
+def sdist(folder: Path) -> Path:
+    """Make the sdist of the sources in a folder."""
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(folder / "dist")]
+    made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
     assert made.returncode == 0, made.stderr
-    (archive,) = (sources / "dist").glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
+    (archive,) = (folder / "dist").glob("*.tar.gz")
+    return archive
+
+
+def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> None:
+    with tarfile.open(sdist(sources)) as tar:
         paths = {Path(*Path(member.name).parts[1:]) for member in tar if member.isfile()}
     held = {path for path in paths if path.parts[0] == "src" and "cylstm.egg-info" not in path.parts}
     lying = {path.relative_to(sources) for path in (sources / "src").rglob("*") if path.is_file()}
@@ -117,3 +127,31 @@ def test_the_sdist_holds_every_source_and_nothing_generated(sources: Path) -> No
     assert generated <= lying
     built = {path for path in lying if path.suffix in {".so", ".pyc"} or "cylstm.egg-info" in path.parts}
     assert held == lying - generated - built
+
+
+def test_the_tests_of_the_sdist_need_numpy_and_pytest_alone(sources: Path, tmp_path: Path) -> None:
+    """Where it is unpacked, beside an installed package: they are found, and import nothing else."""
+    shutil.copytree(ROOT / "tests", sources / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    with tarfile.open(sdist(sources)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    missing = [name for name in EXTRAS if importlib.util.find_spec(name)]
+    (tmp_path / "without.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "without",
+        "--collect-only",
+        "tests",
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CYLSTM_")}
+    kept["PYTHONPATH"] = os.pathsep.join([str(Path(cylstm.__file__).parents[1]), str(tmp_path)])
+    kept["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # Hypothesis has one
+    done = subprocess.run(command, cwd=unpacked, env=kept, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stdout
+    assert int(done.stdout.splitlines()[-1].split()[0]) > 500

@@ -172,6 +172,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_before_the_first_call_does_not_hang() -> None:
     """PyTorch, which may share the OpenMP library, has made threads that the child does not have."""
+    pytest.importorskip("torch")
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, "-c", FORK_FIRST], timeout=LIMIT, env=environment, capture_output=True, text=True
@@ -185,6 +186,8 @@ def test_a_child_forked_before_the_first_call_does_not_hang() -> None:
 @pytest.mark.parametrize("first", ["", "import torch; torch.set_num_threads(2); torch.ones(2000, 2000).exp()"])
 def test_a_forked_child_computes_the_same_and_does_not_hang(first: str, bidirectional: bool) -> None:
     """Also where PyTorch, which may share the OpenMP library, has made threads before."""
+    if "torch" in first:
+        pytest.importorskip("torch")
     code = FORK.format(first=first, bidirectional=bidirectional)
     environment = {**os.environ, "CYLSTM_BACKEND": "cython", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], timeout=LIMIT, env=environment, capture_output=True, text=True)

@@ -224,7 +224,7 @@ cdef class Stepper:
     cdef char* threads   # memory of the parts of all calls, or of one call after another
     cdef Py_ssize_t B, I, R, count, itemsize
     cdef object dtype
-    cdef tuple shapes  # of the output, without B and with it
+    cdef tuple of_output  # what makes a new one, (shape, dtype): without B and with it
     cdef int64_t batch_size
     cdef int now       # h[now] is the state
     cdef readonly bint serial  # no layer has work for a second thread
@@ -258,7 +258,7 @@ cdef class Stepper:
                 begin_alone(level)
         self.I, self.R, self.itemsize = (<Layer>layers[0]).shape.I, level.shape.R, level.call.kernels.itemsize
         self.dtype = np.dtype("float32" if self.itemsize == 4 else "float64")
-        self.shapes = ((self.R,), (batch_size, self.R))
+        self.of_output = ((self.R,), self.dtype), ((batch_size, self.R), self.dtype)
 
     def __dealloc__(self):
         cdef Py_ssize_t n
@@ -281,7 +281,7 @@ cdef class Stepper:
             return None
         try:
             if out is None:
-                out = _empty(self.shapes[x_view.ndim - 1], self.dtype)
+                out = _empty(*<tuple>self.of_output[x_view.ndim - 1])
             if not fits(&out_view, out, _ndarray, self.dtype, PyBUF_CONTIG, self.B, self.R):
                 return None
             if out_view.ndim == x_view.ndim:

@@ -1,11 +1,13 @@
 # Memory of the kernels, and the memory of arrays.
 
 from cpython.buffer cimport PyBUF_CONTIG, PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_Clear, PyErr_ExceptionMatches
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
+    int get_buffer "PyObject_GetBuffer"(object exporter, Py_buffer* view, int flags)  # an error is up to the caller
 
 
 cdef inline void* allocate(Py_ssize_t items, Py_ssize_t itemsize) except NULL nogil:
@@ -84,14 +86,20 @@ cdef inline void release_views(Views* views) noexcept:
         PyBuffer_Release(&views.buffers[views.count])
 
 
+cdef inline int refused() except -1:
+    """False, without the error of a buffer that was refused; any other error stays one."""
+    if not (PyErr_ExceptionMatches(BufferError) or PyErr_ExceptionMatches(ValueError)):
+        return -1
+    PyErr_Clear()
+    return False
+
+
 cdef inline bint fits(Py_buffer* view, array, ndarray, dtype, int flags, Py_ssize_t B, Py_ssize_t n):
     """Whether an array is a plain, aligned, C-contiguous (B, n), or (n,) where B is 1. If so, release its view."""
     if type(array) is not ndarray or (array.dtype is not dtype and array.dtype != dtype):
         return False
-    try:
-        PyObject_GetBuffer(array, view, flags)
-    except (BufferError, ValueError):  # not contiguous, or not writable
-        return False
+    if get_buffer(array, view, flags) < 0:  # not contiguous, or not writable
+        return refused()
     if (<uintptr_t>view.buf % <uintptr_t>view.itemsize == 0
             and ((view.ndim == 2 and view.shape[0] == B and view.shape[1] == n)
                  or (view.ndim == 1 and B == 1 and view.shape[0] == n))):
