@@ -189,7 +189,9 @@ def test_another_backend_may_compute_it(lstm: cylstm.LSTM, precision: str) -> No
     x, stream = cylstm.randn(5, 2, 3), lstm.stream(2)
     expected, version = results(lstm, x), lstm._store.version
     lstm.backend = "numpy"
-    assert lstm.backend == "numpy" and lstm.frozen and lstm._store.version > version
+    assert lstm.backend == "numpy"
+    assert lstm.frozen
+    assert lstm._store.version > version
     for got, want in zip(results(lstm, x), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-2)
     np.testing.assert_array_equal(stream(x[0]), results(lstm, x[:1])[0][0])
