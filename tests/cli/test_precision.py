@@ -63,6 +63,12 @@ def test_bench(capsys: Any) -> None:
     assert "for parameters of dtype float64" in fails(capsys, *sizes, "--precision", "int8", "--dtype", "float64")
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_bench_refuses_a_frozen_model(folder: Path, capsys: Any, precision: str) -> None:
+    cylstm.save(cylstm.LSTM(3, 4, precision=precision).freeze(), "frozen.safetensors")
+    assert "must have its float32 parameters, got a frozen one" in fails(capsys, "bench", "frozen.safetensors")
+
+
 def test_convert_and_inspect_what_others_quantized(folder: Path, capsys: Any) -> None:
     from onnxruntime.quantization import quantize_dynamic
 

@@ -161,6 +161,53 @@ def test_a_state_dict_of_one_frozen_alike_is_loaded(lstm: cylstm.LSTM, precision
     assert all(plain.state_dict()[name] is array for name, array in before.items())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [cylstm.LSTM, cylstm.LSTMCell])
+def test_bfloat16_is_loaded_by_its_values(make: Any, dtype: str) -> None:
+    frozen = make(3, 8, precision="bfloat16")
+    kept = frozen.state_dict()
+    frozen.freeze()
+    plain = make(3, 8, dtype=dtype)
+    plain.load_state_dict(frozen.state_dict())
+    for name, array in plain.named_parameters():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, rounded_to_bfloat16(kept[name]) if array.ndim == 2 else kept[name])
+
+
+def test_what_int8_shares_with_float32_is_loaded_by_its_values() -> None:
+    plain, frozen = cylstm.LSTM(3, 8), cylstm.LSTM(3, 8, precision="int8").freeze()
+    recurrent = plain.weight_hh_l0
+    plain.load_state_dict(frozen.state_dict(), strict=False)
+    np.testing.assert_array_equal(plain.weight_ih_l0, from_bfloat16_bits(frozen.weight_ih_l0))
+    assert plain.weight_hh_l0 is recurrent
+    linear = cylstm.Linear(3, 32)
+    linear.load_state_dict({"weight": frozen.weight_ih_l0, "bias": frozen.bias_ih_l0})
+    np.testing.assert_array_equal(linear.weight, plain.weight_ih_l0)
+
+
+def test_another_backend_may_compute_it(lstm: cylstm.LSTM, precision: str) -> None:
+    x, stream = cylstm.randn(5, 2, 3), lstm.stream(2)
+    expected, version = results(lstm, x), lstm._store.version
+    lstm.backend = "numpy"
+    assert lstm.backend == "numpy"
+    assert lstm.frozen
+    assert lstm._store.version > version
+    for got, want in zip(results(lstm, x), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-2)
+    np.testing.assert_array_equal(stream(x[0]), results(lstm, x[:1])[0][0])
+    with pytest.raises(cylstm.BackendError, match="no_such_backend"):
+        lstm.backend = "no_such_backend"
+    assert lstm.backend == "numpy"
+    lstm.backend = None
+    assert_same(results(lstm, x), expected)
+
+
+def test_all_weights_says_what_is_missing() -> None:
+    frozen = cylstm.LSTM(3, 8, precision="int8").freeze()
+    with pytest.raises(AttributeError, match="the module is frozen: it has weight_hh_l0_int8 and weight_hh_l0_scale"):
+        frozen.all_weights  # noqa: B018
+
+
 def test_a_stream_goes_on(precision: str) -> None:
     module, x = cylstm.LSTM(3, 8, precision=precision), cylstm.randn(6, 3)
     expected = module(x)[0]

@@ -206,6 +206,12 @@ def test_others_through_safetensors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cylstm.load(tmp_path / "frozen.safetensors")(x)[0], loaded(x)[0])
 
 
+def test_what_runs_as_onnx_does_shows_it(tmp_path: Path) -> None:
+    lstm = cylstm.LSTM(3, 5, precision="int8").freeze()
+    cylstm.onnx.save(lstm, tmp_path / "lstm.onnx")
+    assert repr(cylstm.onnx.load(tmp_path / "lstm.onnx")) == "LSTM(3, 5, precision='int8', frozen, layout=0)"
+
+
 def test_frozen_bfloat16_has_no_node() -> None:
     with pytest.raises(ValueError, match="a frozen module must be in int8 for ONNX, got 'bfloat16'"):
         cylstm.onnx.export(cylstm.LSTM(3, 4, precision="bfloat16").freeze())

@@ -50,6 +50,8 @@ def benchmark(
     array). A named backend or peer works or raises; of no name at all (an empty sequence), peers are those that are
     installed and can.
     """
+    if lstm.frozen:
+        raise ValueError("the LSTM must have its float32 parameters, got a frozen one: measure the model before")
     sizes, parameters, dtype = _sizes(lstm), lstm.state_dict(), lstm.dtype.name
     exact = LSTM(**sizes, dtype="complex128" if dtype.startswith("complex") else "float64", backend="numpy")
     exact.load_state_dict(parameters)
@@ -59,8 +61,6 @@ def benchmark(
     grad = random.randn(steps, batch_size, features, dtype=dtype)
     problem = Problem(sizes, parameters, x, grad, training)
     passes = {}
-    if lstm.frozen:
-        raise ValueError("the LSTM must have its float32 parameters, got a frozen one: measure the model before")
     in_use = in_force(check_precision(precision, dtype), np.dtype(dtype))
     if training:
         refuse_training(in_use, "leave out --training, or the precision")

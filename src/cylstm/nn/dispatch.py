@@ -117,7 +117,7 @@ class ComputedModule(Module):
         """Compute on another backend from the next call on. An explicit choice works or raises."""
         if backend is not None:
             self._check_backend(self.dtype, self._precision, self._device, backend)
-        with exclusively([self]):
+        with exclusively([self], frozen=True):
             self.__dict__["backend"] = backend
             self._store.renew()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.arguments import as_array
 from ..arrays.quantization import BFLOAT16, QuantizedWeight, bfloat16_bits, dequantized, from_bfloat16_bits, quantized
 from ..backends.precision import refuse_training
 
@@ -73,6 +74,24 @@ def as_parameters(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         elif not name.endswith(SCALE):
             found[name] = from_bfloat16_bits(array) if array.dtype == BFLOAT16 else array
     return found
+
+
+def loaded(value: Any, name: str) -> np.ndarray:
+    """A value of a state_dict as a numeric array; tensors of any device and of bfloat16 are fine."""
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy alone; float32 holds every value of it
+            value = value.float()
+    array = as_array(value, name)
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16" and array.dtype != BFLOAT16:
+        raise TypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
+    return array
+
+
+def converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array in another dtype; the bfloat16 of a frozen module by its values."""
+    whole = from_bfloat16_bits(array) if array.dtype == BFLOAT16 and dtype != BFLOAT16 else array
+    return whole.astype(dtype, copy=False)
 
 
 def is_frozen(arrays: Mapping[str, np.ndarray]) -> bool:

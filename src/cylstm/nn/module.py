@@ -8,10 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ..arrays.arguments import DTYPES, as_array, as_dtype, check_device
-from ..arrays.quantization import BFLOAT16
+from ..arrays.arguments import DTYPES, as_dtype, check_device
 from ..backends.precision import DEFAULT, check_precision, in_force
-from .frozen import SCALE, VALUES, FrozenArrays, is_frozen
+from .frozen import SCALE, VALUES, FrozenArrays, converted, is_frozen, loaded
 from .parameters import ParameterStore, Snapshot, locked
 from .reparametrised import completed
 
@@ -139,6 +138,8 @@ class Module:
             return store[name]
         if store is not None and name + VALUES in store:
             raise AttributeError(f"the module is frozen: it has {name + VALUES} and {name + SCALE} instead of {name}")
+        if hasattr(type(self), name):  # a property, whose own error says what was missing
+            return object.__getattribute__(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -205,7 +206,7 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}")
-        state_dict, errors = completed(state_dict, self._store, _loaded)
+        state_dict, errors = completed(state_dict, self._store, loaded)
         missing = [name for name in self._store if name not in state_dict]
         unexpected = [name for name in state_dict if name not in self._store]
         arrays = {}
@@ -216,7 +217,7 @@ class Module:
         for name, old in self._store.snapshot.arrays.items():
             if name in state_dict:
                 try:
-                    array = _loaded(state_dict[name], name)
+                    array = loaded(state_dict[name], name)
                 except TypeError as error:
                     errors.append(str(error))
                     continue
@@ -225,7 +226,7 @@ class Module:
                 elif self.frozen and array.dtype != old.dtype:
                     errors.append(f"{name} must be of dtype {old.dtype} in a frozen module, got {array.dtype}.")
                 else:
-                    arrays[name] = array.astype(old.dtype, copy=False)
+                    arrays[name] = converted(array, old.dtype)
         if errors:
             listed = "\n\t".join(errors)
             raise RuntimeError(
@@ -371,30 +372,18 @@ class Module:
 
 
 @contextmanager
-def exclusively(modules: Sequence[Module]) -> Iterator[list[Snapshot]]:
-    """The parameters of each module, which nobody else changes inside the block; for an optimiser.
+def exclusively(modules: Sequence[Module], *, frozen: bool = False) -> Iterator[list[Snapshot]]:
+    """The parameters of each module, which nobody else changes inside the block.
 
     Raises
     ------
     RuntimeError
-        If the parameters of one of them are unlocked.
+        If the parameters of one of them are unlocked; or frozen, but where `frozen` allows it.
     """
     stores = [module._store for module in modules]
-    with locked(stores):
+    with locked(stores, frozen=frozen):
         yield [store.snapshot for store in stores]
 
 
 def _means_dtype(value: Any) -> bool:
     return isinstance(value, (np.dtype, type)) or type(value).__name__ == "dtype" or value in DTYPES
-
-
-def _loaded(value: Any, name: str) -> np.ndarray:
-    """A value of a state_dict as a numeric array; tensors of any device and of bfloat16 are fine."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # unknown to NumPy alone; float32 holds every value of it
-            value = value.float()
-    array = as_array(value, name)
-    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16" and array.dtype != BFLOAT16:
-        raise TypeError(f"{name} must hold numbers, got an array of dtype {array.dtype}")
-    return array

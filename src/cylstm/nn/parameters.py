@@ -257,19 +257,20 @@ class ParameterStore(ForkSafe):
 
 
 @contextmanager
-def locked(stores: Sequence[ParameterStore]) -> Iterator[None]:
+def locked(stores: Sequence[ParameterStore], *, frozen: bool = False) -> Iterator[None]:
     """Nobody else changes the parameters of these stores inside the block.
 
     Raises
     ------
     RuntimeError
-        If the parameters of one of them are unlocked.
+        If the parameters of one of them are unlocked; or frozen, but where `frozen` allows it.
     """
     with ExitStack() as stack:
         for store in sorted(stores, key=id):  # in one order, so that nobody waits for what waits for him
             stack.enter_context(store.lock)
             store._refuse_while_unlocked()
-            store.refuse_if_frozen()
+            if not frozen:
+                store.refuse_if_frozen()
         yield
 
 

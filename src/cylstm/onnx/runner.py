@@ -38,7 +38,8 @@ class LSTM:
 
     def __repr__(self) -> str:
         more = "" if self.direction != "reverse" else ", direction='reverse'"
-        return f"{type(self).__name__}({self.module.extra_repr()}{more}, layout={self.layout})"
+        inner = repr(self.module).partition("(")[2].removesuffix(")")
+        return f"{type(self).__name__}({inner}{more}, layout={self.layout})"
 
     def __call__(
         self, X: Any, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None
