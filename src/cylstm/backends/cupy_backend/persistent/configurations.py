@@ -76,7 +76,7 @@ TABLE = {
         Row(128, (Option(4, 4, 4), Option(8, 4, 2), Option(16, 4, 1, 4)), (Option(8, 8, 4, 4), Option(16, 8, 4, 2))),
         Row(256, (Option(4, 8, 4), Option(8, 8, 2), Option(16, 8, 1, 4)), (Option(8, 8, 8, 4), Option(16, 8, 4, 2))),
         Row(512, (Option(4, 8, 4), Option(8, 8, 2, 4)), (Option(8, 8, 8, 4),)),
-        Row(768, (Option(8, 8, 1),), (Option(8, 8, 8, 4),)),
+        Row(768, (Option(8, 8, 1),), (Option(8, 8, 6, 4),)),
         Row(1024, (Option(8, 8, 1, 4),), (Option(8, 8, 4, 4),)),
     ),
 }
