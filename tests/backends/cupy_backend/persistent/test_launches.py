@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +68,22 @@ def test_each_thread_hears_that_blocks_have_waited_in_vain() -> None:
         device.verify()
     with ThreadPoolExecutor(1) as later:
         later.submit(device.verify).result()
+
+
+@needs_compiler
+def test_what_is_kept_goes_with_the_variant_and_not_with_the_collector() -> None:
+    """Tables of steps are memory of the device."""
+    given = make_problem(testing.Case(H=11, D=2, states=True), "float16")
+    gc.collect()
+    gc.disable()
+    try:
+        used = VariantBackend(HostPersistent())
+        forward(used, given)
+        variant = weakref.ref(used.variant)
+        del used
+        assert variant() is None
+    finally:
+        gc.enable()
 
 
 @needs_compiler
