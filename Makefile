@@ -104,7 +104,7 @@ test-cuda: $(TEST)  ## the cupy backend without a GPU, with what the suite leave
 
 # Where a Python is at hand that has all that is needed, it is used and nothing is installed.
 BARE := $(PYTHON) -c 'import cupy, hypothesis, ml_dtypes, pytest, sys, torch; sys.exit(not torch.cuda.is_available())'
-GPU_PARTS := machine first-minute conformance kernels backend memcheck racecheck initcheck synccheck
+GPU_PARTS := machine first-minute conformance kernels values backend memcheck racecheck initcheck synccheck
 
 check-nvrtc: $(TEST)  ## the persistent kernels of the cupy backend for three GPUs, without one: registers, no spills
 	@$(PY) tools/check_nvrtc.py
