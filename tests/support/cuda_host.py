@@ -20,7 +20,7 @@ from device_array import DeviceArray, Library, here, on_device
 
 from cylstm.arrays.arithmetic import widened
 from cylstm.backends.cupy_backend import CupyBackend
-from cylstm.backends.cupy_backend.device import Dim, Launch, waited_in_vain
+from cylstm.backends.cupy_backend.device import Dim, InVain, Launch
 from cylstm.backends.cupy_backend.gemm import gemm_of
 from cylstm.backends.cupy_backend.planner import Facts
 
@@ -97,6 +97,7 @@ class HostDevice:
         self.resident = 10_000  # blocks that run at once
         self.grids: list[Dim] = []  # of launches whose blocks wait for one another
         self.in_vain = np.zeros(1, np.int32)  # whether some have waited in vain
+        self.verify = InVain(number, self.in_vain).verify
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -110,11 +111,6 @@ class HostDevice:
         from grid_host import HostGridKernel
 
         return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
-
-    def verify(self) -> None:
-        if self.in_vain[0]:
-            self.in_vain[0] = 0
-            raise RuntimeError(waited_in_vain(self.number))
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         return (

@@ -60,6 +60,17 @@ def test_conformance(tier: str) -> None:
     testing.check_backend(CupyBackend(tier=tier))
 
 
+@pytest.mark.parametrize("tier", ["array", "steps", "persistent"])
+def test_more_rows_than_32_bits_count_are_an_error(tier: str) -> None:
+    """Before anything is allocated or launched."""
+    problem = testing.problems.make_problem(testing.Case(I=1), "float32")
+    backend, T, B = HostBackend(tier=tier), 1 << 12, 1 << 19
+    prepared = backend.prepare(problem.parameters)
+    input, batch_sizes = np.broadcast_to(np.float32(0), (T * B, 1)), np.full(T, B)
+    with pytest.raises(ValueError, match=r"input must have at most 2147483647 rows.* got 2147483648: use smaller"):
+        backend.forward(prepared, input=input, batch_sizes=batch_sizes, h_0=None, c_0=None)
+
+
 # Arrays of a device through LSTM -------------------------------------------------------------------------------------
 
 

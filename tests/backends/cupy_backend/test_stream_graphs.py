@@ -86,6 +86,24 @@ def test_each_kernel_in_each_tile() -> None:
     assert used == {(name, definitions("float32", tile)) for name in kernels for tile in tiles(4)}
 
 
+FRAMES = {
+    "by columns": np.asfortranarray,
+    "reversed": lambda x: x[::-1, ::-1],
+    "strided": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "one row for all": lambda x: np.broadcast_to(x[0], x.shape),
+}
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+@pytest.mark.parametrize("order", FRAMES)
+def test_frames_lie_in_any_order(order: str, on_gpu: bool) -> None:
+    lstm, reference, _, frames = both()
+    stream, expected = lstm.stream(3), reference.stream(3)
+    for frame in map(FRAMES[order], frames):
+        h_t = stream(to_device(frame) if on_gpu else frame)
+        np.testing.assert_allclose(h_t.get() if on_gpu else h_t, expected(frame), atol=1e-6)
+
+
 def test_outputs_are_new_or_the_callers_own() -> None:
     lstm, reference, _, frames = both(1)
     stream, expected = lstm.stream(), reference.stream()

@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.skipif(os.cpu_count() == 1, reason="one processor alone"),
 ]
 
-#: Whether other threads than the caller had a processor meanwhile is what the kernel counts. The clock ends waiting alone.
+#: Whether other threads than the caller had a processor meanwhile is what the kernel counts. The clock ends only
+#: the waiting.
 SCRIPT = """
 import json, os, subprocess, sys, time
 import cylstm

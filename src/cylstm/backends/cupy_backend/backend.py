@@ -44,6 +44,7 @@ VARIABLE = "CYLSTM_CUPY_TIER"
 VARIANTS: tuple[type[Variant], ...] = (Persistent, Cudnn, Steps, Array)
 #: The calls of different sizes that are remembered with the variant that they take.
 MOST_CHOICES = 256
+MOST_ROWS = 2**31 - 1
 
 Result = TypeVar("Result")
 
@@ -236,6 +237,11 @@ class CupyBackend(Backend):
         to_host = isinstance(input, np.ndarray)
         arguments = {"input": input, "h_0": h_0, "c_0": c_0}
         self._check_places(prepared.device, arguments)
+        if len(input) > MOST_ROWS:
+            raise ValueError(
+                f"input must have at most {MOST_ROWS} rows, those of all steps together, for 32 bits count them, got "
+                f"{len(input)}: use smaller batches or shorter sequences"
+            )
 
         def forward() -> LayerOutput:
             form = prepared.form(batch_sizes, keep)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from .device import Dim, Launch, waited_in_vain
+from .device import Dim, InVain, Launch
 from .gemm import COMPUTE_32F_FAST_TF32, COMPUTE_TYPES, DATA_TYPES, gemm_of
 from .planner import Facts
 
@@ -64,6 +64,7 @@ class CupyDevice:
         # On the host, where it is read without waiting for the device; kernels write it there.
         self._in_vain = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
         self._in_vain[0] = 0
+        self.verify = InVain(number, self._in_vain).verify
         self._functions = lru_cache(maxsize=None)(self._compiled)
         self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
 
@@ -97,12 +98,6 @@ class CupyDevice:
     ) -> CupyGridKernel:
         multiprocessors, in_vain = self.facts.multiprocessors, np.uint64(self._in_vain.ctypes.data)
         return self._grid_kernels(name, source, definitions, threads, shared_memory, multiprocessors, in_vain)
-
-    def verify(self) -> None:
-        if not self._in_vain[0]:
-            return
-        self._in_vain[0] = 0
-        raise RuntimeError(waited_in_vain(self.number))
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         array = cupy.empty(shape, dtype)

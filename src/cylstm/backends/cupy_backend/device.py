@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -66,7 +67,10 @@ class Device(Protocol):
         """A compiled kernel with blocks of so many threads and bytes."""
 
     def verify(self) -> None:
-        """Raise a RuntimeError if blocks of a launch that has ended have waited for one another in vain."""
+        """Raise a RuntimeError if blocks of a launch that has ended have waited for one another in vain.
+
+        It is raised once in each thread that has called this before, whichever thread's launch it was.
+        """
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array whose bits are all 1."""
@@ -120,9 +124,38 @@ def part(device: Device, view: Any) -> Any:
     return view if view.data.ptr % ALIGNMENT == 0 else copied(device, view)
 
 
-def waited_in_vain(number: int) -> str:
-    """What `Device.verify` says."""
-    return (
-        f"blocks of a kernel on cuda:{number} waited for one another in vain, for they did not all run at once: "
-        "results of calls since the last one that was verified are nan; choose another tier by CYLSTM_CUPY_TIER"
-    )
+class InVain:
+    """Whether blocks have waited in vain: each thread that has worked with the device hears it once.
+
+    Not the first one alone that asks, for the results that are nan may be another one's.
+
+    Parameters
+    ----------
+    number : int
+        That of the device.
+    word : np.ndarray
+        (1,) int32, which kernels set to 1.
+    """
+
+    def __init__(self, number: int, word: np.ndarray) -> None:
+        self._number, self._word = number, word
+        self._times = 0
+        self._lock = threading.Lock()
+        self._heard = threading.local()
+
+    def verify(self) -> None:
+        """As `Device.verify`."""
+        with self._lock:
+            before = self._times
+            if self._word[0]:
+                self._word[0] = 0
+                self._times += 1
+            now = self._times
+        heard = getattr(self._heard, "times", before)
+        self._heard.times = now
+        if heard != now:
+            raise RuntimeError(
+                f"blocks of a kernel on cuda:{self._number} waited for one another in vain, for they did not all run "
+                "at once: results of calls since the last one that was verified are nan; choose another tier by "
+                "CYLSTM_CUPY_TIER"
+            )

@@ -94,7 +94,9 @@ class StreamStepper:
             device, xp = self._device, self._device.xp
             h_t = xp.empty(shape, x_t.dtype) if on_gpu and out is None else out
             self._follow()
-            device.copy(xp.ascontiguousarray(x_t) if on_gpu else xp.asarray(x_t), self._x)
+            # CuPy keeps the order of a matrix that lies by its columns, and it is memory that is copied.
+            frame = xp.ascontiguousarray(x_t) if on_gpu else xp.asarray(np.ascontiguousarray(x_t))
+            device.copy(frame, self._x)
             self._next()
             last = self._last[self._turn]
             if on_gpu:

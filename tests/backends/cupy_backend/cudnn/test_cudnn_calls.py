@@ -206,6 +206,18 @@ def test_a_pullback_of_directions_one_by_one_may_be_called_again() -> None:
         np.testing.assert_array_equal(first.parameters[1].weight_hh, second.parameters[1].weight_hh)
 
 
+def test_another_stream_waits_for_the_directions_that_were_taken_apart() -> None:
+    """The first call has copied them, in its own stream."""
+    of, given = of_large_device(HostCudnn()), problem("float16", **WIDE)
+    prepared = of.prepare(tuple(type(p)(*map(to_device, p[:4])) for p in given.parameters))
+    call = {"input": to_device(given.input), "batch_sizes": given.batch_sizes, "h_0": None, "c_0": None}
+    waits = of.device.waits  # type: ignore[attr-defined]
+    for here.stream, expected in (("first", []), ("second", [("second", "first")])):
+        prepared.forward(**call, keep="nothing")
+        assert waits == expected
+    here.stream = 0
+
+
 def test_what_no_algorithm_computes_is_an_error_that_names_the_status() -> None:
     used = backend(HostCudnn(refused=(STANDARD,)))
     with pytest.raises(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +51,39 @@ def test_blocks_that_wait_in_vain_give_up_and_it_is_an_error(name: str, monkeypa
     assert short
     np.testing.assert_array_equal(forward(used, given, prepared).output, expected.output)
     backward(used, given, prepared, expected.workspace)
+
+
+def test_each_thread_hears_that_blocks_have_waited_in_vain() -> None:
+    """Not the first one alone that asks: the results that are nan may be another one's."""
+    device = HostDevice()
+    failed = pytest.raises(RuntimeError, match="waited for one another in vain")
+    device.verify()  # a call begins here, and while it waits for its results
+    device.in_vain[0] = 1
+    with ThreadPoolExecutor(1) as other:
+        with failed:
+            other.submit(device.verify).result()  # another one begins there
+        with failed:
+            device.verify()
+        other.submit(device.verify).result()  # once each
+        device.verify()
+    with ThreadPoolExecutor(1) as later:
+        later.submit(device.verify).result()
+
+
+@needs_compiler
+def test_what_is_kept_goes_with_the_variant_and_not_with_the_collector() -> None:
+    """Tables of steps are memory of the device."""
+    given = make_problem(testing.Case(H=11, D=2, states=True), "float16")
+    gc.collect()
+    gc.disable()
+    try:
+        used = VariantBackend(HostPersistent())
+        forward(used, given)
+        variant = weakref.ref(used.variant)
+        del used
+        assert variant() is None
+    finally:
+        gc.enable()
 
 
 @needs_compiler

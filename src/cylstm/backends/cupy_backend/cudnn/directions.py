@@ -18,6 +18,13 @@ from .library import CudnnError
 Pair = tuple[PreparedCudnn, PreparedCudnn]
 
 
+class Apart(NamedTuple):
+    """Each direction, and when they are there."""
+
+    pair: Pair
+    mark: Any
+
+
 class BothWorkspaces(NamedTuple):
     """What forward keeps of each direction, for backward."""
 
@@ -38,8 +45,9 @@ class PreparedBoth:
     def __init__(self, together: PreparedCudnn, apart: Callable[[], Pair]) -> None:
         self._together = together
         self._make_apart = apart
-        self._apart: Pair | None = None
-        self._xp = together.variant.device.xp
+        self._apart: Apart | None = None
+        self._device = together.variant.device
+        self._xp = self._device.xp
 
     def forward(self, *, input: Any, batch_sizes: np.ndarray, h_0: Any, c_0: Any, keep: Keep) -> LayerOutput:
         conditions = self._together.variant.conditions(batch_sizes, training=keep == "gates")
@@ -57,7 +65,8 @@ class PreparedBoth:
     ) -> LayerOutput:
         xp, B = self._xp, int(batch_sizes[0])
         if self._apart is None:
-            self._apart = self._make_apart()
+            self._apart = Apart(self._make_apart(), self._device.mark())
+        self._device.wait(self._apart.mark)  # they may have been made in another stream
         results = [
             prepared.forward(
                 input=self._reversed(x, B) if d else x,
@@ -67,7 +76,7 @@ class PreparedBoth:
                 keep=keep,
                 algorithms=algorithms,
             )
-            for d, prepared in enumerate(self._apart)
+            for d, prepared in enumerate(self._apart.pair)
         ]
         forth, back = results
         output = xp.concatenate([forth.output, self._reversed(back.output, B)], axis=1)
@@ -81,7 +90,7 @@ class PreparedBoth:
         assert self._apart is not None
         xp, R, B = self._xp, self._together.shape.R, int(workspace.each[0].batch_sizes[0])
         grads = []
-        for d, (prepared, kept) in enumerate(zip(self._apart, workspace.each, strict=True)):
+        for d, (prepared, kept) in enumerate(zip(self._apart.pair, workspace.each, strict=True)):
             dy = None if grad_output is None else xp.ascontiguousarray(grad_output[:, d * R : (d + 1) * R])
             grads.append(
                 prepared.backward(

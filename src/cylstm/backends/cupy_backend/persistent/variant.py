@@ -8,14 +8,14 @@ shapes are those of `cylstm.backends.base`.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ...base import Keep, LayerGradients, LayerOutput, LayerParameters
 from ..device import Device, GridKernel
-from ..schedule import MOST_TABLE_BYTES, Recent
+from ..schedule import MOST_TABLE_BYTES, Recent, key_of
 from ..variants import LayerShape
 from .configurations import TABLE, Configuration, Row, configurations, padded
 from .kernels import TYPES, definitions, source
@@ -28,6 +28,10 @@ TRIES = 1 << 22
 MOST_LAUNCHES = 3
 #: The first compute capability with the instruction mma for bfloat16 and TF32.
 CAPABILITY = (8, 0)
+#: The calls of different sizes whose kernels are remembered.
+MOST_KERNELS = 1024
+
+Found = tuple[Configuration, GridKernel]
 
 
 class Persistent:
@@ -40,7 +44,7 @@ class Persistent:
     def __init__(self, device: Device, *, tf32: bool = False) -> None:
         self.device = device
         self.tf32 = tf32
-        self.kernel = lru_cache(maxsize=1024)(self._kernel)
+        self._kernels: Recent[Found | None] = Recent(MOST_KERNELS)
         self._walks: Recent[Walks] = Recent(MOST_TABLE_BYTES, lambda walks: walks.nbytes)
 
     def unavailable(self) -> str:
@@ -79,8 +83,11 @@ class Persistent:
     def _rows_of(self, shape: LayerShape) -> tuple[Row, ...]:
         return self.table[_itemsize(shape)]
 
-    def _kernel(self, name: str, shape: LayerShape, B: int) -> tuple[Configuration, GridKernel] | None:
+    def kernel(self, name: str, shape: LayerShape, B: int) -> Found | None:
         """The best configuration for B sequences whose blocks of one direction run at once, and its kernel."""
+        return self._kernels.get((name, shape, B), partial(self._kernel, name, shape, B))
+
+    def _kernel(self, name: str, shape: LayerShape, B: int) -> Found | None:
         row, H = self.row(shape), padded(shape.H)
         assert row is not None
         for c in configurations(
@@ -96,7 +103,7 @@ class Persistent:
 
     def walks(self, batch_sizes: np.ndarray, D: int, *, against: bool) -> Walks:
         """The steps of a pass. They are kept, for the stream that has put them there."""
-        key = (self.device.stream(), batch_sizes.tobytes(), D, against)
+        key = (self.device.stream(), key_of(batch_sizes), D, against)
         return self._walks.get(key, partial(Walks.of, batch_sizes, D, against=against, xp=self.device.xp))
 
     def forget(self) -> None:
