@@ -8,8 +8,8 @@ from typing import NamedTuple
 from cylstm.backends.cupy_backend.persistent.configurations import Configuration
 from cylstm.backends.cupy_backend.persistent.kernels import definitions, source
 
-#: Bytes that a kernel of the largest layers may spill on the newest GPUs.
-FEW = 16
+#: Bytes that a kernel of the largest layers may spill on GPUs other than those of sm_90, which the sizes are made for.
+FEW = 64
 #: By the size of a number.
 DTYPES = {2: ("bfloat16", "float16"), 4: ("float32",)}
 

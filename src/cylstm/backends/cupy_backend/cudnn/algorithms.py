@@ -20,7 +20,8 @@ BFLOAT16_SINCE = 91300
 SMALL_H, SMALL_H_TRAINING = 192, 128
 
 #: B * H up to which kernels launched step by step were faster on an H200: with few products, cuDNN waits for itself.
-SMALL = {"float32": 16384, "float64": 4096}
+#: Layers of float32 that are as small go to one launch for all steps.
+SMALL = {"float64": 4096}
 
 
 class Conditions(NamedTuple):
