@@ -206,6 +206,21 @@ def test_filters_are_refused(filters: dict, tmp_path: Path) -> None:
         cylstm.load(path)
 
 
+@pytest.mark.parametrize("read", [cylstm.load, ck.load_model])
+def test_a_text_that_claims_600_mb(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """HDF5 takes the memory when the attribute is read, and finds then that the file has 10 KB. It is not asked."""
+    path, length = tmp_path / "text.weights.h5", 97
+    with h5py.File(path, "w") as file:
+        for number, shape in enumerate([(3, 16), (4, 16), (16,)]):
+            file[f"layers/lstm/cell/vars/{number}"] = np.ones(shape, np.float32)
+        file["layers/lstm"].attrs["name"] = "A" * length
+    data = path.read_bytes()
+    assert cylstm.load(path).hidden_size == 4
+    path.write_bytes(data.replace(length.to_bytes(4, "little"), (600_000_000).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match="a heap of texts must end at byte"):
+        read(path)
+
+
 def test_heaps_of_texts_lie_in_the_file_and_apart(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)
