@@ -97,7 +97,7 @@ class HostDevice:
         self.resident = 10_000  # blocks that run at once
         self.grids: list[Dim] = []  # of launches whose blocks wait for one another
         self.in_vain = np.zeros(1, np.int32)  # whether some have waited in vain
-        self.verify = InVain(number, self.in_vain).verify
+        self._failures = InVain(number, self.in_vain)
 
     def current(self) -> AbstractContextManager[None]:
         return on_device(self.number)
@@ -111,6 +111,9 @@ class HostDevice:
         from grid_host import HostGridKernel
 
         return HostGridKernel(self, name, source, definitions, threads=threads, shared_memory=shared_memory)
+
+    def verify(self) -> None:
+        self._failures.verify()
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         return (

@@ -64,7 +64,7 @@ class CupyDevice:
         # On the host, where it is read without waiting for the device; kernels write it there.
         self._in_vain = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
         self._in_vain[0] = 0
-        self.verify = InVain(number, self._in_vain).verify
+        self._failures = InVain(number, self._in_vain)
         self._functions = lru_cache(maxsize=None)(self._compiled)
         self._grid_kernels = lru_cache(maxsize=None)(CupyGridKernel)
 
@@ -98,6 +98,9 @@ class CupyDevice:
     ) -> CupyGridKernel:
         multiprocessors, in_vain = self.facts.multiprocessors, np.uint64(self._in_vain.ctypes.data)
         return self._grid_kernels(name, source, definitions, threads, shared_memory, multiprocessors, in_vain)
+
+    def verify(self) -> None:
+        self._failures.verify()
 
     def all_ones(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         array = cupy.empty(shape, dtype)
