@@ -73,7 +73,10 @@ def _compiled_together(request: pytest.FixtureRequest) -> None:
 class TwoWarps(HostPersistent):
     """Two warps; each has its part of the sums, and waits for other blocks."""
 
-    table: ClassVar[dict[int, tuple[Row, ...]]] = {2: (Row(64, (Option(8, 2, 1, 1),), (Option(8, 2, 2, 1),)),)}
+    table: ClassVar[dict[int, tuple[Row, ...]]] = {
+        2: (Row(64, (Option(8, 2, 1, 1),), (Option(8, 2, 2, 1),)),),
+        4: (Row(64, (Option(8, 2, 1, 1),), (Option(8, 2, 4, 1),)),),
+    }
     tries: ClassVar[int] = 10_000
 
 
@@ -124,3 +127,23 @@ def test_each_mutant_is_caught(name: str, mutant: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(variant, "source", lambda n: mutated(n, mutant) if n == name else kernels.source(n))
     with pytest.raises((AssertionError, RuntimeError), match=r"off by|waited for one another in vain"):
         assert_right(name, ORDERS)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_float32_that_is_not_finite_is_multiplied_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Infinite states and gradients have limits that are numbers; a kernel that does not do it again has nan there."""
+    problem = make_problem(testing.Case(T=2, B=3, H=37, states=True), "float32")
+    problem.h_0[0, 0, 3] = problem.grad_h_n[0, 1, 5] = np.inf
+
+    def is_right() -> bool:
+        with np.errstate(all="ignore"):
+            expected = expected_outputs_and_gradients(problem)
+            result = outputs_and_gradients(VariantBackend(TwoWarps()), problem)
+        keys = [key for key in expected if key.startswith("grad_") == (name == "backward")]
+        return all(np.array_equal(np.isnan(result[key]), np.isnan(expected[key])) for key in keys)
+
+    assert is_right()
+    once = kernels.source(name).replace("if (any_lane(again)) {", "if (any_lane(again) && false) {")
+    assert once != kernels.source(name)
+    monkeypatch.setattr(variant, "source", lambda n: once if n == name else kernels.source(n))
+    assert not is_right()

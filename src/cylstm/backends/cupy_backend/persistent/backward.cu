@@ -68,38 +68,33 @@ struct Sources {
     long long N;
     int D, H;
 };
-// Calls `use` with the addresses of what element `my` takes: of the first gate, of c_prev, of grad_output.
+// Calls `use` for each element of a step, with the addresses of what it takes: of its first gate, c_prev, grad_output.
 template <class Use>
-INLINE void sources_of(const Sources &from, const Element &my, const Step &at, int d, Use use) {
-    const long long n = at.first + my.b, of_direction = (n * from.D + d) * from.H;
-    use(from.gates + 4 * of_direction + my.unit, from.c_prev + (d * from.N + n) * from.H + my.unit,
-        from.grad_output ? from.grad_output + of_direction + my.unit : nullptr);
+INLINE void each_source(const Sources &from, const Step &at, int d, int used, Use use) {
+#pragma unroll
+    for (int e = 0; e < EACH; e++) {
+        const Element my = element_of(e);
+        if (my.b >= at.rows || my.unit >= used) continue;
+        const long long n = at.first + my.b, of_direction = (n * from.D + d) * from.H;
+        use(e, from.gates + 4 * of_direction + my.unit, from.c_prev + (d * from.N + n) * from.H + my.unit,
+            from.grad_output ? from.grad_output + of_direction + my.unit : nullptr);
+    }
 }
 INLINE void take_step(Taken (&taken)[EACH], const Sources &from, const Step &at, int d, int used) {
+    each_source(from, at, d, used, [&](int e, const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad) {
 #pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        if (my.b >= at.rows || my.unit >= used) continue;
-        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) taken[e].gate[k] = gate[k * from.H];
-            taken[e].c_prev = widened(*c_prev);
-            taken[e].grad_output = grad_output ? widened(*grad_output) : 0;
-        });
-    }
+        for (int k = 0; k < 4; k++) taken[e].gate[k] = gate[k * from.H];
+        taken[e].c_prev = widened(*c_prev);
+        taken[e].grad_output = grad ? widened(*grad) : 0;
+    });
 }
 INLINE void prefetch_step(const Sources &from, const Step &at, int d, int used) {
+    each_source(from, at, d, used, [&](int, const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad) {
 #pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const Element my = element_of(e);
-        if (my.b >= at.rows || my.unit >= used) continue;
-        sources_of(from, my, at, d, [&](const ARITHMETIC *gate, const STORAGE *c_prev, const STORAGE *grad_output) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) prefetch(gate + k * from.H);
-            prefetch(c_prev);
-            if (grad_output) prefetch(grad_output);
-        });
-    }
+        for (int k = 0; k < 4; k++) prefetch(gate + k * from.H);
+        prefetch(c_prev);
+        if (grad) prefetch(grad);
+    });
 }
 
 // Directions and groups of sequences are those of a launch, as in the forward pass.
