@@ -19,9 +19,9 @@ BFLOAT16_SINCE = 91300
 #: The most units of ``persist_static_small_h``: forward alone, and with a backward pass.
 SMALL_H, SMALL_H_TRAINING = 192, 128
 
-#: B * H up to which kernels launched step by step were faster on an H200: with few products, cuDNN waits for itself.
-#: Layers of float32 that are as small go to one launch for all steps.
-SMALL = {"float64": 4096}
+#: B * H up to which kernels launched step by step were faster on an H200 in float64: with few products, cuDNN waits for
+#: itself.
+SMALL_FLOAT64 = 4096
 
 
 class Conditions(NamedTuple):
@@ -69,6 +69,6 @@ def refusal(shape: LayerShape, B: int, version: int) -> str:
     return "" if B else "cuDNN takes no empty batch"
 
 
-def slower_than(shape: LayerShape, B: int, *, tf32: bool) -> str:
+def slower_than(shape: LayerShape, B: int) -> str:
     """The variant that is faster than cuDNN for such sizes, "" for none."""
-    return "steps" if not tf32 and not shape.P and SMALL.get(shape.dtype, 0) >= B * shape.H else ""
+    return "steps" if shape.dtype == "float64" and not shape.P and B * shape.H <= SMALL_FLOAT64 else ""

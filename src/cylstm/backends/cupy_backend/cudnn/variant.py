@@ -61,7 +61,7 @@ class Cudnn:
 
     def slower_than(self, shape: LayerShape, B: int) -> str:
         """The variant that is faster for such sizes, "" for none."""
-        return slower_than(shape, B, tf32=self.tf32)
+        return slower_than(shape, B)
 
     def forget(self) -> None:
         """Handles stay, for others may be using them; their descriptors go."""
