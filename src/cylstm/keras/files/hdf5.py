@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
-from ...words import needs
+from ...words import named, needs, quoted
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -59,7 +59,7 @@ def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
         address = h5py.h5o.get_info(group.id).addr
         if address in seen or depth > MAX_DEPTH:
             raise TensorFileError(
-                f"the group {path!r} must be there once, at most {MAX_DEPTH} deep, got it again or deeper"
+                f"the group {quoted(path)} must be there once, at most {MAX_DEPTH} deep, got it again or deeper"
             )
         seen.add(address)
         arrays: dict[str, np.ndarray] = {}
@@ -119,7 +119,7 @@ class Texts:
         if name not in item.attrs:
             return None
         if self._identifier(item, name).shape != ():
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got several")
+            raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be one text, got several")
         return self._text(item.attrs[name], item, name)
 
     def several(self, item: Any, name: str) -> list[str] | None:
@@ -134,7 +134,9 @@ class Texts:
         for one in names:
             shape = self._identifier(item, one).shape
             if len(shape) != 1:
-                raise TensorFileError(f"the attribute {one!r} of {item.name} must be a list of texts, got {shape}")
+                raise TensorFileError(
+                    f"the attribute {quoted(one)} of {named(item.name)} must be a list of texts, got {shape}"
+                )
             found += [self._text(text, item, one) for text in item.attrs[one]] if shape[0] else []
         return found if names else None
 
@@ -142,19 +144,21 @@ class Texts:
         """The attribute, whose size is checked."""
         identifier = item.attrs.get_id(name)
         if identifier.shape is None:
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got nothing")
+            raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be text, got nothing")
         number = int(np.prod(identifier.shape, dtype=object))
         variable = identifier.get_type().get_class() == 3 and identifier.get_type().is_variable_str()
         bytes_each = self.heap if variable else identifier.get_type().get_size()
         if number * bytes_each > self.limit:
             raise TensorFileError(
-                f"the attribute {name!r} of {item.name} must have at most {self.limit} bytes, got more"
+                f"the attribute {quoted(name)} of {named(item.name)} must have at most {self.limit} bytes, got more"
             )
         return identifier
 
     def _text(self, value: Any, item: Any, name: str) -> str:
         if not isinstance(value, bytes | str):
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got a {type(value).__name__}")
+            raise TensorFileError(
+                f"the attribute {quoted(name)} of {named(item.name)} must be text, got a {type(value).__name__}"
+            )
         return value.decode() if isinstance(value, bytes) else str(value)
 
 
