@@ -133,17 +133,13 @@ def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dic
     what = f"{path}: {named(prefix)}"
     if (text := metadata.get(f"{prefix}batch_first")) is not None:
         if text.lower() not in ("true", "false"):
-            raise ValueError(
-                f"{what}batch_first must be true or false, got {quoted(text)}: give batch_first"
-            )
+            raise ValueError(f"{what}batch_first must be true or false, got {quoted(text)}: give batch_first")
         options["batch_first"] = text.lower() == "true"
     if (text := metadata.get(f"{prefix}dropout")) is not None:
         try:
             options["dropout"] = float(text)
         except ValueError:
-            raise ValueError(
-                f"{what}dropout must be a number, got {quoted(text)}: give dropout"
-            ) from None
+            raise ValueError(f"{what}dropout must be a number, got {quoted(text)}: give dropout") from None
     return options
 
 
