@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...files.container import TensorFileError, expansion_limit, widened
+from ...files.container import TensorFileError, expansion_limit, mapped, widened
 from ...words import named, needs, quoted
 
 #: Nested groups.
@@ -22,6 +22,8 @@ METADATA = "cylstm"
 #: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
 TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
 
+#: Bytes that HDF5 takes for a file, and more.
+ROOM = 16 << 20
 _HEAP = b"GCOL\x01"  # three bytes follow that HDF5 does not look at
 
 
@@ -46,7 +48,7 @@ def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
     h5py = import_h5py()
     size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
     texts = Texts(expansion_limit(size), check_heaps(source))
-    with h5py.File(source, "r") as file:
+    with open_hdf5(source, "r") as file:
         found = {name: texts.one(file, name) for name in attributes}
         return Hdf5({group.path: group for group in _groups(h5py, file, texts, size)}, found)
 
@@ -171,6 +173,21 @@ def import_h5py() -> Any:
     return h5py
 
 
+def open_hdf5(source: Path | io.BytesIO, mode: str) -> Any:
+    """The file, as h5py has it.
+
+    Raises
+    ------
+    MemoryError
+        If there is not the memory that HDF5 takes for a file: in some of its places it would end the process.
+    """
+    try:
+        mmap.mmap(-1, ROOM).close()
+    except OSError as error:
+        raise MemoryError(f"a file of HDF5 must have {ROOM} bytes of memory to be opened, got less") from error
+    return import_h5py().File(source, mode)
+
+
 def check_heaps(source: Path | io.BytesIO) -> int:
     """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end; the size of the largest heap.
 
@@ -180,7 +197,7 @@ def check_heaps(source: Path | io.BytesIO) -> int:
         data: Any
         if isinstance(source, Path):
             file = stack.enter_context(open(source, "rb"))
-            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = stack.enter_context(mapped(file))
         else:
             data = source.getvalue()
         largest, steps = 0, len(data) // 16  # that heaps beside one another can have
