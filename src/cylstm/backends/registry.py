@@ -39,6 +39,7 @@ from .plugins import (
     description,
     find,
     load_class,
+    other_version,
     safe_error_text,
     shortcoming,
 )
@@ -233,10 +234,13 @@ def _selection_of(backend: object, source: str) -> _Selection:
         return _Selection(backend, source)
     try:
         problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
+        problem = problem or other_version(backend)
         if not problem:
             found: Any = backend
             return _Selection(found.name, source, found)
-    except Exception as error:
+    except BaseException as error:
+        if from_outside(error):
+            raise
         problem = f"cannot be asked what it is: {safe_error_text(error)}"
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
