@@ -172,6 +172,11 @@ def _import_error(path: str, error: BaseException) -> BackendError:
     return BackendLoadError(f"failed to load from {path!r}: {safe_error_text(error)}.")
 
 
+def why_refused(backend: Any) -> str:
+    """Why an object is no backend of this version; "" if it is one."""
+    return shortcoming(backend) or other_version(backend)
+
+
 def shortcoming(backend: Any) -> str:
     """What of the contract a class or an object does not have, or has in another form, in words; "" if nothing."""
     names = ["name", "api_version", "capabilities", "is_available", "prepare", "forward"]
