@@ -125,7 +125,7 @@ check-cuda-installed: $(TEST)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,arrays testing/test_conformance.py \
     $(patsubst %,backends/cython_backend/test_%.py,kernels invariance precisions options buffer_pool workspace \
-        floating_point) $(patsubst %,nn/test_%.py,stream vjp stack cell))
+        floating_point) $(patsubst %,nn/test_%.py,stream vjp stack cell errors prepared_weights))
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
