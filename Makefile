@@ -120,8 +120,8 @@ check-cuda-installed: $(TEST)
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
 # AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes PyTorch's
-# exceptions where the library of C++ is there from the beginning. A stop at the first error of either sanitizer. Indices
-# of arrays in Cython are checked in the same build.
+# exceptions where the library of C++ is there from the beginning. A stop at the first error of either sanitizer.
+# Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,arrays testing/test_conformance.py \
     $(patsubst %,backends/cython_backend/test_%.py,kernels invariance precisions options buffer_pool workspace \
