@@ -221,6 +221,34 @@ def test_a_text_that_claims_600_mb(read: Callable[[Path], Any], tmp_path: Path) 
         read(path)
 
 
+@pytest.mark.parametrize("read", [cylstm.load, ck.load_model])
+def test_free_blocks_in_a_circle(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """HDF5 takes memory for each free block of a heap of names, until there is no more."""
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"HEAP")
+    free, place = (int.from_bytes(content[begin + at : begin + at + 8], "little") for at in (16, 24))
+    assert content[place + free] == 1  # the last one
+    content[place + free] = free
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"free blocks of heaps of names.*got a circle"):
+        read(path)
+
+
+def test_addresses_that_are_counted_otherwise(tmp_path: Path) -> None:
+    """Then heaps would be looked for in the wrong places."""
+    path = tmp_path / "m.weights.h5"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["layers/lstm/cell/vars/0"] = np.ones((3, 16), np.float32)
+    with pytest.raises(ValueError, match="addresses of 8 bytes from byte 0 on"):
+        cylstm.load(path)
+    content = path.read_bytes()[512:]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="addresses of 8 bytes from byte 0 on"):
+        cylstm.load(path)
+
+
 def test_heaps_of_texts_lie_in_the_file_and_apart(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
 from ...words import needs
+from .heaps import check_heaps
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -21,8 +20,6 @@ MAX_DEPTH = 50
 METADATA = "cylstm"
 #: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
 TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
-
-_HEAP = b"GCOL\x01"  # three bytes follow that HDF5 does not look at
 
 
 class Group(NamedTuple):
@@ -165,39 +162,3 @@ def import_h5py() -> Any:
     except ImportError as error:
         raise ImportError(needs("Keras's files", "h5py")) from error
     return h5py
-
-
-def check_heaps(source: Path | io.BytesIO) -> int:
-    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end; the size of the largest heap.
-
-    A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
-    """
-    with contextlib.ExitStack() as stack:
-        data: Any
-        if isinstance(source, Path):
-            file = stack.enter_context(open(source, "rb"))
-            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        else:
-            data = source.getvalue()
-        largest, steps = 0, len(data) // 16  # that heaps beside one another can have
-        begin = data.find(_HEAP)
-        while begin >= 0:
-            end, at = begin + int.from_bytes(data[begin + 8 : begin + 16], "little"), begin + 16
-            if end > len(data):
-                raise TensorFileError(f"a heap of texts must end within {len(data)} bytes, got {end}")
-            while at + 16 <= end:
-                index, size = (
-                    int.from_bytes(data[at : at + 2], "little"),
-                    int.from_bytes(data[at + 8 : at + 16], "little"),
-                )
-                if index == 0 and at + size != end:
-                    raise TensorFileError(f"a heap of texts must end at byte {end}, got {at + size}")
-                at += size if index == 0 else 16 + size + -size % 8
-                steps -= 1
-            if at > end or end - at >= 16:
-                raise TensorFileError(f"a heap of texts must end at byte {end}, got {at}")
-            if steps < 0:
-                raise TensorFileError("heaps of texts must lie beside one another, got some that overlap")
-            largest = max(largest, end - begin)
-            begin = data.find(_HEAP, begin + 1)
-    return largest
