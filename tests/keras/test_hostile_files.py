@@ -236,6 +236,18 @@ def test_free_blocks_in_a_circle(read: Callable[[Path], Any], tmp_path: Path) ->
         read(path)
 
 
+@pytest.mark.parametrize("kind", [0, 5])
+def test_a_text_that_is_a_list_of_some_kind(kind: int, tmp_path: Path) -> None:
+    """HDF5's texts of variable length are of kind 1 among such lists, and h5py crashes where it does not know the kind."""
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content = path.read_bytes()
+    begin = content.index(b"\x19\x01")  # a list, a text
+    path.write_bytes(content[: begin + 1] + bytes([kind]) + content[begin + 2 :])
+    with pytest.raises(ValueError, match=r"the attribute .* must be text, got something else"):
+        cylstm.load(path)
+
+
 def test_addresses_that_are_counted_otherwise(tmp_path: Path) -> None:
     """Then heaps would be looked for in the wrong places."""
     path = tmp_path / "m.weights.h5"

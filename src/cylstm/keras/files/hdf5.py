@@ -117,7 +117,7 @@ class Texts:
             return None
         if self._identifier(item, name).shape != ():
             raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got several")
-        return self._text(item.attrs[name], item, name)
+        return _text(item.attrs[name])
 
     def several(self, item: Any, name: str) -> list[str] | None:
         """The attribute, which is a list of texts, if it is there; a long one is in pieces, name0, name1 …"""
@@ -132,27 +132,28 @@ class Texts:
             shape = self._identifier(item, one).shape
             if len(shape) != 1:
                 raise TensorFileError(f"the attribute {one!r} of {item.name} must be a list of texts, got {shape}")
-            found += [self._text(text, item, one) for text in item.attrs[one]] if shape[0] else []
+            found += map(_text, item.attrs[one]) if shape[0] else []
         return found if names else None
 
     def _identifier(self, item: Any, name: str) -> Any:
-        """The attribute, whose size is checked."""
+        """The attribute, whose kind and size are checked."""
         identifier = item.attrs.get_id(name)
         if identifier.shape is None:
             raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got nothing")
+        kind = identifier.get_type()
+        if kind.get_class() != import_h5py().h5t.STRING:  # some other kinds crash h5py
+            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got something else")
         number = int(np.prod(identifier.shape, dtype=object))
-        variable = identifier.get_type().get_class() == 3 and identifier.get_type().is_variable_str()
-        bytes_each = self.heap if variable else identifier.get_type().get_size()
+        bytes_each = self.heap if kind.is_variable_str() else kind.get_size()
         if number * bytes_each > self.limit:
             raise TensorFileError(
                 f"the attribute {name!r} of {item.name} must have at most {self.limit} bytes, got more"
             )
         return identifier
 
-    def _text(self, value: Any, item: Any, name: str) -> str:
-        if not isinstance(value, bytes | str):
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got a {type(value).__name__}")
-        return value.decode() if isinstance(value, bytes) else str(value)
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def import_h5py() -> Any:
