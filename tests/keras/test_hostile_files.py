@@ -238,7 +238,7 @@ def test_free_blocks_in_a_circle(read: Callable[[Path], Any], tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", [0, 5])
 def test_a_text_that_is_a_list_of_some_kind(kind: int, tmp_path: Path) -> None:
-    """HDF5's texts of variable length are of kind 1 among such lists, and h5py crashes where it does not know the kind."""
+    """Texts of variable length are such lists, of kind 1, and h5py crashes where it does not know the kind."""
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)
     content = path.read_bytes()

@@ -192,6 +192,13 @@ static inline int is_crowded(int threads)
     return region.crowded = 2 * idle < others;
 }
 
+/* Since the module was loaded, all processors but one may have been taken from this thread. */
+static inline int has_one_processor(void)
+{
+    ProcessorSet allowed;
+    return allowed_processors(own_thread(), &allowed) && count_processors(&allowed) == 1;
+}
+
 /* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
  * millisecond: a short call opens a region only where calls follow each other closely. */
 static inline int region_pays(int threads, long long macs)
@@ -202,6 +209,8 @@ static inline int region_pays(int threads, long long macs)
     if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors || now - region.refused < REFUSED_NS)
         return 0;
     if (macs <= MACS_WORTH_WAKING && now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
+        return 0;
+    if (macs > MACS_WORTH_WAKING && has_one_processor()) /* a question takes half a microsecond */
         return 0;
     return macs > MACS_WORTH_A_LOSS || !is_crowded(threads);
 }
