@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cylstm.words import counted, needs, printable, with_article
+from cylstm.words import counted, error_text, listed, named, needs, printable, quoted, with_article
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,18 @@ def test_what_steers_a_terminal_is_escaped() -> None:
 def test_install_lines() -> None:
     assert needs("ONNX files", "onnx") == "ONNX files need the package onnx: pip install 'onnx>=1.17'"
     assert needs("peers", "torch").endswith("pip install torch")
+
+
+def test_what_others_wrote_is_cut() -> None:
+    assert named("a\nb") == r"a\nb"
+    assert named("n" * 280) == "n" * 280
+    assert named("b" * 1_000_000 + "e" * 100) == f"{'b' * 200} … {'e' * 80}"
+    assert quoted("a\x1b'") == '"a\\x1b\'"'
+    assert quoted(["n" * 1000]) == f"['{'n' * 198} … {'n' * 78}']"
+    assert listed(map(str, range(30)), 3) == "0, 1, 2 and 27 more"
+
+
+def test_errors_of_others_are_one_line() -> None:
+    assert error_text(KeyError("a\n")) == r"KeyError: 'a\n'"
+    assert error_text(OSError("one\n  two\x1b")) == r"OSError: one two\x1b"
+    assert len(error_text(ValueError("n" * 1_000_000))) < 300

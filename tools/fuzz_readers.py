@@ -85,7 +85,7 @@ def main() -> None:
         try:
             reads[count % len(reads)](path)
         except ValueError as error:
-            if len(str(error)) > 10_000:
+            if len(str(error)) > damaged_files.LONGEST_MESSAGE:
                 raise AssertionError("a long message") from error
         except FileNotFoundError:
             if reader != "index":  # it names other files

@@ -17,6 +17,8 @@ import torch
 import cylstm
 from cylstm.cli.inspect import inspect_file
 
+#: In letters.
+LONGEST_MESSAGE = 10_000
 Module = cylstm.LSTM | cylstm.LSTMCell | cylstm.Linear
 
 
@@ -121,7 +123,7 @@ def check(path: Path) -> Module | None:
             try:
                 result = read(path)
             except ValueError as error:
-                if len(str(error)) > 10_000:
+                if len(str(error)) > LONGEST_MESSAGE:
                     raise AssertionError("a long message") from error
                 continue
             if read is cylstm.load:

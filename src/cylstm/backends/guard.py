@@ -22,7 +22,7 @@ from .base import (
     Stepper,
 )
 from .errors import BackendError, BackendFailedError
-from .plugins import error_text
+from .plugins import safe_error_text
 from .stops import from_outside
 
 
@@ -47,7 +47,7 @@ def called(name: str, method: Callable[..., Any], *arguments: Any, **named: Any)
     except BaseException as error:
         if from_outside(error):
             raise
-        raise BackendFailedError(f"backend {name!r} failed in {_name(method)}: {error_text(error)}") from error
+        raise BackendFailedError(f"backend {name!r} failed in {_name(method)}: {safe_error_text(error)}") from error
 
 
 def _name(method: Callable[..., Any]) -> str:

@@ -11,10 +11,10 @@ import contextlib
 import difflib
 import importlib
 import re
-import textwrap
 from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
+from ..words import error_text, quoted
 from .base import API_VERSION, Backend, Capabilities
 from .errors import BackendError, BackendLoadError, BackendNotAvailableError, UnknownBackendError
 from .stops import from_outside
@@ -67,7 +67,7 @@ def declared() -> list[Candidate]:
             for entry in metadata.distribution(name).entry_points.select(group=GROUP):
                 found.setdefault(entry.name, set()).add((entry.value.partition("[")[0].strip(), name))
         except Exception as error:
-            reason = f"its entry points cannot be read: {error_text(error)}"
+            reason = f"its entry points cannot be read: {safe_error_text(error)}"
             unreadable.append(Candidate("", "", str(name), reason))
     return [_candidate(name, sources) for name, sources in sorted(found.items())] + unreadable
 
@@ -146,8 +146,8 @@ def _problem_of_class(found: Any, path: str) -> str:
     version: Any = found.api_version  # type: ignore[attr-defined]
     if not isinstance(version, int) or version != API_VERSION:
         return (
-            f"has version {short(version)} of the backend interface, and this cylstm has version {API_VERSION}: "
-            "install versions of both that go together."
+            f"has version {safely_quoted(version)} of the backend interface, and this cylstm has version "
+            f"{API_VERSION}: install versions of both that go together."
         )
     return ""
 
@@ -164,7 +164,7 @@ def _import_error(path: str, error: BaseException) -> BackendError:
             return BackendNotAvailableError(
                 f"is not available: it needs the module {error.name!r}, which is not installed."
             )
-    return BackendLoadError(f"failed to load from {path!r}: {error_text(error)}.")
+    return BackendLoadError(f"failed to load from {path!r}: {safe_error_text(error)}.")
 
 
 def shortcoming(backend: Any) -> str:
@@ -179,11 +179,11 @@ def shortcoming(backend: Any) -> str:
     if missing:
         return f"lacks {', '.join(missing)}"
     if not isinstance(backend.name, str):
-        return f"has a name that must be a str, got {short(backend.name)}"
+        return f"has a name that must be a str, got {safely_quoted(backend.name)}"
     for field, expected in _EXPECTED.items():
         value = getattr(capabilities, field, None)
         if not _FITS[expected](value):
-            return f"has capabilities.{field} that must be {expected}, got {short(value)}"
+            return f"has capabilities.{field} that must be {expected}, got {safely_quoted(value)}"
     return ""
 
 
@@ -217,7 +217,7 @@ def availability(cls: type[Backend]) -> tuple[bool, str]:
     except BaseException as error:
         if from_outside(error):
             raise
-        raise BackendLoadError(f"cannot tell whether it is available: {error_text(error)}.") from error
+        raise BackendLoadError(f"cannot tell whether it is available: {safe_error_text(error)}.") from error
 
 
 def available_built_in() -> list[str]:
@@ -279,32 +279,31 @@ def _info(candidate: Candidate) -> BackendInfo:
     except BackendLoadError as error:
         return BackendInfo(name, distribution, "broken", str(error))
     except Exception as error:
-        return BackendInfo(name, distribution, "broken", error_text(error))
+        return BackendInfo(name, distribution, "broken", safe_error_text(error))
 
 
 # Words for messages -------------------------------------------------------------------------------------------------
 
 
-def error_text(error: BaseException) -> str:
+def safe_error_text(error: BaseException) -> str:
     """The type and message of an error, whose own ``__str__`` may fail."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except BaseException as failure:
-        if from_outside(failure):
-            raise
-        return type(error).__name__
+    return _tried(error_text, error) or type(error).__name__
 
 
 def description(value: object) -> str:
     """What a value is that was expected to be something else."""
-    return short(value) if isinstance(value, type) else f"an object of type {type(value).__name__}"
+    return safely_quoted(value) if isinstance(value, type) else f"an object of type {type(value).__name__}"
 
 
-def short(value: object) -> str:
-    """The ``repr`` of a value, which may fail or be long."""
+def safely_quoted(value: object) -> str:
+    """The ``repr`` of a value, which may fail."""
+    return _tried(quoted, value) or f"an object of type {type(value).__name__}"
+
+
+def _tried(words: Callable[[Any], str], value: Any) -> str:
     try:
-        return textwrap.shorten(repr(value), 80)
+        return words(value)
     except BaseException as failure:
         if from_outside(failure):
             raise
-        return f"an object of type {type(value).__name__}"
+        return ""

@@ -37,9 +37,9 @@ from .plugins import (
     availability,
     available_built_in,
     description,
-    error_text,
     find,
     load_class,
+    safe_error_text,
     shortcoming,
 )
 from .precision import DEFAULT
@@ -237,7 +237,7 @@ def _selection_of(backend: object, source: str) -> _Selection:
             found: Any = backend
             return _Selection(found.name, source, found)
     except Exception as error:
-        problem = f"cannot be asked what it is: {error_text(error)}"
+        problem = f"cannot be asked what it is: {safe_error_text(error)}"
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
         f"got {description(backend)}, which {problem}"
@@ -383,7 +383,7 @@ def _instance_of(name: str, path: str) -> Backend:
             except BaseException as error:
                 if from_outside(error):
                     raise
-                raise BackendLoadError(f"failed in its constructor: {error_text(error)}.") from error
+                raise BackendLoadError(f"failed in its constructor: {safe_error_text(error)}.") from error
             if problem:
                 raise BackendLoadError(f"is not a backend: what its constructor made {problem}.")
             made.backend = backend

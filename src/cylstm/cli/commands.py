@@ -52,11 +52,10 @@ def backends(arguments: argparse.Namespace) -> int:
 
 def check_backend(arguments: argparse.Namespace) -> int:
     """``cylstm check-backend``."""
-    from ..backends.plugins import error_text
     from ..backends.registry import load
     from ..progress import Progress
     from ..testing import checks
-    from ..testing.kit import failure
+    from ..testing.kit import failure, said
 
     load(arguments.name, "NAME")
     todo = list(checks(arguments.name, bitwise=arguments.bitwise))
@@ -64,7 +63,7 @@ def check_backend(arguments: argparse.Namespace) -> int:
     with Progress(len(todo), "checks") as bar:
         for check in todo:
             if (error := failure(check)) is not None:
-                failures[check.id] = f"{check.description} {error_text(error)}"
+                failures[check.id] = f"{check.description} {said(error)}"
             bar.advance(1)
     report = {"backend": arguments.name, "checks": len(todo), "passed": len(todo) - len(failures), "failed": failures}
     if not _json(arguments, report):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..files.formats import read, save
 from ..files.modules import make
-from ..files.names import choose, find_modules, listed
-from ..words import counted
+from ..files.names import choose, find_modules
+from ..words import counted, listed
 from .outputs import check_output
 
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..words import quoted
 from .container import TensorFileError, damaged, expansion_limit, regular_size, unreadable
 
 
@@ -30,13 +31,13 @@ def check_members(archive: zipfile.ZipFile, path: Path) -> None:
     names, grown = set(), 0
     for info in archive.infolist():
         if info.filename in names:
-            raise damaged(path, f"each name must be there once, got {info.filename.removesuffix('.npy')!r:.200} twice")
+            raise damaged(path, f"each name must be there once, got {quoted(info.filename.removesuffix('.npy'))} twice")
         names.add(info.filename)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             method = f"compression method {info.compress_type}"
-            raise damaged(path, f"{info.filename!r:.200} must be stored or deflated, got {method}")
+            raise damaged(path, f"{quoted(info.filename)} must be stored or deflated, got {method}")
         if info.compress_size > size:
-            raise damaged(path, f"{info.filename!r:.200} must have at most {size} bytes, got {info.compress_size}")
+            raise damaged(path, f"{quoted(info.filename)} must have at most {size} bytes, got {info.compress_size}")
         grown += info.file_size
     if grown > expansion_limit(size):
         raise damaged(path, f"the members must grow to at most {expansion_limit(size)} bytes together, got {grown}")

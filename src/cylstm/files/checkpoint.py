@@ -14,9 +14,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from ..words import listed, quoted
 from .archive import check_members, opened
 from .container import Contents, TensorFileError, damaged, is_size, regular_size
-from .names import listed
 from .nested import contents_of
 from .pickles import Name, Table, read_pickle
 from .script import options_of
@@ -67,7 +67,7 @@ def read(path: Path) -> Contents:
             f"pickle; numpy.savez({str(path.with_suffix('.npz'))!r}, "
             f"**pickle.loads(pathlib.Path({str(path)!r}).read_bytes()))"
         )
-    raise damaged(path, f"the file must begin as a {_KIND} does, got {begin[:8]!r}")
+    raise damaged(path, f"the file must begin as a {_KIND} does, got {quoted(begin[:8])}")
 
 
 def _made(path: Path, run: Callable[[], Any]) -> Any:
@@ -195,7 +195,7 @@ def _storage(known: dict[str, Storage], pid: Any) -> Any:
         raise ValueError("a storage must have a type, a key and a size, got others")
     dtype = dtype_of_storage(kind.text)
     if known.setdefault(key, storage := Storage(key, dtype, 0, count)) != storage:
-        raise ValueError(f"storage {key!r:.50} must have one type and size, got several")
+        raise ValueError(f"storage {quoted(key)} must have one type and size, got several")
     if view and view[0] is not None:
         if not isinstance(view[0], tuple) or len(view[0]) != 3 or not all(map(is_size, view[0][1:])):
             raise ValueError("the view of a storage must have an offset and a size, got others")

@@ -7,6 +7,7 @@ more memory is requested than the file has bytes to fill (compressed content: se
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16, from_bfloat16_bits
-from ..words import with_article
+from ..words import error_text, quoted, with_article
 
 #: Content may grow to MAX_EXPANDED bytes, or to MAX_EXPANSION times the bytes that it has in the file.
 MAX_EXPANSION = 100
@@ -85,8 +86,14 @@ def existing(path: Path) -> Path:
     ValueError
         If it is something else.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {str(path)!r}")
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        is_there = False
+    if not is_there:
+        raise FileNotFoundError(f"no such file: {quoted(str(path))}")
     if not path.is_file():
         raise ValueError(f"{path} must be a regular file, got a folder, pipe or device: copy it to a file first")
     return path
@@ -148,7 +155,7 @@ def damaged(path: Path, reason: str) -> TensorFileError:
 
 def unreadable(what: Path | str, kind: str, error: Exception) -> TensorFileError:
     """The error for content in which the reader of this kind fails."""
-    return TensorFileError(f"{what} must be a readable {kind}, got {type(error).__name__}: {error}; it {_DAMAGED}")
+    return TensorFileError(f"{what} must be a readable {kind}, got {error_text(error)}; it {_DAMAGED}")
 
 
 def regular_size(descriptor: int, path: Path) -> int:
@@ -174,7 +181,7 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise damaged(path, f"the header must be JSON, got {type(error).__name__}: {error}") from error
+        raise damaged(path, f"the header must be JSON, got {error_text(error)}") from error
     if not isinstance(header, dict):
         raise damaged(path, f"the header must be a table, got {with_article(type(header).__name__)}")
     return header

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import quoted
 from . import checkpoint, npz, safetensors, sharded
 from .container import Contents, existing
 from .modules import Savable, make, parameters_of, put_together
@@ -167,7 +168,7 @@ def load(
     """
     path = Path(path)
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a str, got {prefix!r} of type {type(prefix).__name__}")
+        raise TypeError(f"prefix must be a str, got {quoted(prefix)} of type {type(prefix).__name__}")
     contents = read(path)
     options: dict[str, Any] = {"batch_first": batch_first, "dropout": dropout, "backend": backend}
     module = make(contents, path, prefix, precision=precision, **options)

@@ -8,15 +8,15 @@ import numpy as np
 
 from ..arrays.quantization import bfloat16_bits, from_bfloat16_bits
 from ..nn.frozen import SCALE, VALUES, FrozenArrays
+from ..words import listed, quoted
 from .container import Tensor
-from .names import listed
 
 
 def is_stored(metadata: str | None, tensors: Mapping[str, Tensor], what: str) -> bool:
     """Whether the parameters are those of a frozen module, by what the metadata say of it, and the names."""
     by_name = any(name.endswith((VALUES, SCALE)) for name in tensors)
     if metadata is not None and metadata.lower() not in ("true", "false"):
-        raise ValueError(f"{what} must be frozen or not, true or false, got {metadata!r:.50}")
+        raise ValueError(f"{what} must be frozen or not, true or false, got {quoted(metadata)}")
     if by_name and metadata is not None and metadata.lower() == "false":
         raise ValueError(f"{what} must be frozen where it has arrays of int8, got frozen = false")
     return by_name or (metadata is not None and metadata.lower() == "true")
@@ -27,7 +27,9 @@ def precision(stored: str | None, given: str | None, tensors: Mapping[str, Tenso
     own = "int8" if any(name.endswith((VALUES, SCALE)) for name in tensors) else "bfloat16"
     for source, value in (("stored", stored), ("given", given)):
         if value not in (None, own):
-            raise ValueError(f"{what} must have precision {own!r}, in which it is frozen, got {value!r}, {source}")
+            raise ValueError(
+                f"{what} must have precision {own!r}, in which it is frozen, got {quoted(value)}, {source}"
+            )
     return own
 
 

@@ -19,10 +19,10 @@ from ..nn.lstm import LSTM
 from ..nn.options import from_metadata, to_metadata
 from ..nn.reparametrised import Recipe, recipes
 from ..nn.stack import Stack
-from ..words import with_article
+from ..words import listed, named, quoted, with_article
 from . import frozen
 from .container import Contents, Tensor, as_tensors
-from .names import at, choose, either, listed
+from .names import at, choose, either
 
 #: The modules that can be written to a file.
 Savable = LSTM | LSTMCell | Linear
@@ -56,7 +56,8 @@ def put_together(contents: Contents) -> Contents:
     tensors = dict(contents.tensors)
     for name, recipe in recipes({name: tensor.shape for name, tensor in tensors.items()}).items():
         parts = [tensors.pop(part) for part in recipe.parts]
-        refused = recipe.refused or next((part.refused for part in parts if part.refused), "")
+        refused = next((part.refused for part in parts if part.refused), "")
+        refused = refused or recipe.refused_of([part.dtype for part in parts])
         dtype = parts[0].dtype if parts else "unknown"
         tensors[name] = Tensor(dtype, recipe.shape, partial(_computed, recipe, parts), refused=refused)
     return contents._replace(tensors=tensors)
@@ -81,7 +82,7 @@ def make(
     tensors = {name: contents.tensors[prefix + name] for name in names}
     for name, tensor in tensors.items():
         if tensor.refused:
-            raise ValueError(f"{path}: {prefix + name} must be a plain tensor, got {tensor.refused}")
+            raise ValueError(f"{path}: {named(prefix + name)} must be a plain tensor, got {tensor.refused}")
     what = f"{path}: the {kind} {at(prefix)}"
     is_frozen = frozen.is_stored(contents.metadata.get(f"{prefix}frozen"), tensors, what)
     if is_frozen and kind == "Linear":
@@ -129,15 +130,16 @@ def make_lstm(parameters: Mapping[str, Any], what: str, **options: object) -> LS
 def _stored_options(metadata: Mapping[str, str], prefix: str, path: Path) -> dict[str, object]:
     """batch_first and dropout from the metadata that ``save`` writes, of those that are there."""
     options: dict[str, object] = {}
+    what = f"{path}: {named(prefix)}"
     if (text := metadata.get(f"{prefix}batch_first")) is not None:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"{path}: {prefix}batch_first must be true or false, got {text!r:.50}: give batch_first")
+            raise ValueError(f"{what}batch_first must be true or false, got {quoted(text)}: give batch_first")
         options["batch_first"] = text.lower() == "true"
     if (text := metadata.get(f"{prefix}dropout")) is not None:
         try:
             options["dropout"] = float(text)
         except ValueError:
-            raise ValueError(f"{path}: {prefix}dropout must be a number, got {text!r:.50}: give dropout") from None
+            raise ValueError(f"{what}dropout must be a number, got {quoted(text)}: give dropout") from None
     return options
 
 
@@ -146,7 +148,7 @@ def _stored_precision(metadata: Mapping[str, str], prefix: str, path: Path) -> s
     precision = metadata.get(f"{prefix}precision")
     if precision not in (None, *PRECISIONS):
         raise ValueError(
-            f"{path}: {prefix}precision must be {either(PRECISIONS)}, got {precision!r:.50}: give precision"
+            f"{path}: {named(prefix)}precision must be {either(PRECISIONS)}, got {quoted(precision)}: give precision"
         )
     return precision
 

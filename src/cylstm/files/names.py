@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..words import printable
+from ..words import listed, quoted
 from .container import Contents, Tensor
 
 # How PyTorch names the parameters of each kind of module, after the prefix; and the ends of a frozen module's names.
@@ -90,7 +90,7 @@ def choose(contents: Contents, prefix: str, path: Path) -> tuple[str, str, list[
     there += [f"{what}, {at(p)}" for p, what in contents.others.items()]
     if not there:
         there = [f"{name} {tensor.shape}" for name, tensor in contents.tensors.items()]
-    where = f" under the prefix {prefix!r}" if prefix else ""
+    where = f" under the prefix {quoted(prefix)}" if prefix else ""
     raise ValueError(f"{path} must hold an LSTM, LSTMCell or Linear{where}, got {listed(there) or 'nothing'}")
 
 
@@ -111,13 +111,6 @@ def either(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def listed(texts: Iterable[str], at_most: int = 20) -> str:
-    """The first of the texts, and how many more there are. A file may give names of any length and any letters."""
-    texts = list(texts)
-    first = (text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}" for text in texts[:at_most])
-    return ", ".join(map(printable, first)) + (f" and {len(texts) - at_most} more" if len(texts) > at_most else "")
-
-
 def at(prefix: str) -> str:
     """Where a module is, in words."""
-    return f"under the prefix {prefix!r}" if prefix else "without a prefix"
+    return f"under the prefix {quoted(prefix)}" if prefix else "without a prefix"

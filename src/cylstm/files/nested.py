@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import quoted
 from .container import Contents, Tensor, TensorFileError, expansion_limit
 from .names import is_parameter, recurrent_prefix
 from .pickles import Table, Thing
@@ -69,7 +70,7 @@ def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: di
             if name in tensors:
                 continue
         elif name in tensors and not tensors[name].refused:
-            raise ValueError(f"each name must be there once, got {name!r:.200} twice")
+            raise ValueError(f"each name must be there once, got {quoted(name)} twice")
         if not isinstance(found, (Stored, Thing)) or (isinstance(found, Thing) and found.name in _NUMBERS):
             numbers[name] = f"a {type(found).__name__ if not isinstance(found, Thing) else 'number'}"
             continue
@@ -156,13 +157,18 @@ def _children(
         ):
             name = key if isinstance(key, str) else str(key) if type(key) in (int, bool, float) else "?"
             joined = path if inside and name in _OF_MODULE else f"{path}.{name}" if path else name
-            yield child, joined, f"{where}[{key!r}]" if type(key) in (str, int) else f"{where}[...]", inside
+            yield child, joined, f"{where}[{_written(key)}]", inside
     if isinstance(value, Thing):
         if inside is None and not value.name.startswith(_SCRIPT):
             inside = _Object(value.name, path, where, _is_module(value))
         for part in value.parts:
             if isinstance(part, holds):
                 yield part, path, where, inside
+
+
+def _written(key: Any) -> str:
+    """A key as an expression of Python, but one that nobody would write down."""
+    return repr(key) if type(key) in (str, int) and len(repr(key)) <= 100 else "..."
 
 
 def _pairs(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16
+from ..words import quoted
 from .archive import check_members, opened
 from .container import (
     MAX_DIMENSIONS,
@@ -54,7 +55,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         for name, array in tensors.items():
             if array.dtype.name == "bfloat16" or array.dtype == BFLOAT16:
                 raise ValueError(
-                    f"{name!r} must be of a dtype that .npz has, got bfloat16: save as .safetensors instead"
+                    f"{quoted(name)} must be of a dtype that .npz has, got bfloat16: save as .safetensors instead"
                 )
             # A ZipInfo of our own has a fixed date: the same module gives the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
@@ -68,7 +69,7 @@ def _npy_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, path
         dtype, shape, order = _npy_header(member, name, path)
         begin = member.tell()
     if info.file_size - begin != math.prod(shape) * dtype.itemsize:
-        raise damaged(path, f"{name!r} must have the bytes of {shape} {dtype}, got {info.file_size - begin}")
+        raise damaged(path, f"{quoted(name)} must have the bytes of {shape} {dtype}, got {info.file_size - begin}")
 
     def array() -> np.ndarray:
         with opened(path, _KIND) as again, again.open(info) as member:
@@ -85,11 +86,12 @@ def _npy_header(member: Any, name: str, path: Path) -> tuple[np.dtype, tuple[int
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(member)
     else:
-        raise damaged(path, f"{name!r} must be in version 1.0 or 2.0 of the .npy format, got {version}")
+        raise damaged(path, f"{quoted(name)} must be in version 1.0 or 2.0 of the .npy format, got {version}")
     if dtype.hasobject:
         raise TensorFileError(
-            f"{path}: {name!r} must hold numbers, got Python objects, which are never unpickled: save numbers alone"
+            f"{path}: {quoted(name)} must hold numbers, got Python objects, which are never unpickled: save numbers "
+            "alone"
         )
     if len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
-        raise damaged(path, f"{name!r} must have a shape of at most {MAX_DIMENSIONS} sizes, got {shape!r:.100}")
+        raise damaged(path, f"{quoted(name)} must have a shape of at most {MAX_DIMENSIONS} sizes, got {quoted(shape)}")
     return dtype, shape, "F" if fortran else "C"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.quantization import BFLOAT16
-from ..words import with_article
+from ..words import listed, quoted, with_article
 from .container import (
     MAX_DIMENSIONS,
     Contents,
@@ -86,7 +86,7 @@ def read(path: Path) -> Contents:
     position = 0
     for begin, end, name in sorted(extents):
         if begin != position:
-            raise damaged(path, f"{name!r} must begin at byte {position} of the data, got {begin}")
+            raise damaged(path, f"{quoted(name)} must begin at byte {position} of the data, got {begin}")
         position = end
     if position != size - 8 - length:
         raise damaged(path, f"the data must have the {position} bytes of the tensors, got {size - 8 - length}")
@@ -103,7 +103,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         of_format = "BF16" if is_bfloat16 else _NAMES.get(little)
         if of_format is None:
             raise ValueError(
-                f"{name!r} must be of a dtype that safetensors has, got {array.dtype}: save as .npz instead"
+                f"{quoted(name)} must be of a dtype that safetensors has, got {array.dtype}: save as .npz instead"
             )
         header[name] = {
             "dtype": of_format,
@@ -123,19 +123,19 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 def _checked_entry(entry: Any, name: str, path: Path) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, begin and end of one entry of the header of a safetensors file."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        fields = f"{', '.join(entry):.100}" if isinstance(entry, dict) else with_article(type(entry).__name__)
-        raise damaged(path, f"{name!r} must have exactly dtype, shape and data_offsets, got {fields}")
+        fields = listed(entry, 5) if isinstance(entry, dict) else with_article(type(entry).__name__)
+        raise damaged(path, f"{quoted(name)} must have exactly dtype, shape and data_offsets, got {fields}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise damaged(path, f"{name!r} must have a dtype of the format, got {dtype!r:.50}")
+        raise damaged(path, f"{quoted(name)} must have a dtype of the format, got {quoted(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
-        raise damaged(path, f"{name!r} must have a shape of at most {MAX_DIMENSIONS} sizes, got {shape!r:.100}")
+        raise damaged(path, f"{quoted(name)} must have a shape of at most {MAX_DIMENSIONS} sizes, got {quoted(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_size, offsets)):
-        raise damaged(path, f"{name!r} must have two sizes as data_offsets, got {offsets!r:.100}")
+        raise damaged(path, f"{quoted(name)} must have two sizes as data_offsets, got {quoted(offsets)}")
     begin, end = offsets
     bits = math.prod(shape) * _DTYPES[dtype][0]
     if bits % 8 or end - begin != bits // 8:
-        raise damaged(path, f"{name!r} of {shape} {dtype} must have {-(-bits // 8)} bytes, got {end - begin}")
+        raise damaged(path, f"{quoted(name)} of {shape} {dtype} must have {-(-bits // 8)} bytes, got {end - begin}")
     return dtype, tuple(shape), begin, end
 
 
@@ -147,7 +147,7 @@ def _reading(dtype: str, shape: tuple[int, ...], data: mmap.mmap, offset: int, n
 
     def refused() -> np.ndarray:
         raise TensorFileError(
-            f"{path}: {name!r} must be of a dtype that NumPy has, got {dtype}: convert it to F32 first"
+            f"{path}: {quoted(name)} must be of a dtype that NumPy has, got {dtype}: convert it to F32 first"
         )
 
     numpy_dtype = _DTYPES[dtype][1]

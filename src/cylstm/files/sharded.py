@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..words import quoted
 from .container import Contents, Tensor, damaged, existing, parse_json, regular_size
 
 ENDING = ".index.json"
@@ -39,7 +40,7 @@ def read(path: Path, read_file: Callable[[Path], Contents]) -> Contents:
             for key, text in shards[shard].metadata.items():  # of several texts none is right, which is found later
                 metadata[key] = text if metadata.get(key, text) == text else f"{metadata[key]} or {text}"
         if name not in shards[shard].tensors:
-            raise damaged(path, f"{shard!r:.200} must hold {name!r:.200}, got a file without it")
+            raise damaged(path, f"{quoted(shard)} must hold {quoted(name)}, got a file without it")
         tensors[name] = shards[shard].tensors[name]
     return Contents(tensors, metadata)
 
@@ -73,9 +74,9 @@ def _table(path: Path) -> dict[str, str]:
             or {"/", "\\", "\0"} & set(shard)
             or Path(shard).name != shard
         ):
-            raise damaged(path, f"the file of {name!r:.200} must be a name in the same folder, got {shard!r:.200}")
+            raise damaged(path, f"the file of {quoted(name)} must be a name in the same folder, got {quoted(shard)}")
         if shard.lower().endswith(ENDING):
-            raise damaged(path, f"the file of {name!r:.200} must hold tensors, got another index, {shard!r:.200}")
+            raise damaged(path, f"the file of {quoted(name)} must hold tensors, got another index, {quoted(shard)}")
         if shard.lower().endswith(_MODELS):
-            raise damaged(path, f"the file of {name!r:.200} must hold tensors, got a model, {shard!r:.200}")
+            raise damaged(path, f"the file of {quoted(name)} must hold tensors, got a model, {quoted(shard)}")
     return table

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import quoted
 from .container import MAX_DIMENSIONS, Tensor, TensorFileError, is_size, widened
 from .pickles import Known, Name, Table, Thing
 
@@ -77,17 +78,19 @@ class Stored(NamedTuple):
         """As one tensor of a file. Raises ValueError where storage and file do not fit together."""
         storage, width = self.storage, itemsize(self.storage.dtype)
         if (size := extents.sizes.get(storage.key)) is None or size < (storage.begin + storage.length) * width:
-            raise ValueError(f"the data of {name!r:.200} must have {storage.length * width} bytes or more, got {size}")
+            raise ValueError(f"the data of {quoted(name)} must have {storage.length * width} bytes or more, got {size}")
         last = self.offset + sum(stride * (n - 1) for n, stride in zip(self.shape, self.strides, strict=True))
         if all(self.shape) and (last + 1) * itemsize(self.dtype) > storage.length * width:
-            raise ValueError(f"{name!r:.200} must end within its storage of {storage.length}, got element {last}")
+            raise ValueError(f"{quoted(name)} must end within its storage of {storage.length}, got element {last}")
         dtype = "float32" if self.dtype == "bfloat16" else self.dtype
         return Tensor(dtype, self.shape, partial(self.array, extents, name), refused=refused)
 
     def array(self, extents: Extents, name: str) -> np.ndarray:
         """Its elements, of bfloat16 as float32."""
         if self.dtype not in _OF_NUMPY and self.dtype != "bfloat16":
-            raise TensorFileError(f"{name!r} must be of a dtype that NumPy has, got {self.dtype}: convert it first")
+            raise TensorFileError(
+                f"{quoted(name)} must be of a dtype that NumPy has, got {self.dtype}: convert it first"
+            )
         dtype = np.dtype("<u2" if self.dtype == "bfloat16" else self.dtype)
         begin = self.storage.begin * itemsize(self.storage.dtype) + self.offset * dtype.itemsize
         steps = [stride * dtype.itemsize for stride in self.strides]
@@ -122,7 +125,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *, dtype: str =
     flags = []
     for key, value in metadata.pairs if isinstance(metadata, Table) else ():
         if not isinstance(key, str) or key not in ("conj", "neg") or not isinstance(value, bool):
-            raise ValueError(f"the metadata of a tensor must be conj and neg, got {key!r:.50}")
+            raise ValueError(f"the metadata of a tensor must be conj and neg, got {quoted(key)}")
         flags += [key] * value
     return Stored(storage, offset, tuple(shape), tuple(strides), dtype or storage.dtype, frozenset(flags))
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import quoted
 from .files.model import Node, Source
 from .layers.base import InputLayer, Layer, Recurrent
 from .layers.identity import Masking
@@ -81,13 +82,13 @@ class Functional(Model):
                 todo.pop()
                 continue
             if key not in known:
-                raise ValueError(f"layers must be connected to the inputs, got {key[0]!r}, which is not")
+                raise ValueError(f"layers must be connected to the inputs, got {quoted(key[0])}, which is not")
             missing = [(s.layer, s.node) for s in _sources(known[key]) if (s.layer, s.node) not in done]
             if not missing:
                 done[key] = known[key]
                 todo.pop()
             elif key in begun:
-                raise ValueError(f"layers must not be connected in a circle, got one through {key[0]!r}")
+                raise ValueError(f"layers must not be connected in a circle, got one through {quoted(key[0])}")
             else:
                 begun.add(key)
                 todo += reversed(missing)
@@ -253,7 +254,7 @@ def _call(layer: Layer, n: int, node: Node) -> Call:
         raise ValueError(f"{layer.name} must be called for inference, got training=True: use Keras")
     mask, state = kwargs.pop("mask", None), kwargs.pop("initial_state", None)
     if mask is not None and not isinstance(mask, Source):
-        raise ValueError(f"mask of {layer.name} must be the output of a layer, got {mask!r:.60}")
+        raise ValueError(f"mask of {layer.name} must be the output of a layer, got {quoted(mask)}")
     if isinstance(layer, Operation):
         return _call_of_operation(layer, n, args, kwargs)
     if isinstance(layer, Recurrent) and not isinstance(layer, Model) and len(args) == 2 and state is None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..arrays.arguments import as_dtype
 from ..files.names import either
 from ..random import randn, uniform
+from ..words import quoted
 from .files.contents import snake_case
 
 Initializer = str | Callable[..., Any]
@@ -26,7 +27,7 @@ def initializer(value: Initializer) -> Callable[..., Any]:
         return value
     name = snake_case(_OTHERWISE.get(value, value)) if isinstance(value, str) else value
     if not isinstance(name, str) or name not in INITIALIZERS:
-        raise ValueError(f"initializer must be a callable, {either(map(repr, INITIALIZERS))}, got {value!r}")
+        raise ValueError(f"initializer must be a callable, {either(map(repr, INITIALIZERS))}, got {quoted(value)}")
     return INITIALIZERS[name]
 
 

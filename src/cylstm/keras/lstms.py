@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files.container import Contents, Tensor, as_tensors, unreadable
+from ..words import quoted
 from .files.config import layers_in
 from .files.contents import BACKWARD, CELL, FORWARD
 from .files.model import LayerPath, StoredModel, read_model
@@ -176,7 +177,7 @@ def _wrong_weights(parts: Parts) -> str:
 def _why_not_linear(config: Mapping[str, Any]) -> str:
     """Why a Linear does not compute a Dense layer; empty where it does."""
     if config.get("activation") not in (None, "linear"):
-        return f"has activation={config['activation']!r:.60}, which a Linear does not apply{REMEDY}"
+        return f"has activation={quoted(config['activation'])}, which a Linear does not apply{REMEDY}"
     if isinstance(config.get("dtype"), dict) or config.get("quantization_config") or config.get("lora_rank"):
         return f"is quantised or has LoRA{REMEDY}"
     return ""

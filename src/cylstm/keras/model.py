@@ -14,8 +14,8 @@ import numpy as np
 
 from ..arrays.arguments import as_array
 from ..files.container import replacing
-from ..files.names import listed
 from ..progress import Progress
+from ..words import listed, quoted
 from .files.contents import Stored, numbered, snake_case, weights_path, write_weights
 from .files.model import LayerPath, StoredModel, read_model
 from .layers.arguments import positive
@@ -47,7 +47,7 @@ class Model(Recurrent):
         if index is not None and not -len(names) <= index < len(names):
             raise ValueError(f"index must be below {len(names)}, the number of layers, got {index}")
         if name is not None and name not in names:
-            raise ValueError(f"name must be among those of the layers, {', '.join(names)}, got {name!r}")
+            raise ValueError(f"name must be among those of the layers, {', '.join(names)}, got {quoted(name)}")
         return self.layers[names.index(name) if name is not None else index or 0]
 
     def inner_layers(self) -> dict[str, Layer]:
@@ -116,7 +116,7 @@ class Model(Recurrent):
         numpy.ndarray, or a list of them where there are several outputs
         """
         if verbose not in ("auto", 0, 1):
-            raise ValueError(f"verbose must be 'auto', 0 or 1, got {verbose!r}")
+            raise ValueError(f"verbose must be 'auto', 0 or 1, got {quoted(verbose)}")
         size = 32 if batch_size is None else positive(batch_size, "batch_size")
         if isinstance(x, Mapping):
             x = {name: as_array(one, name) for name, one in x.items()}

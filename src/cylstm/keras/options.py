@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arrays.activations import as_activations
+from ..words import quoted
 
 #: Options that change nothing in what an LSTM computes for a whole sequence.
 _NO_EFFECT = frozenset(
@@ -71,7 +72,7 @@ def activations_of(config: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
                 raise TypeError
             as_activations((given, "tanh", "tanh"), 1)
         except (TypeError, ValueError):
-            raise ValueError(f"has {option}={value!r:.100}, which cylstm does not know") from None
+            raise ValueError(f"has {option}={quoted(value)}, which cylstm does not know") from None
         found[option] = given
     f, g = found["recurrent_activation"], found["activation"]
     return None if (f, g) == ("sigmoid", "tanh") else (f, g, g)
@@ -82,16 +83,16 @@ def why_not_lstm(config: Mapping[str, Any], backwards: bool = False) -> str:
     for option, value in config.items():
         if option == "go_backwards" and backwards:
             if value is not True:
-                return f"has a backward layer with go_backwards={value!r}"
+                return f"has a backward layer with go_backwards={quoted(value)}"
         elif option in _NOTHING:
             if value not in _NOTHING[option]:
-                return f"has {option}={value!r:.100}" + (REMEDY if option == "go_backwards" else "")
+                return f"has {option}={quoted(value)}" + (REMEDY if option == "go_backwards" else "")
         elif option not in _NO_EFFECT:
-            return f"has the option {option}={value!r:.100}, which cylstm does not know"
+            return f"has the option {option}={quoted(value)}, which cylstm does not know"
     if not isinstance(config.get("use_bias", True), bool):
-        return f"has use_bias={config['use_bias']!r:.100}"
+        return f"has use_bias={quoted(config['use_bias'])}"
     if isinstance(config.get("dtype"), dict):
-        return f"has the dtype {config['dtype'].get('class_name')!r:.100}"
+        return f"has the dtype {quoted(config['dtype'].get('class_name'))}"
     try:
         activations_of(config)
     except ValueError as error:
@@ -106,9 +107,9 @@ def why_not_bidirectional(config: Mapping[str, Any]) -> str:
         return f"is Bidirectional, of {one['class_name']} and {other['class_name']}"
     for option, value in config.items():
         if option not in _BIDIRECTIONAL:
-            return f"has the option {option}={value!r:.100}, which cylstm does not know"
+            return f"has the option {option}={quoted(value)}, which cylstm does not know"
     if config.get("merge_mode", "concat") != "concat":
-        return f"is Bidirectional with merge_mode={config['merge_mode']!r:.100}{REMEDY}"
+        return f"is Bidirectional with merge_mode={quoted(config['merge_mode'])}{REMEDY}"
     if one["config"].get("units") != other["config"].get("units"):
         return (
             f"has {one['config'].get('units')} units in one direction and {other['config'].get('units')} in the other"

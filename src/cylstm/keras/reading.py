@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays.arguments import DTYPES, as_dtype
 from ..files.container import damaged
 from ..files.names import either
+from ..words import error_text, quoted
 from .files.model import LayerPath, StoredModel, read_model
 from .functional import Functional
 from .layers import LAYERS, Bidirectional, Identity, Layer, LSTMCell, StackedRNNCells, TimeDistributed
@@ -102,7 +103,7 @@ def _of_configuration(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise damaged(path, f"the configuration must be one of Keras, got {type(error).__name__}: {error}") from error
+        raise damaged(path, f"the configuration must be one of Keras, got {error_text(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -143,7 +144,7 @@ def _loses_masks(version: str) -> bool:
 def _operation(kind: str, config: Mapping[str, Any]) -> Operation:
     if kind not in OPERATIONS:
         raise ValueError(
-            f"the operation {config['name']!r} must be one that cylstm computes, got a {kind}: use Keras, or "
+            f"the operation {quoted(config['name'])} must be one that cylstm computes, got a {kind}: use Keras, or "
             "cylstm.load for an LSTM of the file"
         )
     options = {name: value for name, value in config.items() if name not in ("name", "trainable")}
@@ -167,7 +168,8 @@ def _made(kind: str, config: Mapping[str, Any], stored: StoredModel | None, path
     name = config["name"]
     if kind not in LAYERS and kind not in _OTHERS:
         raise ValueError(
-            f"the layer {name!r} must be of a class of cylstm.keras.layers, got a {kind}, which is not computed: use "
+            f"the layer {quoted(name)} must be of a class of cylstm.keras.layers, got a {kind}, which is not "
+            "computed: use "
             "Keras, or cylstm.load for an LSTM of the file"
         )
     arguments = {option: _value(value) for option, value in config.items() if not option.endswith("_initializer")}
@@ -176,7 +178,8 @@ def _made(kind: str, config: Mapping[str, Any], stored: StoredModel | None, path
     for option in ("activation", "recurrent_activation"):
         if arguments.get(option) == "hard_sigmoid":
             raise ValueError(
-                f"{option} of the layer {name!r} must be one definition, got 'hard_sigmoid' of a version of Keras "
+                f"{option} of the layer {quoted(name)} must be one definition, got 'hard_sigmoid' of a version of "
+                "Keras "
                 "that the file does not tell: save the model anew with Keras"
             )
     for old, new in _RENAMED.get(kind, {}).items():
@@ -201,7 +204,7 @@ def _made(kind: str, config: Mapping[str, Any], stored: StoredModel | None, path
     try:
         return (LAYERS.get(kind) or _OTHERS[kind])(**arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the layer {name!r}, a {kind}, must be one that cylstm computes: {error}") from error
+        raise ValueError(f"the layer {quoted(name)}, a {kind}, must be one that cylstm computes: {error}") from error
 
 
 def _value(value: Any) -> Any:
@@ -221,4 +224,4 @@ def _dtype(name: str, dtype: Any) -> np.dtype:
         except (RuntimeError, TypeError):
             pass
     got = dtype.get("class_name") if isinstance(dtype, Mapping) else dtype
-    raise ValueError(f"the dtype of the layer {name!r} must be {either(DTYPES)}, got {got!r:.60}: use Keras")
+    raise ValueError(f"the dtype of the layer {quoted(name)} must be {either(DTYPES)}, got {quoted(got)}: use Keras")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import as_array
+from ..words import quoted
 from .files.contents import numbered
 from .layers.base import BatchShape, InputLayer, Layer
 from .model import Model, checked_input
@@ -57,7 +58,7 @@ class Sequential(Model):
             self._input = layer
             return
         if any(layer is one for one in self.layers):
-            raise ValueError(f"layer must be a new one, got {layer.name!r} again: make another")
+            raise ValueError(f"layer must be a new one, got {quoted(layer.name)} again: make another")
         first = self._input
         if not self.layers and first is None:
             shape = self._shape_of_first(layer)

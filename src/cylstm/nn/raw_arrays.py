@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import DTYPES, as_array
+from ..words import error_text
 from .stack import Stack
 
 #: What the candidate, PyTorch's g, is called elsewhere.
@@ -74,7 +75,8 @@ def _several(value: Any, name: str) -> list[np.ndarray]:
         try:
             array = np.asarray(value, np.float32)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be an array or several, got a list of something else: {error}") from None
+            got = f"a list of something else: {error_text(error)}"
+            raise TypeError(f"{name} must be an array or several, got {got}") from None
         return [array] if value else []
     values = value if isinstance(value, (list, tuple)) else [value]
     arrays = [as_array(one, name) for one in values]

@@ -9,10 +9,13 @@ evaluation mode. The shapes tell the axes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..arrays.arguments import DTYPES
+from ..words import listed
 
 Shape = tuple[int, ...]
 
@@ -36,6 +39,17 @@ class Recipe(NamedTuple):
     compute: Callable[..., np.ndarray]
     shape: Shape
     refused: str = ""  # why it cannot be computed
+
+    def refused_of(self, dtypes: Sequence[str]) -> str:
+        """Why it cannot be computed of parts of these dtypes: a mask counts, all others are numbers of one kind."""
+        if self.compute is _masked:
+            fits = dtypes[0] in DTYPES and (dtypes[1] in DTYPES[:3] or dtypes[1].startswith(("bool", "int", "uint")))
+        else:
+            kinds = {dtype.startswith("complex") for dtype in dtypes}
+            fits = set(dtypes).issubset(DTYPES) and (len(kinds) <= 1 or dtypes[0].startswith("complex"))
+        if self.refused or fits:
+            return self.refused
+        return f"parts of dtypes {listed(dtypes)}: save the plain weight"
 
 
 def recipes(shapes: Mapping[str, Shape]) -> dict[str, Recipe]:
@@ -65,10 +79,13 @@ def completed(
     shapes = {name: tuple(v.shape) for name, v in state_dict.items() if isinstance(name, str) and hasattr(v, "shape")}
     complete, errors = dict(state_dict), []
     for name, recipe in recipes(shapes).items():
-        if name in names and recipe.refused:
-            errors.append(f"{name} must be a plain tensor, got {recipe.refused}.")
-        elif name in names:
-            complete[name] = recipe.compute(*(as_array(complete.pop(part), part) for part in recipe.parts))
+        if name not in names:
+            continue
+        parts = [] if recipe.refused else [as_array(complete.pop(part), part) for part in recipe.parts]
+        if refused := recipe.refused_of([part.dtype.name for part in parts]):
+            errors.append(f"{name} must be a plain tensor, got {refused}.")
+        else:
+            complete[name] = recipe.compute(*parts)
     return complete, errors
 
 
@@ -103,8 +120,8 @@ def _recipe(full: str, parts: dict[str, str], shapes: Mapping[str, Shape]) -> Re
     if full in shapes or not (_RECURRENT_ONLY.fullmatch(full) or of.keys() & _WEIGHTS):
         return None
     shape = next((of[part] for part in _WEIGHTS if part in of), ())
-    listed = ", ".join(parts[part] for part in sorted(parts)[:10])
-    return Recipe((), _unknown, shape, f"{listed}, which cylstm cannot put together: save the plain weight")
+    there = listed([parts[part] for part in sorted(parts)], 10)
+    return Recipe((), _unknown, shape, f"{there}, which cylstm cannot put together: save the plain weight")
 
 
 def _check_norm(v: Shape, g: Shape) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.activations import ACTIVATIONS, Activation
 from ..nn.lstm import LSTM as Module
-from ..words import needs
+from ..words import needs, quoted
 
 #: The names of the domain of ONNX's own operators.
 ONNX = ("", "ai.onnx")
@@ -78,7 +78,7 @@ def activations_of(names: list[str], alphas: list[float], betas: list[float]) ->
         numbers.append(iter(given))
     for name in names:
         if name.lower() not in _NAMES:
-            raise ValueError(f"has the activation {name!r}, which ONNX does not have")
+            raise ValueError(f"has the activation {quoted(name)}, which ONNX does not have")
         ours = _NAMES[name.lower()]
         function = ACTIVATIONS[ours]
         values = [next(given, None) for given in numbers[: function.parameters]]
@@ -104,7 +104,9 @@ def to_activations(activations: tuple[Activation, ...]) -> dict[str, Any]:
     for one in activations:
         one = Activation("affine", 1.0, 0.0) if one.name == "linear" else one
         if one.name not in _ONNX_NAMES:
-            raise ValueError(f"activations must be those of ONNX ({', '.join(_ONNX_NAMES)}, linear), got {one.name!r}")
+            raise ValueError(
+                f"activations must be those of ONNX ({', '.join(_ONNX_NAMES)}, linear), got {quoted(one.name)}"
+            )
         names.append(_ONNX_NAMES[one.name])
         parameters = ACTIVATIONS[one.name].parameters
         alphas += [one.alpha][:parameters]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files.container import TensorFileError
+from ..words import error_text, named, quoted
 from .convention import ONNX
 from .operators import OPERATORS, VIEWS, Unknown, by_reference
 from .tensors import Budget, array_of
@@ -104,7 +105,7 @@ class Scope:
                 passed = scope.inputs[name]
                 return (scope, name) if passed is None else passed[0].owner(passed[1])
             scope = scope.parent
-        raise TensorFileError(f"{name!r} must be made where it is used, got no node or input that makes it")
+        raise TensorFileError(f"{quoted(name)} must be made where it is used, got no node or input that makes it")
 
     def producer(self, name: str) -> tuple[Scope, Any]:
         """The scope and node that make a value; no node for initializers and inputs."""
@@ -150,7 +151,7 @@ class Scope:
             if name in self.initializers:
                 self.values[name] = self._array(self.initializers[name])
             elif name in self.inputs:
-                raise Unknown(f"{name!r} is an input of the graph")
+                raise Unknown(f"{quoted(name)} is an input of the graph")
             else:
                 self._evaluate(self.producers[name])
         return self.values[name]
@@ -180,17 +181,17 @@ class Scope:
 
     def _evaluate(self, node: Any) -> None:
         if node.domain not in ONNX:
-            raise Unknown(f"{node.output[0]!r} is computed by {node.domain}.{node.op_type}")
+            raise Unknown(f"{quoted(node.output[0])} is computed by {named(f'{node.domain}.{node.op_type}')}")
         inputs = [self.value(name) if name else None for name in node.input]
         evaluate, most = OPERATORS.get(node.op_type), self.budget.limit
         if node.op_type in VIEWS | {"Reshape"}:
             settings = inputs if node.op_type == "ConstantOfShape" else inputs[1:]
             if any(array is not None and array.size > MAX_SETTINGS for array in settings):
-                raise TensorFileError(f"{node.op_type} must have at most {MAX_SETTINGS} axes or parts, got more")
+                raise TensorFileError(f"{named(node.op_type)} must have at most {MAX_SETTINGS} axes or parts, got more")
         wide = 16 if node.op_type in ("Cast", "CastLike") else 1
         if node.op_type not in VIEWS and sum(a.size * max(a.itemsize, wide) for a in inputs if a is not None) > most:
             raise TensorFileError(
-                f"{node.output[0]!r} must have at most {most} bytes, got more from {node.op_type}: "
+                f"{quoted(node.output[0])} must have at most {most} bytes, got more from {named(node.op_type)}: "
                 "compute it once and store it as an initializer"
             )
         try:
@@ -202,7 +203,7 @@ class Scope:
             raise
         except (TypeError, ValueError, IndexError, KeyError, OverflowError, ArithmeticError, RuntimeError) as error:
             raise InputsError(
-                f"the inputs of {node.op_type} must give {node.output[0]!r}, got {type(error).__name__}: {error}"
+                f"the inputs of {named(node.op_type)} must give {quoted(node.output[0])}, got {error_text(error)}"
             ) from error
         results = results if isinstance(results, list) else [results]
         for name, array in zip(node.output, results, strict=False):
@@ -255,7 +256,7 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
             key = (node.domain, node.op_type)
             if function := functions.get(key):
                 if key in calling:
-                    raise TensorFileError(f"functions must not call themselves, got {node.op_type!r}, which does")
+                    raise TensorFileError(f"functions must not call themselves, got {quoted(node.op_type)}, which does")
                 passed: dict[str, tuple[Scope, str] | None] = dict.fromkeys(function.input)
                 passed |= {
                     name: (scope, given) for name, given in zip(function.input, node.input, strict=False) if given
@@ -280,7 +281,7 @@ def _check_text(nodes: list[Any]) -> None:
     for node in nodes:
         for text in (node.op_type, node.domain, node.name, *node.input, *node.output):
             if not isinstance(text, str):
-                raise TensorFileError(f"the names in nodes must be UTF-8, got {text!r:.60}")
+                raise TensorFileError(f"the names in nodes must be UTF-8, got {quoted(text)}")
 
 
 def _subgraphs(node: Any) -> Iterator[Any]:

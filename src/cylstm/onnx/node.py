@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.quantization import QuantizedWeight
 from ..files.container import TensorFileError
-from ..words import with_article
+from ..words import named, quoted, with_article
 from . import quantized
 from .convention import INPUTS, RELATIVES, activations_of, shortest, to_pytorch
 from .graph import InputsError, Scope
@@ -64,7 +64,7 @@ def of_node(scope: Scope, node: Any) -> Found:
     except Unknown as error:
         return found._replace(refused=f"has weights that the file alone does not tell: {error}")
     except quantized.Unfit as error:
-        return found._replace(refused=f"is a {node.op_type} and {error}")
+        return found._replace(refused=f"is a {named(node.op_type)} and {error}")
     except Refused as error:
         return found._replace(refused=str(error))
 
@@ -134,29 +134,29 @@ def _options(attributes: dict[str, Any]) -> tuple[str, int, int | None, dict[str
     hidden_size = attributes.pop("hidden_size", None)
     attributes.pop("output_sequence", None)  # of opset 1: whether Y is there
     if direction not in ("forward", "reverse", "bidirectional") or layout not in (0, 1):
-        raise Refused(f"has direction={direction!r} and layout={layout!r}, which ONNX does not have")
+        raise Refused(f"has direction={quoted(direction)} and layout={quoted(layout)}, which ONNX does not have")
     options: dict[str, Any] = {}
     coupled = attributes.pop("input_forget", 0)
     if coupled not in (0, 1):
-        raise Refused(f"has input_forget={coupled!r}, which must be 0 or 1")
+        raise Refused(f"has input_forget={quoted(coupled)}, which must be 0 or 1")
     if coupled:
         options["input_forget"] = True
     if "clip" in attributes:
         clip = attributes.pop("clip")
         if not isinstance(clip, float) or not 0 < clip < math.inf:
-            raise Refused(f"has clip={clip!r}, which must be a positive number")
+            raise Refused(f"has clip={quoted(clip)}, which must be a positive number")
         options["clip"] = shortest(clip)
     D = directions_of(direction)
     names = attributes.pop("activations", ["Sigmoid", "Tanh", "Tanh"] * D)
     alphas, betas = (list(map(shortest, attributes.pop(f"activation_{what}", []))) for what in ("alpha", "beta"))
     if not isinstance(names, list) or len(names) != 3 * D or not all(isinstance(name, str) for name in names):
-        raise Refused(f"has activations={names!r:.100}, which must be {3 * D}")
+        raise Refused(f"has activations={quoted(names)}, which must be {3 * D}")
     try:
         options["activations"] = activations_of(names, alphas, betas)
     except ValueError as error:
         raise Refused(str(error)) from None
     if attributes:
-        raise Refused(f"has the attribute {next(iter(attributes))!r}")
+        raise Refused(f"has the attribute {quoted(next(iter(attributes)))}")
     return direction, layout, hidden_size, options
 
 

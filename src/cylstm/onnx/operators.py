@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..words import named, quoted
+
 
 class Unknown(ValueError):
     """A value that the file alone does not tell; the message says what stands in the way."""
@@ -157,7 +159,7 @@ def by_reference(node: Any, inputs: Sequence[np.ndarray | None], opset: int, lim
         If the result would be too large.
     """
     if node.op_type not in _ELEMENTWISE | _AT_MOST_THE_INPUT | _OTHERS:
-        raise Unknown(f"{node.output[0]!r} is computed by {node.op_type}")
+        raise Unknown(f"{quoted(node.output[0])} is computed by {named(node.op_type)}")
     from onnx.reference import ReferenceEvaluator
 
     given = [array for array in inputs if array is not None]

@@ -14,7 +14,7 @@ from ..arrays.arguments import as_array
 from ..files.container import Contents, Tensor, TensorFileError, as_tensors, existing, unreadable
 from ..nn.frozen import of_parameters
 from ..nn.options import checked_options, to_metadata
-from ..words import counted
+from ..words import counted, listed, named, quoted
 from .apart import Cell, cells
 from .convention import ONNX, import_onnx
 from .graph import Scope, scopes
@@ -94,10 +94,10 @@ def _everything(model: Any, inputs: Mapping[str, Any] | None = None) -> _Everyth
         raise unreadable(what, "ONNX model", error) from error
     if unknown := known.keys() - taken:
         raise ValueError(
-            f"inputs must be among those of {what} ({', '.join(map(repr, sorted(taken))) or 'none'}), "
-            f"got {', '.join(map(repr, sorted(unknown)))}"
+            f"inputs must be among those of {what} ({listed(map(repr, sorted(taken))) or 'none'}), "
+            f"got {listed(map(repr, sorted(unknown)))}"
         )
-    there = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
+    there = listed(f"{count} {kind}" for kind, count in sorted(others.items())) or "no node at all"
     if apart:
         there += _looks(apart)
     names: dict[str, Any] = dict(found)
@@ -152,7 +152,7 @@ def _described(scope: Scope, node: Any) -> str:
             count += math.prod(owner.initializers[its_name].dims)
     except (KeyError, TensorFileError):
         return str(node.op_type)
-    return f"{node.op_type}, {counted(count, 'parameter')}"
+    return f"{named(node.op_type)}, {counted(count, 'parameter')}"
 
 
 def read(path: Path) -> Contents:
@@ -201,7 +201,7 @@ def _more_than_a_module(name: str, found: Found) -> str:
         elif state is not None and not isinstance(state, str):
             kind = "a constant" if isinstance(state, np.ndarray) else "its own"
             reason = reason or f"has {kind} {what}"
-    return f"{reason}: use cylstm.onnx.load, with the name {name!r}" if reason else ""
+    return f"{reason}: use cylstm.onnx.load, with the name {quoted(name)}" if reason else ""
 
 
 def _parsed(path: Path) -> tuple[Any, int]:

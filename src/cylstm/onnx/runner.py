@@ -13,6 +13,7 @@ from ..backends.base import Backend
 from ..files.modules import make_lstm
 from ..files.names import not_computed
 from ..nn.lstm import LSTM as Module
+from ..words import listed, quoted
 from .node import Found
 from .reader import find
 from .states import Computed, resolved
@@ -127,7 +128,7 @@ class LSTM:
             if value is None and isinstance(stored, (str, Computed)):
                 name = stored if isinstance(stored, str) else stored.name
                 raise TypeError(
-                    f"{what} must be an array, got None: give what the model computes, or takes, as {name!r}"
+                    f"{what} must be an array, got None: give what the model computes, or takes, as {quoted(name)}"
                 )
             if value is None and isinstance(stored, tuple):
                 zeros = np.zeros((B, D, H) if self.layout else (D, B, H), self.module.dtype)
@@ -196,15 +197,15 @@ def load(
     found = find(model, inputs=inputs)
     chosen = [found[name]] if name in found else list(found.values()) if not name else []
     if not chosen:
-        raise ValueError(f"name must be that of an LSTM ({', '.join(map(repr, found))}), got {name!r}")
+        raise ValueError(f"name must be that of an LSTM ({listed(map(repr, found))}), got {quoted(name)}")
     if len(chosen) > 1:
         raise ValueError(
-            f"the model must hold one LSTM, got {len(found)}: give the name of one: {', '.join(map(repr, found))}"
+            f"the model must hold one LSTM, got {len(found)}: give the name of one: {listed(map(repr, found))}"
         )
     if chosen[0].refused:
         raise ValueError(not_computed(repr(chosen[0].name), chosen[0].refused))
     [one] = chosen
-    return LSTM(one, make_lstm(one.parameters, f"the LSTM {one.name!r}", backend=backend, **one.options))
+    return LSTM(one, make_lstm(one.parameters, f"the LSTM {quoted(one.name)}", backend=backend, **one.options))
 
 
 def _reversed(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..words import quoted
 from .graph import Scope
 from .operators import Unknown
 from .tensors import Budget
@@ -83,7 +84,7 @@ class Derived:
             results.append(self._scope.probe({self._root: X}, trials).value(self._name))
         trials.take(sum(result.nbytes for result in results), self._name)  # one that is broadcast has no memory
         if not np.array_equal(results[0], results[1], equal_nan=results[0].dtype.kind == "f"):
-            raise Unknown(f"{self._name!r} depends on the elements of X")
+            raise Unknown(f"{quoted(self._name)} depends on the elements of X")
         return results[0]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..files.container import TensorFileError, expansion_limit
+from ..words import quoted
 from .operators import Unknown
 
 #: The values of a file may take this many times its bytes, beyond what any file may take.
@@ -51,7 +52,7 @@ class Budget:
         self._left -= size
         if self._left < 0:
             raise TensorFileError(
-                f"all values together must have at most {self.limit} bytes, got more with {what!r}: "
+                f"all values together must have at most {self.limit} bytes, got more with {quoted(what)}: "
                 "compute them once and store them as initializers"
             )
 
@@ -64,7 +65,7 @@ def array_of(tensor: Any, folder: Path | None, budget: Budget) -> np.ndarray:
         raise Unknown("a sparse constant")
     if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2**40:
         raise TensorFileError(
-            f"{tensor.name!r} must have sizes of 0 or more and at most 2**40 elements, got {tuple(tensor.dims)}"
+            f"{quoted(tensor.name)} must have sizes of 0 or more and at most 2**40 elements, got {tuple(tensor.dims)}"
         )
     if tensor.data_location == TensorProto.EXTERNAL:
         tensor = _with_external_data(tensor, folder, budget)
@@ -80,18 +81,18 @@ def _with_external_data(tensor: Any, folder: Path | None, budget: Budget) -> Any
     name = tensor.name
     if folder is None:
         raise TensorFileError(
-            f"{name!r} must be in the model, got one that is in another file: give the path of the model"
+            f"{quoted(name)} must be in the model, got one that is in another file: give the path of the model"
         )
     entries = {entry.key: entry.value for entry in tensor.external_data}
     size = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.STRING):
-        raise Unknown(f"{name!r} has elements that are no numbers of whole bytes")
+        raise Unknown(f"{quoted(name)} has elements that are no numbers of whole bytes")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
     except ValueError:
-        raise TensorFileError(f"{name!r} must have numbers as offset and length, got others") from None
+        raise TensorFileError(f"{quoted(name)} must have numbers as offset and length, got others") from None
     if length != size or offset < 0:
-        raise TensorFileError(f"{name!r} must have {size} bytes in its file, got {length} at {offset}")
+        raise TensorFileError(f"{quoted(name)} must have {size} bytes in its file, got {length} at {offset}")
     loaded = TensorProto()
     loaded.CopyFrom(tensor)
     loaded.data_location = TensorProto.DEFAULT
@@ -105,24 +106,29 @@ def _external_bytes(location: str, folder: Path, name: str, offset: int, size: i
     """Bytes of a regular file in the folder of the model: no link leads out of it."""
     parts = Path(location).parts
     if not location or Path(location).is_absolute() or ".." in parts or "\0" in location:
-        raise TensorFileError(f"{name!r} must be in a file in the folder of the model, got {location!r:.100}")
+        raise TensorFileError(f"{quoted(name)} must be in a file in the folder of the model, got {quoted(location)}")
     path = folder / location
     if not os.path.lexists(path):
-        raise TensorFileError(f"{name!r} must be in the file {location!r:.100}, got no such file: copy it along")
+        raise TensorFileError(f"{quoted(name)} must be in the file {quoted(location)}, got no such file: copy it along")
     real, inside = os.path.realpath(path), os.path.realpath(folder)
     if os.path.commonpath([real, inside]) != inside:
-        raise TensorFileError(f"{name!r} must be in a file in the folder of the model, got a link {location!r:.100}")
+        raise TensorFileError(
+            f"{quoted(name)} must be in a file in the folder of the model, got a link {quoted(location)}"
+        )
     try:
         with open(os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                raise TensorFileError(f"{name!r} must be in a regular file with one name, got {location!r:.100}")
+                raise TensorFileError(f"{quoted(name)} must be in a regular file with one name, got {quoted(location)}")
             if offset + size > status.st_size:
                 raise TensorFileError(
-                    f"{name!r} must end within {location!r:.100}, of {status.st_size} bytes, got one that ends at "
+                    f"{quoted(name)} must end within {quoted(location)}, of {status.st_size} bytes, got one that "
+                    "ends at "
                     f"{offset + size}: copy the file anew"
                 )
             file.seek(offset)
             return file.read(size)
     except OSError as error:
-        raise TensorFileError(f"{name!r} must be in a readable file, got {location!r:.100}: {error.strerror}") from None
+        raise TensorFileError(
+            f"{quoted(name)} must be in a readable file, got {quoted(location)}: {error.strerror}"
+        ) from None

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.arguments import as_dtype
 from ..backends.base import Backend, lacking
-from ..backends.plugins import error_text
+from ..backends.plugins import safe_error_text
 from ..backends.precision import DEFAULT
 from ..backends.registry import load
 from ..backends.stops import from_outside
@@ -245,12 +245,17 @@ def failure(check: Check) -> BaseException | None:
     return None
 
 
+def said(error: BaseException) -> str:
+    """What a check that fails says: its own words, or what the backend raised."""
+    return str(error) if isinstance(error, AssertionError) else safe_error_text(error)
+
+
 def _result(check: Check, reason: str | None) -> CheckResult:
     error = failure(check)
     if error is not None:
         if reason is not None:
             return CheckResult(check.id, "expected failure", reason)
-        return CheckResult(check.id, "failed", str(error) if isinstance(error, AssertionError) else error_text(error))
+        return CheckResult(check.id, "failed", said(error))
     if reason is not None:
         return CheckResult(check.id, "passed, though declared as expected failure", reason)
     return CheckResult(check.id, "passed", "")

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ...files.container import TensorFileError
+from ...words import named, quoted
 from .shapes import weights_of
 
 #: Nested layers of a configuration.
 MAX_DEPTH = 50
+#: Letters of the name of a layer, which stands in many messages.
+MAX_NAME = 1_000
 
 #: What Keras calls hard_sigmoid: clip(alpha * x + beta, 0, 1), by its first version number.
 HARD_SIGMOID = {2: ("hard_sigmoid", 0.2, 0.5), 3: ("hard_sigmoid", 1 / 6, 0.5)}
@@ -71,12 +74,12 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
     if depth > MAX_DEPTH:
         raise TensorFileError(f"layers must be nested at most {MAX_DEPTH} deep, got more")
     if not isinstance(layer, dict) or not isinstance(layer.get("class_name"), str):
-        raise TensorFileError(f"a layer must be a table with a class_name, got {layer!r:.60}")
+        raise TensorFileError(f"a layer must be a table with a class_name, got {quoted(layer)}")
     kind, config = layer["class_name"], layer.get("config")
     if isinstance(config, list):  # a Sequential of Keras up to 2.2.2
         config = {"layers": config}
     if not isinstance(config, dict):
-        raise TensorFileError(f"the config of a {kind} must be a table, got {config!r:.60}")
+        raise TensorFileError(f"the config of a {named(kind)} must be a table, got {quoted(config)}")
     module = layer.get("module")
     registered = layer.get("registered_name")
     package = registered.partition(">")[0] if isinstance(registered, str) and ">" in registered else module
@@ -89,23 +92,28 @@ def _layer(layer: Any, major: int | None, depth: int) -> dict[str, Any]:
         isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))
     ):
         kind = f"ops.{kind}"  # between layers: it has no weights, and no group in a file
+    kind = named(kind)
     config = dict(config)
     if kind == "Model" and "layers" in config:  # Functional, before Keras 2.4
         kind = "Functional"
     name = config.get("name", layer.get("name", kind.lower()))
     if not isinstance(name, str):
-        raise TensorFileError(f"the name of a {kind} must be text, got {name!r:.60}")
+        raise TensorFileError(f"the name of a {kind} must be text, got {quoted(name)}")
+    if len(name) > MAX_NAME:
+        raise TensorFileError(f"the name of a {kind} must have at most {MAX_NAME} letters, got {quoted(name)}")
     config["name"] = name
     _options(kind, config, major)
     for option in ("layer", "backward_layer", "cell"):
         if isinstance(config.get(option), dict) and "class_name" in config[option]:
             config[option] = _layer(config[option], major, depth + 1)
     if kind in ("Bidirectional", "TimeDistributed") and "class_name" not in (config.get("layer") or ()):
-        raise TensorFileError(f"the layer of the {kind} {name!r} must be a layer, got {config.get('layer')!r:.60}")
+        raise TensorFileError(
+            f"the layer of the {kind} {quoted(name)} must be a layer, got {quoted(config.get('layer'))}"
+        )
     for option in ("layers", "cells"):
         if option in config:
             if not isinstance(config[option], list):
-                raise TensorFileError(f"the {option} of {name!r} must be a list, got {config[option]!r:.60}")
+                raise TensorFileError(f"the {option} of {quoted(name)} must be a list, got {quoted(config[option])}")
             config[option] = [_layer(one, major, depth + 1) for one in _named(config[option])]
     if "layers" in config:
         _connect(config, kind)
@@ -149,7 +157,7 @@ def _connect(config: dict[str, Any], kind: str) -> None:
     names: set[str] = set()
     for layer in layers:
         if layer["name"] in names:
-            raise TensorFileError(f"layers must have names of their own, got {layer['name']!r:.60} twice")
+            raise TensorFileError(f"layers must have names of their own, got {quoted(layer['name'])} twice")
         names.add(layer["name"])
     if not any(key in config for key in ("input_layers", "output_layers")):
         shape = config.get("build_input_shape")
@@ -241,5 +249,5 @@ def _mapped(value: Any, change: Any) -> Any:
 
 def _listed(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise TensorFileError(f"the inbound_nodes of {name!r} must be a list, got {value!r:.60}")
+        raise TensorFileError(f"the inbound_nodes of {quoted(name)} must be a list, got {quoted(value)}")
     return value

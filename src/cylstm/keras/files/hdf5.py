@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
-from ...words import needs
+from ...words import named, needs, quoted
 from .heaps import check_heaps
 
 #: Nested groups.
@@ -56,7 +56,7 @@ def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
         address = h5py.h5o.get_info(group.id).addr
         if address in seen or depth > MAX_DEPTH:
             raise TensorFileError(
-                f"the group {path!r} must be there once, at most {MAX_DEPTH} deep, got it again or deeper"
+                f"the group {quoted(path)} must be there once, at most {MAX_DEPTH} deep, got it again or deeper"
             )
         seen.add(address)
         arrays: dict[str, np.ndarray] = {}
@@ -116,7 +116,7 @@ class Texts:
         if name not in item.attrs:
             return None
         if self._identifier(item, name).shape != ():
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be one text, got several")
+            raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be one text, got several")
         return _text(item.attrs[name])
 
     def several(self, item: Any, name: str) -> list[str] | None:
@@ -131,7 +131,9 @@ class Texts:
         for one in names:
             shape = self._identifier(item, one).shape
             if len(shape) != 1:
-                raise TensorFileError(f"the attribute {one!r} of {item.name} must be a list of texts, got {shape}")
+                raise TensorFileError(
+                    f"the attribute {quoted(one)} of {named(item.name)} must be a list of texts, got {shape}"
+                )
             found += map(_text, item.attrs[one]) if shape[0] else []
         return found if names else None
 
@@ -139,15 +141,17 @@ class Texts:
         """The attribute, whose kind and size are checked."""
         identifier = item.attrs.get_id(name)
         if identifier.shape is None:
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got nothing")
+            raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be text, got nothing")
         kind = identifier.get_type()
         if kind.get_class() != import_h5py().h5t.STRING:  # some other kinds crash h5py
-            raise TensorFileError(f"the attribute {name!r} of {item.name} must be text, got something else")
+            raise TensorFileError(
+                f"the attribute {quoted(name)} of {named(item.name)} must be text, got something else"
+            )
         number = int(np.prod(identifier.shape, dtype=object))
         bytes_each = self.heap if kind.is_variable_str() else kind.get_size()
         if number * bytes_each > self.limit:
             raise TensorFileError(
-                f"the attribute {name!r} of {item.name} must have at most {self.limit} bytes, got more"
+                f"the attribute {quoted(name)} of {named(item.name)} must have at most {self.limit} bytes, got more"
             )
         return identifier
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError, damaged, unreadable
+from ...words import quoted
 from .archive import read_raw
 from .config import Node, Source, layers_in, normalised, version_of
 from .shapes import weights_of
@@ -104,7 +105,8 @@ class StoredModel(NamedTuple):
             return []
         if "layers" in layer["config"] or not inside:
             raise ValueError(
-                f"{self.path} must hold the weights of the {layer['class_name']} {layer['name']!r}, got none that are "
+                f"{self.path} must hold the weights of the {layer['class_name']} {quoted(layer['name'])}, got none "
+                "that are "
                 "known to be its: save the model anew with Keras, or use another layer"
             )
         return [array for n in range(len(inside)) for array in self.weights((*path, n))]

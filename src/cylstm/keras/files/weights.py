@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError
-from ...files.names import listed
+from ...words import listed, quoted
 from .config import layers_in
 from .contents import BACKWARD, CELL, FORWARD, OWN, snake_case
 from .hdf5 import Group
@@ -52,7 +52,7 @@ def _check_there(layer: dict[str, Any], path: LayerPath, arrays: Arrays, unplace
         return
     kind, config = layer["class_name"], layer["config"]
     if path not in arrays and any(weights_of(kind, config) or ()):
-        raise TensorFileError(f"the file must hold the weights of the {kind} {layer['name']!r}, got none")
+        raise TensorFileError(f"the file must hold the weights of the {kind} {quoted(layer['name'])}, got none")
     if kind in ("Bidirectional", "TimeDistributed", "RNN") or "layers" in config or "cells" in config:
         for n, one in enumerate(layers_in(layer)):
             _check_there(one, (*path, n), arrays, unplaced)
@@ -66,7 +66,7 @@ class _Numbered:
         for path, group in groups.items():
             path = path.replace("\\", "/")  # of some versions on Windows
             if path in self.groups and self.groups[path].arrays:
-                raise TensorFileError(f"the group {path!r} must be there once, got it with / and with \\")
+                raise TensorFileError(f"the group {quoted(path)} must be there once, got it with / and with \\")
             self.groups[path] = group._replace(path=path)
         self.arrays: Arrays = {}
         self.unplaced: set[LayerPath] = set()
@@ -105,7 +105,9 @@ class _Numbered:
         weights = weights_of(kind, config)
         if stored is None or (weights is None and not stored.arrays):
             if weights and any(weights):
-                raise TensorFileError(f"{own} must hold the weights of the {kind} {layer['name']!r}, got no such group")
+                raise TensorFileError(
+                    f"{own} must hold the weights of the {kind} {quoted(layer['name'])}, got no such group"
+                )
             return
         if not all(key.isdecimal() for key in stored.arrays):
             if weights is None:
@@ -204,7 +206,9 @@ class _Named:
             for weight in group.order:
                 where, _, key = f"{name}/{weight}".rpartition("/")
                 if where not in self.groups or key not in self.groups[where].arrays:
-                    raise TensorFileError(f"the group {name!r} must hold the weight {weight!r}, got none of that name")
+                    raise TensorFileError(
+                        f"the group {quoted(name)} must hold the weight {quoted(weight)}, got none of that name"
+                    )
                 found[weight] = self.groups[where].arrays[key]
             return found
         inside = {
@@ -227,7 +231,8 @@ class _Named:
         got = list(arrays.items())
         if len(got) != len(trained) + len(others):
             raise TensorFileError(
-                f"the {layer['class_name']} {layer['name']!r} must have {len(trained) + len(others)} weights, as the "
+                f"the {layer['class_name']} {quoted(layer['name'])} must have {len(trained) + len(others)} weights, "
+                "as the "
                 f"configuration says, got {len(got)}: {listed(arrays)}"
             )
         mine: dict[LayerPath, tuple[dict[str, Any], list[tuple[str, np.ndarray]]]] = {}
@@ -275,7 +280,7 @@ def checked(layer: Mapping[str, Any], got: list[tuple[str, np.ndarray]]) -> list
     kind, config = layer["class_name"], layer["config"]
     trained, others = weights_of(kind, config) or ({}, {})
     expected: dict[str, Shape] = {**trained, **others}
-    which = f"the {kind} {layer['name']!r}"
+    which = f"the {kind} {quoted(layer['name'])}"
     if len(got) != len(expected) or not all(
         fits(array.shape, shape) and _leaf(name) in (wanted, "") and array.dtype.kind == "f"
         for (name, array), (wanted, shape) in zip(got, expected.items(), strict=True)

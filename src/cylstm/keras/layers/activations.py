@@ -12,6 +12,7 @@ from ...arrays.activations import ACTIVATIONS as ELEMENTS
 from ...arrays.activations import Activation as Element
 from ...arrays.arithmetic import sigmoid
 from ...files.names import either
+from ...words import quoted
 
 Function = Callable[..., np.ndarray]
 
@@ -108,7 +109,9 @@ def activation(value: Any, name: str = "activation") -> Activation:
         found = tuple(found)
     first = found[0] if isinstance(found, tuple) and found else found
     if not isinstance(first, str) or first not in ACTIVATIONS:
-        raise ValueError(f"{name} must be {either(map(repr, ACTIVATIONS))}, got {value!r}: use one of these, or Keras")
+        raise ValueError(
+            f"{name} must be {either(map(repr, ACTIVATIONS))}, got {quoted(value)}: use one of these, or Keras"
+        )
     return "hard_sigmoid" if found == ("hard_sigmoid", 1 / 6, 0.5) else found
 
 
@@ -151,5 +154,5 @@ def of_lstm(name: Activation, option: str) -> Any:
     if first == "relu" and numbers in ([0.0], [0.0, None], [0.0, None, 0.0]):
         numbers = []
     if first not in ELEMENTS or len(numbers) > ELEMENTS[first].parameters:
-        raise ValueError(f"{option} must be one that an LSTM computes, got {name!r}: use Keras")
+        raise ValueError(f"{option} must be one that an LSTM computes, got {quoted(name)}: use Keras")
     return (first, *numbers) if numbers else first

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from ...arrays.arguments import as_array
+from ...words import quoted
 
 
 def positive(value: Any, name: str = "units") -> int:
     """The value as an int, which it must be."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {value!r}")
+        raise TypeError(f"{name} must be an int, got {quoted(value)}")
     if value <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
     return int(value)

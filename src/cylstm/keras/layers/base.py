@@ -9,6 +9,7 @@ import numpy as np
 
 from ...arrays.arguments import as_dtype
 from ...files.names import either
+from ...words import quoted
 from ..files.contents import OWN, snake_case
 from ..initializers import initializer
 from .arguments import checked_weights, converted
@@ -101,13 +102,16 @@ class Layer:
             if option in nothing:
                 if not any(value is one or np.array_equal(value, one) for one in nothing[option]):
                     raise ValueError(
-                        f"{option} must be {either(map(repr, nothing[option]))}, got {value!r}: leave it out, or use "
+                        f"{option} must be {either(map(repr, nothing[option]))}, got {quoted(value)}: leave it out, "
+                        "or use "
                         "Keras"
                     )
             elif option not in (*of_training, *initializers):
                 known = ["name", "dtype", "input_shape", "batch_shape", "weights", *self._arguments]
                 known += [*initializers, *of_training, *nothing]
-                raise TypeError(f"options of {type(self).__name__} must be among {', '.join(known)}, got {option!r}")
+                raise TypeError(
+                    f"options of {type(self).__name__} must be among {', '.join(known)}, got {quoted(option)}"
+                )
             elif option in initializers:
                 initializer(value)  # which it must be
         self.name = name or snake_case(type(self).__name__)
@@ -321,7 +325,7 @@ class InputLayer(Layer):
         if not isinstance(given, tuple | list) or not all(map(_is_size, (batch_size, *given))):
             sizes = "None or a number that is not negative"
             raise ValueError(
-                f"shape must be a tuple, each entry {sizes}, got {given!r:.100} and batch_size={batch_size!r}"
+                f"shape must be a tuple, each entry {sizes}, got {quoted(given)} and batch_size={quoted(batch_size)}"
             )
         self.batch_shape: BatchShape = tuple(given) if shape is None else (batch_size, *given)
         self.built = True

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays.arithmetic import widened
+from ...words import quoted
 from ..initializers import Initializer
 from .activations import activation as named_activation
 from .activations import apply
@@ -42,7 +43,7 @@ def check_padding(padding: Any, known: Sequence[str]) -> str:
     """The padding in lower case."""
     name = padding.lower() if isinstance(padding, str) else padding
     if name not in known:
-        raise ValueError(f"padding must be among {', '.join(known)}, got {padding!r}")
+        raise ValueError(f"padding must be among {', '.join(known)}, got {quoted(padding)}")
     return name
 
 

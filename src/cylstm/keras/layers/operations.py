@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...words import error_text, quoted
 from . import activations
 from .arguments import converted
 from .base import BatchShape, Layer
@@ -29,7 +30,7 @@ def _key(value: Any) -> Any:
     if isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
         return tuple(_key(one) for one in value)
     if isinstance(value, bool) or not isinstance(value, int | None):
-        raise TypeError(f"an index must be of numbers and slices, got {value!r:.60}")
+        raise TypeError(f"an index must be of numbers and slices, got {quoted(value)}")
     return value
 
 
@@ -119,7 +120,8 @@ class Operation(Layer):
         try:
             return OPERATIONS[self.kind](*arguments, **options)
         except (TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"the input of {self.name}, a {self.kind}, must fit it, got {error}") from error
+            got = error_text(error)
+            raise ValueError(f"the input of {self.name}, a {self.kind}, must fit it, got {got}") from error
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape for arguments of these shapes, among which there may be numbers. No array of it is made."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...words import quoted
 from .arguments import positive
 from .base import CHANNELS_LAST, BatchShape, Layer
 
@@ -16,7 +17,7 @@ def one_or_two(value: Any, name: str) -> tuple[int, int]:
     """A size for both ends, or one for each."""
     both = (value, value) if isinstance(value, int) else tuple(value)
     if len(both) != 2 or not all(isinstance(one, int) and one >= 0 for one in both):
-        raise ValueError(f"{name} must be an int or two, of 0 or more, got {value!r}")
+        raise ValueError(f"{name} must be an int or two, of 0 or more, got {quoted(value)}")
     return both
 
 

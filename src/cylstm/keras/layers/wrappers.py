@@ -10,6 +10,7 @@ import numpy as np
 
 from ...arrays.arguments import as_array
 from ...files.names import either
+from ...words import quoted
 from .base import BatchShape, Layer, Recurrent
 from .identity import Masking
 from .recurrent import LSTM, separated
@@ -54,7 +55,7 @@ class Bidirectional(Recurrent):
         options = {"dtype": layer.dtype, "input_shape": layer._input_shape} | options
         super().__init__(**options)
         if not isinstance(merge_mode, str | None) or merge_mode not in self._MERGE:
-            raise ValueError(f"merge_mode must be {either(map(repr, self._MERGE))}, got {merge_mode!r}")
+            raise ValueError(f"merge_mode must be {either(map(repr, self._MERGE))}, got {quoted(merge_mode)}")
         self.merge_mode = merge_mode
         self.forward_layer, self.backward_layer = copy.copy(layer), copy.copy(backward_layer or layer)
         if backward_layer is None:
