@@ -66,7 +66,7 @@ def _number(data: Any, at: int) -> int:
 
 def _check_addresses(data: Any) -> None:
     """Addresses have eight bytes and are counted from the begin of the file, as below."""
-    sizes, base = _PLACES.get(data[8] if len(data) > 8 and data[:8] == _BEGIN else None, (0, 0))
+    sizes, base = _PLACES.get(data[8] if len(data) > 8 and data[:8] == _BEGIN else -1, (0, 0))
     if data[sizes : sizes + 2] != b"\x08\x08" or _number(data, base):
         raise TensorFileError("it must begin as Keras's HDF5 files do, with addresses of 8 bytes from byte 0 on")
 
