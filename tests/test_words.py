@@ -28,7 +28,7 @@ def test_what_steers_a_terminal_is_escaped() -> None:
 
 
 def test_install_lines() -> None:
-    assert needs("ONNX files", "onnx") == "ONNX files need the package onnx: pip install 'onnx>=1.17'"
+    assert needs("ONNX files", "onnx") == "ONNX files need the package onnx: pip install 'onnx>=1.21'"
     assert needs("peers", "torch").endswith("pip install torch")
 
 

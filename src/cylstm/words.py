@@ -9,7 +9,7 @@ from collections.abc import Iterable
 REQUIREMENTS = {
     "h5py": "h5py>=3.11",
     "ml_dtypes": "ml_dtypes>=0.5",
-    "onnx": "onnx>=1.17",
+    "onnx": "onnx>=1.21",
     "onnxruntime": "onnxruntime>=1.20",
     "torch": "torch",
 }

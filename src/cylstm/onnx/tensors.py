@@ -65,7 +65,8 @@ def array_of(tensor: Any, folder: Path | None, budget: Budget) -> np.ndarray:
         raise Unknown("a sparse constant")
     if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2**40:
         raise TensorFileError(
-            f"{quoted(tensor.name)} must have sizes of 0 or more and at most 2**40 elements, got {tuple(tensor.dims)}"
+            f"{quoted(tensor.name)} must have sizes of 0 or more and at most 2**40 elements, got "
+            f"{quoted(tuple(tensor.dims))}"
         )
     if tensor.data_location == TensorProto.EXTERNAL:
         tensor = _with_external_data(tensor, folder, budget)
@@ -123,8 +124,7 @@ def _external_bytes(location: str, folder: Path, name: str, offset: int, size: i
             if offset + size > status.st_size:
                 raise TensorFileError(
                     f"{quoted(name)} must end within {quoted(location)}, of {status.st_size} bytes, got one that "
-                    "ends at "
-                    f"{offset + size}: copy the file anew"
+                    f"ends at {offset + size}: copy the file anew"
                 )
             file.seek(offset)
             return file.read(size)
