@@ -131,6 +131,9 @@ class HostDevice:
     def follow(self, stream: Hashable) -> None:
         self.waits.append((here.stream, stream))
 
+    def precede(self, stream: Hashable) -> None:
+        self.waits.append((stream, here.stream))
+
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""
         recording: list[tuple[Launched, Callable[[], None]]] = []

@@ -58,6 +58,9 @@ class Device(Protocol):
     def follow(self, stream: Any) -> None:
         """Let the current stream wait for all that another one has been given. The host does not wait."""
 
+    def precede(self, stream: Any) -> None:
+        """Let another stream wait for all that the current one has been given. The host does not wait."""
+
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         """The kernels of a source text, compiled once for these options of the compiler."""
 
