@@ -83,6 +83,42 @@ def recording_leaves_the_stream_that_was_used() -> None:
 
 
 @check
+def calls_in_a_recording_are_refused() -> None:
+    import cupy
+
+    module, x = lstm(), up(cylstm.randn(19, 5, 64))
+    expected, said = module(x)[0].get(), "no error"
+    before, stream = cupy.cuda.get_current_stream(), cupy.cuda.Stream(non_blocking=True)
+    stream.use()
+    stream.begin_capture()
+    try:
+        module(x)
+    except RuntimeError as error:
+        said = str(error)
+    finally:
+        stream.end_capture()
+        before.use()
+    assert "cannot be recorded" in said, said
+    assert np.array_equal(module(x)[0].get(), expected)
+
+
+@check
+def pullbacks_in_another_stream() -> None:
+    import cupy
+
+    module, x, grad = lstm(H=256), up(cylstm.randn(200, 16, 64)), up(cylstm.randn(200, 16, 256))
+    expected = module.vjp(x)[2](grad).input.get()
+    cupy.cuda.Device().synchronize()
+    for k in range(20):
+        with cupy.cuda.Stream(non_blocking=True):
+            pullback = module.vjp(x)[2]
+        with cupy.cuda.Stream(non_blocking=True):
+            got = pullback(grad).input.get()
+        error = abs(got - expected).max()
+        assert error < 1e-5, f"call {k} is wrong by {error:.1e}"
+
+
+@check
 def memory_of_old_parameters_is_freed() -> None:
     import cupy
 

@@ -53,6 +53,9 @@ class FakeCupy:
                 stream.external = external
                 return stream
 
+            def is_capturing(self) -> bool:
+                return cupy.events[-1:] == [("begin", self)]
+
             def synchronize(self) -> None:
                 self.waits += 1
 

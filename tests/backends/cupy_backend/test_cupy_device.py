@@ -103,6 +103,7 @@ def test_the_stream_that_each_thread_has_by_default_is_refused(
             lambda: device().follow(cupy.cuda.Stream()),
             lambda: device().precede(cupy.cuda.Stream()),
             lambda: device().recorded(lambda: None),
+            lambda: device().refuse_recording(),
         ):
             if stream in refused:
                 with pytest.raises(RuntimeError, match=r"must not be CUDA's per-thread .*: unset CUPY_CUDA"):
@@ -111,6 +112,16 @@ def test_the_stream_that_each_thread_has_by_default_is_refused(
             else:
                 call()
         cupy.events.clear()
+
+
+def test_a_stream_that_is_being_recorded_is_refused(cupy: FakeCupy) -> None:
+    stream = cupy.cuda.Stream().use()
+    device().refuse_recording()
+    stream.begin_capture()
+    with pytest.raises(RuntimeError, match=r"calls cannot be recorded in a CUDA graph, .*: call outside of"):
+        device().refuse_recording()
+    stream.end_capture()
+    device().refuse_recording()
 
 
 @pytest.mark.parametrize("value", ["0", "1"])

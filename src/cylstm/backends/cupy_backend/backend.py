@@ -309,6 +309,7 @@ class CupyBackend(Backend):
         says what to do. The work changes nothing before it is done, so it can be begun again.
         """
         with device.current():
+            device.refuse_recording()
             device.verify()  # what calls before this one have left, as far as they are done
             try:
                 return work()

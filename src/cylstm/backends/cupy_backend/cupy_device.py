@@ -84,6 +84,13 @@ class CupyDevice:
     def stream(self) -> Hashable:
         return _current_stream()
 
+    def refuse_recording(self) -> None:
+        if _current_stream().is_capturing():
+            raise RuntimeError(
+                "calls cannot be recorded in a CUDA graph, for they allocate memory, but the current stream is being "
+                "recorded: call outside of the recording (a step of `stream` is a graph by itself)"
+            )
+
     def mark(self) -> Mark:
         stream = _current_stream()
         return Mark(stream, stream.record(cupy.cuda.Event(disable_timing=True)))

@@ -49,6 +49,12 @@ class Device(Protocol):
     def stream(self) -> Hashable:
         """The current stream of this thread. It is not destroyed as long as somebody holds the object."""
 
+    def refuse_recording(self) -> None:
+        """Raise a RuntimeError if what the current stream is given is being recorded in a graph.
+
+        A replay would use memory that belongs to others by then, and a step of a stream the state of the first one.
+        """
+
     def mark(self) -> Any:
         """The point that the current stream has been given work up to."""
 
