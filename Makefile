@@ -231,12 +231,12 @@ bench-company: $(TEST)  ## beside other models, processes and threads: cylstm an
 
 bench-cuda: gpu  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@if $(BARE) 2>/dev/null; then \
-	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all bench-all-tf32; \
+	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all; \
 	else $(MAKE) --no-print-directory bench-cuda-installed; fi
 
 bench-cuda-installed: $(TEST)
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu bench-all bench-all-tf32
+	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu bench-all
 
 ##@ Make it
 

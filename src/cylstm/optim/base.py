@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import as_array
+from ..arrays.arguments import as_array, on_host
 from ..nn.gradients import check_gradient
 from ..nn.module import Module, exclusively
 from ..nn.parameters import Snapshot
@@ -150,7 +150,7 @@ class Optimizer:
             ``n.parameter.buffer``, as in ``0.weight_ih_l0.exp_avg``, under PyTorch's names of the buffers.
         """
         state = {"lr": np.array(self.lr), "step": np.array(self._steps)}
-        return state | {name: _on_cpu(buffer).copy() for name, buffer in self._named_buffers()}
+        return state | {name: on_host(buffer).copy() for name, buffer in self._named_buffers()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that an optimiser of this kind, for modules of the same shapes, had.
@@ -210,12 +210,8 @@ def _read(grads: Grads, module: Module) -> Arrays:
         )
     arrays = {name: as_array(grads[name], name, cuda=True) for name in names}
     if any(isinstance(array, np.ndarray) for array in arrays.values()):
-        return {name: _on_cpu(array) for name, array in arrays.items()}
+        return {name: on_host(array) for name, array in arrays.items()}
     return arrays
-
-
-def _on_cpu(array: Any) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()
 
 
 def _on_gpu(arrays: Arrays) -> bool:
@@ -233,7 +229,7 @@ def _beside(gradients: Arrays, parameters: Snapshot) -> Arrays:
 def _as(gradient: Any, array: Any) -> Any:
     """An array where the gradient lies."""
     if isinstance(gradient, np.ndarray):
-        return _on_cpu(array)
+        return on_host(array)
     return np.asarray(array, like=gradient)
 
 
