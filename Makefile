@@ -4,8 +4,10 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .DELETE_ON_ERROR:
+ifndef SIDE_BY_SIDE  # as tools/run_steps has it: the steps of `make test` keep out of each other's way, others may not
+.NOTPARALLEL:
+endif
 unexport PYTHONPATH PYTHONHOME  # the environments see what is installed in them, nothing else
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -52,14 +54,17 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 
 ##@ Check it
 
-# In the order of what they need: the checks of the sources first. `.ci/run` runs the same, each by itself.
-STEPS := lint warnings stubtest wheel docs test-examples test-suite test-benchmarks test-numpy test-cython test-threads
+# Two run at a time: the checks of the sources while environments are made, then the long ones first.
+STEPS := lint warnings stubtest wheel test-suite test-cython test-numpy test-threads docs test-examples test-benchmarks
 
-test: $(STEPS)  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
-	@echo "== make test: everything passed"
+test:  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
+	@tools/run_steps
 
 steps:
 	@echo $(STEPS)
+
+passed-%: %
+	@echo "make $*: ok"
 
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
 	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
