@@ -84,8 +84,14 @@ test-numpy: $(TEST)  ## what computes, on the numpy backend
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files, command lines or the bridge to PyTorch.
-COMPUTING := $(addprefix tests/,backends/cython_backend published testing \
+COMPUTING := $(addprefix tests/,testing \
     $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
+COMPILED := tests/backends/cython_backend
+
+# These have processes of their own, with settings of their own: they would be the same again.
+OF_PROCESSES := affinity allocations concurrency crowded faults guard_pages other_processors
+# These go through all instruction sets of this machine by themselves, in `test-suite` and `test-threads`.
+OF_EVERY_ISA := invariance kernels options precisions
 
 LOWER_ISAS := from cylstm.backends.cython_backend import _layer; \
     print(*(f"test-isa-{isa}" for isa in _layer.instruction_sets()[1:]))
@@ -96,13 +102,14 @@ test-cython: $(TEST)  ## what computes, on the cython backend, once per lower in
 
 test-isa-%: $(TEST)
 	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
-	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) $(COMPUTING) --backend cython
+	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) tests/published $(COMPUTING) $(COMPILED) \
+	        $(patsubst %,--ignore=$(COMPILED)/test_%.py,$(OF_PROCESSES) $(OF_EVERY_ISA)) --backend cython
 
 # In `test-suite` threads work where they pay, as users have it. Here, and in the passes above, they work always.
 test-threads: $(TEST)  ## what computes, on two threads wherever a test allows them
 	@$(STEP) "pytest --backend cython --thread-decision always" \
-	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/published,$(COMPUTING)) \
-	        --backend cython --thread-decision always
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) $(COMPILED) \
+	        $(patsubst %,--ignore=$(COMPILED)/test_%.py,$(OF_PROCESSES)) --backend cython --thread-decision always
 
 test-cuda: $(TEST)  ## the cupy backend without a GPU, with what the suite leaves out: all kernels, mutants, compilers
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend --thorough
