@@ -84,7 +84,7 @@ test-numpy: $(TEST)  ## what computes, on the numpy backend
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files, command lines or the bridge to PyTorch.
-COMPUTING := $(addprefix tests/,testing \
+COMPUTING := $(addprefix tests/,testing/test_conformance.py \
     $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
 COMPILED := tests/backends/cython_backend
 
