@@ -45,7 +45,7 @@ RECIPES_PY := .venv-recipes/bin/python
 LINT_PY := .venv-lint/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
 CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
-PYTEST := $(PY) -m pytest -q
+PYTEST := $(PY) -m pytest -q -p no:cacheprovider  # runs side by side would write the same files
 
 ##@ Try it
 
@@ -67,7 +67,8 @@ passed-%: %
 	@echo "make $*: ok"
 
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
-	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
+	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src \
+	    --ignore=docs/_build
 
 test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as users have it
 	@$(STEP) "pytest --thread-decision users" $(CLEAN_ENV) $(PYTEST) tests --thread-decision users
@@ -75,16 +76,17 @@ test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as u
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# A test that names another backend has run in `test-suite`, and would be the same again; so would those of files, of
-# the command line, of pages and examples, which do not depend on who computes.
+# A test that names its backend has run in `test-suite`, and would be the same again; so would those of files, of the
+# command line, of pages and examples, which do not depend on who computes.
 FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package)
+NAMED := $(addprefix --ignore=tests/,backends/cupy_backend backends/cython_backend testing)
 
 test-numpy: $(TEST)  ## what computes, on the numpy backend
-	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) --backend numpy
+	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) $(NAMED) --backend numpy
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files, command lines or the bridge to PyTorch.
-COMPUTING := $(addprefix tests/,testing/test_conformance.py \
+COMPUTING := $(addprefix tests/,testing/test_conformance.py::test_built_in \
     $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
 COMPILED := tests/backends/cython_backend
 

@@ -1,7 +1,10 @@
-"""``.ci/run``: it fails where a step fails, and where there is none to run; it runs two steps at a time."""
+"""``.ci/run``: it fails where a step fails, and where there is none to run; it runs two steps at a time. What they leave
+out they may leave out.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -78,3 +81,26 @@ def test_the_summary_has_what_each_part_took_and_what_pytest_said(tmp_path: Path
     summary = out.partition("==== summary\n")[2].splitlines()
     assert summary[0].startswith("title: ok, ") or summary[1].startswith("title: ok, ")
     assert {"3 passed in 1.20s", "make one: ok"} <= set(summary)
+
+
+def of_makefile(variable: str) -> list[str]:
+    """The words of a variable of the Makefile."""
+    command = ["make", "-s", "--eval", f"shown: ; @echo $({variable})", "shown"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_what_passes_leave_out_is_there() -> None:
+    ignored = [word.removeprefix("--ignore=") for name in ("FILES", "NAMED") for word in of_makefile(name)]
+    names = of_makefile("OF_PROCESSES") + of_makefile("OF_EVERY_ISA")
+    files = [f"tests/backends/cython_backend/test_{name}.py" for name in names]
+    assert len(ignored) > 5
+    assert [name for name in [*ignored, *files] if not (ROOT / name).exists()] == []
+
+
+def test_what_is_left_out_for_its_own_processes_has_cylstm_in_these_alone() -> None:
+    for name in of_makefile("OF_PROCESSES"):
+        body = ast.parse((ROOT / f"tests/backends/cython_backend/test_{name}.py").read_text("utf-8")).body
+        imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {str(node.module) for node in body if isinstance(node, ast.ImportFrom)}
+        assert not [module for module in imported if module.startswith("cylstm")]
+        assert {"processes", "subprocess"} & imported
