@@ -1,5 +1,6 @@
-"""``.ci/run``: it fails where a step fails, and where there is none to run; it runs two steps at a time. What they leave
-out they may leave out.
+"""``.ci/run``: it fails where a step fails, and where there is none to run; two steps run at a time.
+
+What the steps leave out they may leave out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 PASSED = MAKEFILE[MAKEFILE.index("passed-%:") :].partition("\n\n")[0] + "\n"
 #: A step that does not bear another one beside it, and one that waits for the other.
 ALONE = "one two:\n\t@mkdir here && sleep 0.2 && rmdir here\n"
-MEET = "SHELL := bash\none two:\n\t@echo $@ waits; touch $@; for i in {1..600}; do [ -e one -a -e two ] && exit; sleep 0.1; done; false\n"
+MEET = """
+SHELL := bash
+one two:
+\t@echo $@ waits; touch $@; for i in {1..600}; do [ -e one -a -e two ] && exit; sleep 0.1; done; false
+"""
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not (shutil.which("make") and shutil.which("bash")), reason="there is no make or no bash"
 )
