@@ -26,7 +26,7 @@ CROSS_TOOLS := check-jsonschema 'cyclonedx-python-lib[json-validation]' pefile p
 DEMO := .venv/.stamp
 LINT := .venv-lint/.stamp
 BUILD := .venv-build/.stamp
-TEST_BASE := .venv-test/.stamp-torch
+TEST_BASE := .venv-test/.stamp-needs
 TEST := .venv-test/.stamp
 RECIPES := .venv-recipes/.stamp
 CROSS := .venv-build/.stamp-cross
@@ -54,8 +54,8 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 
 ##@ Check it
 
-# Two run at a time: the checks of the sources while environments are made, then the long ones first.
-STEPS := lint warnings stubtest wheel test-suite test-cython test-numpy test-threads docs test-examples test-benchmarks
+# Two run at a time: what is quick while environments are made, then the long ones first.
+STEPS := lint stubtest wheel test-suite test-cython test-numpy test-threads warnings docs test-examples test-benchmarks
 
 test:  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
 	@tools/run_steps
@@ -355,11 +355,12 @@ $(WHEEL): $(DIST)
 	@$(STEP) "auditwheel, twine check, check-wheel-contents" tools/repair_wheel dist wheelhouse
 	@touch $@
 
-# PyTorch goes first and alone.
-$(TEST_BASE):
+# PyTorch goes first and alone. Then what the tests need, while the package itself is still built.
+$(TEST_BASE): pyproject.toml
 	@tools/check_python $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv .venv-test
 	@$(STEP) "$(TORCH) into .venv-test" $(PY) $(PIP_INSTALL) $(TORCH)
+	@$(STEP) "what the tests need into .venv-test" tools/install_extra $(PY) test test-cuda docs examples
 	@touch $@
 
 # Of its own, for TensorFlow asks for other versions of what the tests use.
@@ -371,8 +372,6 @@ $(RECIPES): $(DIST)
 	    keras pytest sybil coremltools sb3-contrib tensorflow-cpu
 	@touch $@
 
-$(TEST): $(DIST) | $(TEST_BASE)
-	@$(PY) -m pip uninstall -qq -y cylstm
-	@$(STEP) "cylstm and what its tests need into .venv-test" \
-	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,test-cuda,docs,examples]"
+$(TEST): $(DIST) $(TEST_BASE)
+	@$(STEP) "cylstm into .venv-test" $(PY) $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
 	@touch $@
