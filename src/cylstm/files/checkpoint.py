@@ -7,7 +7,6 @@ TorchScript's archives are laid out like the first.
 
 from __future__ import annotations
 
-import mmap
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..words import listed, quoted
 from .archive import check_members, opened
-from .container import Contents, TensorFileError, damaged, is_size, regular_size
+from .container import Contents, TensorFileError, damaged, is_size, mapped, regular_size
 from .nested import contents_of
 from .pickles import Name, Table, read_pickle
 from .script import options_of
@@ -135,7 +134,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _read_legacy(path: Path, size: int) -> Contents:
     with open(path, "rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = mapped(file)
 
     def take(begin: int, storages: dict[str, Storage]) -> tuple[Any, int]:
         return _made(path, lambda: read_pickle(data, begin, KNOWN, partial(_storage, storages)))

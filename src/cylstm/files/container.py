@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import mmap
 import os
 import secrets
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,8 @@ MAX_EXPANSION = 100
 MAX_EXPANDED = 64 << 20
 MAX_DIMENSIONS = 32
 
+#: Errors of reading that say nothing about the content.
+_OF_SYSTEM = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)
 _DAMAGED = "is damaged, not complete, or of another kind: copy or write it anew"
 
 
@@ -153,9 +156,25 @@ def damaged(path: Path, reason: str) -> TensorFileError:
     return TensorFileError(f"{path}: {reason}; the file {_DAMAGED}")
 
 
-def unreadable(what: Path | str, kind: str, error: Exception) -> TensorFileError:
-    """The error for content in which the reader of this kind fails."""
+def unreadable(what: Path | str, kind: str, error: Exception) -> Exception:
+    """The error for content in which the reader of this kind fails; where the system fails, that is the error."""
+    number = error.errno if isinstance(error, OSError) else None
+    of_protobuf = type(error).__name__ == "DecodeError" and "alloc failed" in str(error)
+    if number == errno.ENOMEM or of_protobuf or isinstance(error, MemoryError):
+        return MemoryError(f"{what} cannot be read without more memory, got {error_text(error)}")
+    if number in _OF_SYSTEM:
+        return OSError(number, os.strerror(number), str(what))
     return TensorFileError(f"{what} must be a readable {kind}, got {error_text(error)}; it {_DAMAGED}")
+
+
+def mapped(file: BinaryIO) -> mmap.mmap:
+    """The content of an open file, which is read when it is looked at."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError(f"{file.name} cannot be read without more memory") from error
 
 
 def regular_size(descriptor: int, path: Path) -> int:

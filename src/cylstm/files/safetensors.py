@@ -25,6 +25,7 @@ from .container import (
     damaged,
     is_size,
     is_text_to_text,
+    mapped,
     parse_json,
     regular_size,
     replacing,
@@ -72,7 +73,7 @@ def read(path: Path) -> Contents:
         if length > MAX_HEADER:
             raise damaged(path, f"the header must have at most {MAX_HEADER} bytes, got {length}")
         header = parse_json(file.read(length), path)
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = mapped(file)
 
     metadata = header.pop("__metadata__", {})
     if not is_text_to_text(metadata):

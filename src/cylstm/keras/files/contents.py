@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...files.container import replacing
-from .hdf5 import METADATA, import_h5py
+from .hdf5 import METADATA, open_hdf5
 
 CELL, FORWARD, BACKWARD, OWN = "cell", "forward_layer/cell", "backward_layer/cell", ""
 
@@ -29,8 +29,7 @@ def write_weights(
     path: Path, layers: Sequence[Stored], metadata: Mapping[str, str] | None = None, name: str = "sequential"
 ) -> None:
     """Write variables as ``.weights.h5``, as Keras 3 does, under a temporary name first."""
-    h5py = import_h5py()
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, open_hdf5(temporary, "w") as file:
 
         def write(group: str, called: str, arrays: Sequence[np.ndarray]) -> None:
             variables = file.require_group(f"{group}/vars".lstrip("/"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
 from ...words import named, needs, quoted
+from .headers import Headers, opened
 from .heaps import check_heaps
 
 #: Nested groups.
@@ -20,6 +22,9 @@ MAX_DEPTH = 50
 METADATA = "cylstm"
 #: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
 TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
+
+#: Bytes that HDF5 takes for a file, and more.
+ROOM = 16 << 20
 
 
 class Group(NamedTuple):
@@ -40,16 +45,17 @@ class Hdf5(NamedTuple):
 
 def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
     """All groups of a file but those of training, and texts of the file."""
-    h5py = import_h5py()
     size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
-    texts = Texts(expansion_limit(size), check_heaps(source))
-    with h5py.File(source, "r") as file:
-        found = {name: texts.one(file, name) for name in attributes}
-        return Hdf5({group.path: group for group in _groups(h5py, file, texts, size)}, found)
+    with opened(source) as data:
+        headers, texts = Headers(data), Texts(expansion_limit(size), check_heaps(data))
+        with open_hdf5(source, "r") as file:
+            found = {name: texts.one(file, name) for name in attributes}
+            return Hdf5({group.path: group for group in _groups(file, headers, texts, size)}, found)
 
 
-def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
+def _groups(file: Any, headers: Headers, texts: Texts, size: int) -> Iterator[Group]:
     """The groups with their arrays, of a file of this size; each once, whatever links lead to it."""
+    h5py = import_h5py()
     todo, seen, total = [("", file, 0)], set(), 0
     while todo:
         path, group, depth = todo.pop(0)
@@ -64,8 +70,10 @@ def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
             inside = f"{path}/{name}".lstrip("/")
             if TRAINING.fullmatch(inside):
                 continue
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise TensorFileError(f"{inside} must be in its place, got a link, which is not followed")
+            link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+            if link.type != h5py.h5l.TYPE_HARD:
+                raise TensorFileError(f"{named(inside)} must be in its place, got a link, which is not followed")
+            headers.check(link.u)  # its address
             item = group[name]
             if isinstance(item, h5py.Group):
                 todo.append((inside, item, depth + 1))
@@ -142,12 +150,13 @@ class Texts:
         identifier = item.attrs.get_id(name)
         if identifier.shape is None:
             raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be text, got nothing")
-        kind = identifier.get_type()
+        kind, number = identifier.get_type(), int(np.prod(identifier.shape, dtype=object))
+        if number == 0:  # an empty list is one of numbers
+            return identifier
         if kind.get_class() != import_h5py().h5t.STRING:  # some other kinds crash h5py
             raise TensorFileError(
                 f"the attribute {quoted(name)} of {named(item.name)} must be text, got something else"
             )
-        number = int(np.prod(identifier.shape, dtype=object))
         bytes_each = self.heap if kind.is_variable_str() else kind.get_size()
         if number * bytes_each > self.limit:
             raise TensorFileError(
@@ -167,3 +176,18 @@ def import_h5py() -> Any:
     except ImportError as error:
         raise ImportError(needs("Keras's files", "h5py")) from error
     return h5py
+
+
+def open_hdf5(source: Path | io.BytesIO, mode: str) -> Any:
+    """The file, as h5py has it.
+
+    Raises
+    ------
+    MemoryError
+        If there is not the memory that HDF5 takes for a file: in some of its places it would end the process.
+    """
+    try:
+        mmap.mmap(-1, ROOM).close()
+    except OSError as error:
+        raise MemoryError(f"a file of HDF5 must have {ROOM} bytes of memory to be opened, got less") from error
+    return import_h5py().File(source, mode)

@@ -1,29 +1,27 @@
 """The heaps of an HDF5 file, looked at before HDF5 itself does, which follows some damage without end.
 
-After the HDF5 File Format Specification 3.0: II.A, the superblock; III.D, local heaps; III.E, global heaps.
+After the HDF5 File Format Specification 3.0: III.D, local heaps; III.E, global heaps.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import mmap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ...files.container import TensorFileError
 
-_BEGIN = b"\x89HDF\r\n\x1a\n"
-#: Where the sizes of addresses and lengths are and where all addresses are counted from, by version of the superblock.
-_PLACES = {0: (13, 24), 1: (13, 28), 2: (9, 12), 3: (9, 12)}
 _TEXTS = b"GCOL\x01"  # three bytes follow that HDF5 does not look at
 _NAMES = b"HEAP\x00"  # likewise
 _LAST = 1  # the place after the last free block
 
 
-def check_heaps(source: Path | io.BytesIO) -> int:
+def check_heaps(data: Any) -> int:
     """Refuse damage in heaps of names and of texts, which HDF5 (to 2.0) follows without end.
+
+    Parameters
+    ----------
+    data : bytes or mmap
+        The file.
 
     Returns
     -------
@@ -35,21 +33,8 @@ def check_heaps(source: Path | io.BytesIO) -> int:
     TensorFileError
         What must be where.
     """
-    with _opened(source) as data:
-        largest = _check_texts(data)
-        _check_addresses(data)
-        _check_names(data)
-        return largest
-
-
-@contextlib.contextmanager
-def _opened(source: Path | io.BytesIO) -> Iterator[Any]:
-    """The bytes of a file, without a copy of one on disk."""
-    if isinstance(source, io.BytesIO):
-        yield source.getvalue()
-        return
-    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
+    _check_names(data)
+    return _check_texts(data)
 
 
 def _places(data: Any, signature: bytes) -> Iterator[int]:
@@ -62,13 +47,6 @@ def _places(data: Any, signature: bytes) -> Iterator[int]:
 
 def _number(data: Any, at: int) -> int:
     return int.from_bytes(data[at : at + 8], "little")
-
-
-def _check_addresses(data: Any) -> None:
-    """Addresses have eight bytes and are counted from the begin of the file, as below."""
-    sizes, base = _PLACES.get(data[8] if len(data) > 8 and data[:8] == _BEGIN else -1, (0, 0))
-    if data[sizes : sizes + 2] != b"\x08\x08" or _number(data, base):
-        raise TensorFileError("it must begin as Keras's HDF5 files do, with addresses of 8 bytes from byte 0 on")
 
 
 def _check_names(data: Any) -> None:
