@@ -111,7 +111,33 @@ def test_what_a_signal_handler_raises_passes() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+class Exiting:
+    """It ends the program whatever is looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        sys.exit(3)
+
+
+class Shapeless(np.ndarray):
+    @property
+    def shape(self) -> Any:
+        sys.exit(3)
+
+
+def with_output(make: Callable[[np.ndarray], Any]) -> Callable[[Any], Any]:
+    return lambda right: right._replace(output=make(right.output))
+
+
 WRONG = {
+    "exits": ("forward", lambda r: Exiting(), "forward must return a LayerOutput, got Exiting"),
+    "exiting array": (
+        "forward",
+        with_output(lambda a: Exiting()),
+        "output of forward must be an array .* got .*Exiting",
+    ),
+    "exiting shape": ("forward", with_output(lambda a: a.view(Shapeless)), "output of forward must .* got .*Shapeless"),
+    "masked": ("forward", with_output(np.ma.asarray), "output of forward must be .*class, got numpy.ma.*MaskedArray"),
+    "matrix": ("forward", with_output(np.asmatrix), "output of forward must be .*class, got numpy.matrix"),
     "none": ("forward", lambda r: None, "forward must return a LayerOutput, got NoneType"),
     "tuple": ("forward", tuple, "forward must return a LayerOutput, got tuple"),
     "output": ("forward", lambda r: r._replace(output=r.output[:, :3]), r"output of forward must be .* \(8, 4\)"),
@@ -133,6 +159,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("name", WRONG)
 def test_what_it_returns(name: str) -> None:
     method, spoil, message = WRONG[name]
@@ -156,6 +183,45 @@ def test_what_a_stepper_returns(result: Any, message: str) -> None:
 
     with pytest.raises(cylstm.BackendFailedError, match=f"^backend 'stepping': .*{message}"):
         cylstm.LSTM(3, 5, backend=Stepping()).stream(2)(X[0])
+
+
+def test_a_stepper_that_exits_when_it_is_looked_at() -> None:
+    class Stepping(NumpyBackend):
+        name: ClassVar[str] = "stepping"
+
+        def stepper(self, layers: Any, *, batch_size: int) -> Any:
+            return Exiting()
+
+    with pytest.raises(cylstm.BackendFailedError, match=r"^backend 'stepping' failed in .*: SystemExit: 3"):
+        cylstm.LSTM(3, 5, backend=Stepping()).stream(2)(X[0])
+
+
+@pytest.mark.parametrize("version", ["1", 2, True, np.array([1])], ids=repr)
+def test_an_object_of_another_version(version: Any) -> None:
+    backend = Foreign()
+    backend.api_version = version
+    with pytest.raises(TypeError, match=r"which has version .* of the backend interface"):
+        cylstm.LSTM(3, 5, backend=backend)(X)
+
+
+def test_an_object_that_exits_when_it_is_asked() -> None:
+    class Asked(NumpyBackend):
+        @property
+        def capabilities(self) -> Any:
+            sys.exit(3)
+
+    with pytest.raises(TypeError, match="which cannot be asked what it is: SystemExit: 3"):
+        cylstm.LSTM(3, 5, backend=Asked())
+
+
+def test_long_names_and_messages_are_cut() -> None:
+    backend = Foreign()
+    backend.name, backend.spoiled = "n" * 1_000_000, "forward"
+    for spoil in (raising(ValueError("m" * 1_000_000)), lambda right: None):
+        backend.spoil = spoil
+        with pytest.raises(cylstm.BackendFailedError) as caught:
+            run_all(backend)
+        assert len(str(caught.value)) < 1000
 
 
 def test_an_object_that_is_not_hashable() -> None:

@@ -181,7 +181,8 @@ def test_a_view_of_a_storage(tmp_path: Path) -> None:
 
 
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
-    for stream in (b"}" * 60_000, b"]" * 60_000, name("a", "B") + b"q\x00" + b"h\x00)\x81" * 20_000):
+    in_a_tuple = b"(" + b"]" * 60_000 + b"t"
+    for stream in (b"}" * 60_000, b"]" * 60_000, in_a_tuple, name("a", "B") + b"q\x00" + b"h\x00)\x81" * 20_000):
         path = checkpoint(tmp_path / "m.pt", stream)
         tracemalloc.start()
         try:
@@ -190,6 +191,18 @@ def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
             assert tracemalloc.get_traced_memory()[1] < 120 * len(stream)
         finally:
             tracemalloc.stop()
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "code/__torch__.py"])
+def test_what_is_parsed_does_not_grow(member: str, tmp_path: Path) -> None:
+    """5 KB that were 4 MB of pickle, and 1.5 GB of objects; lines of code likewise."""
+    content = {"m/data.pkl": b"\x80\x02N.", f"m/{member}": b"\x80\x02(" + b"]" * 3_900_000 + b"t."}
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    with pytest.raises(ValueError, match=rf"'m/{member}' must grow to at most 1048576 bytes, got 3900005"):
+        cylstm.load(path)
 
 
 def test_archives_that_are_none_of_pytorch(tmp_path: Path) -> None:

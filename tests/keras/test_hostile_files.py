@@ -165,6 +165,19 @@ def test_hostile_zip(model: Path) -> None:
         cylstm.load(model)
 
 
+@pytest.mark.parametrize("member", ["config.json", "metadata.json"])
+def test_what_is_parsed_does_not_grow(member: str, model: Path) -> None:
+    """16 KB that were 15 MB of JSON, and 400 MB of objects."""
+    with zipfile.ZipFile(model) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = members[member].rstrip()[:-1] + b',"x":[' + b"[]," * 5_000_000 + b"[]]}"
+    with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=f"{member} must grow to at most"):
+        cylstm.load(model)
+
+
 def sizes(layer: int, name: str, value: Any) -> Callable[[dict], dict]:
     """A configuration with another size in a layer."""
 

@@ -239,3 +239,13 @@ def test_an_error_does_not_tell_what_is_outside(tmp_path: Path) -> None:
             cylstm.load(tmp_path / "m.onnx")
         messages.add(str(caught.value).replace(location, ""))
     assert len(messages) == 1
+
+
+def test_nodes_of_two_bytes(tmp_path: Path) -> None:
+    """1 MB of them took 413 MB as objects."""
+    nodes = b"\x0a\x00" * 500_000
+    size = bytes([len(nodes) & 127 | 128, len(nodes) >> 7 & 127 | 128, len(nodes) >> 14])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x08\x08\x3a" + size + nodes)
+    with pytest.raises(ValueError, match="a node must have 16 bytes or more, got 500000 nodes in 1000006 bytes"):
+        cylstm.load(path)

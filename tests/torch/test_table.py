@@ -16,6 +16,7 @@ TESTS = {
     "torch.vmap": "transforms vmap_over_inputs_and_states, transforms gradients_of_each_sample",
     "is_grads_batched": "transforms batched_gradients, transforms jacobian_vectorized",
     "jvp": "transforms second_derivatives_and_forward_mode_are_refused, autograd forward_mode_is_refused",
+    "torch.func.functionalize": "transforms functionalize",
     "call_for_per_sample_grads": "transforms expanded_weights_are_refused",
     "torch.utils.checkpoint": "kept saved_tensors_may_be_others, tools checkpoints",
     "hooks": "tools hooks_of_modules",

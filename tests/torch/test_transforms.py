@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.func import functional_call, grad, jacrev, stack_module_state, vjp, vmap
+from torch.func import functional_call, functionalize, grad, jacrev, stack_module_state, vjp, vmap
 from torch.nn.utils import rnn
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch_modules import both, close, flat, leaves_of
@@ -194,6 +194,26 @@ def test_second_derivatives_and_forward_mode_are_refused():
     for transform in (torch.func.hessian, torch.func.jacfwd, lambda f: torch.func.jacfwd(grad(f))):
         with pytest.raises(NotImplementedError, match=r"no forward-mode derivatives.*restore\(model\)"):
             transform(scalar)(x)
+
+
+def test_functionalize():
+    theirs, ours = pair()
+    x = torch.randn(4, 2, dtype=float64)
+    for module in (theirs, ours):
+        module.zero_grad()
+        functionalize(lambda x, module=module: module(x)[0].sin().sum())(x).backward()
+    assert all(close(p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert close(functionalize(lambda x: ours(x)[0])(x), theirs(x)[0])
+    mapped = vmap(functionalize(lambda x: ours(x)[0]))(torch.stack([x, 2 * x]))
+    assert close(mapped, torch.stack([theirs(x)[0], theirs(2 * x)[0]]))
+    scalar = lambda x: ours(x)[0].sum()  # noqa: E731
+    for transform in (
+        lambda f: grad(functionalize(f)),
+        lambda f: functionalize(grad(f)),
+        lambda f: functionalize(vmap(f)),
+    ):
+        with pytest.raises(NotImplementedError, match=r"functionalize: leave it out.*restore\(model\)"):
+            transform(scalar)(x.expand(3, 4, 2))
 
 
 def test_expanded_weights_are_refused():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from ..words import quoted
 from .base import (
     Backend,
     DirectionParameters,
@@ -47,7 +48,9 @@ def called(name: str, method: Callable[..., Any], *arguments: Any, **named: Any)
     except BaseException as error:
         if from_outside(error):
             raise
-        raise BackendFailedError(f"backend {name!r} failed in {_name(method)}: {safe_error_text(error)}") from error
+        raise BackendFailedError(
+            f"backend {quoted(name)} failed in {_name(method)}: {safe_error_text(error)}"
+        ) from error
 
 
 def _name(method: Callable[..., Any]) -> str:
@@ -110,7 +113,7 @@ class Guard:
         )
         D, R, H, _ = prepared.sizes
         B = int(batch_sizes[0])
-        if not isinstance(result, LayerOutput):
+        if type(result) is not LayerOutput:
             raise self._wrong("forward must return a LayerOutput", type(result).__name__)
         self._check("output of forward", result.output, (len(input), D * R), like=input)
         self._check("h_n of forward", result.h_n, (D, B, R), like=input)
@@ -141,13 +144,13 @@ class Guard:
             grad_c_n=grad_c_n,
         )
         D, R, H, shapes = prepared.sizes
-        if not isinstance(result, LayerGradients):
+        if type(result) is not LayerGradients:
             raise self._wrong("backward must return LayerGradients", type(result).__name__)
         like, B, directions = workspace.input, workspace.B, result.parameters
         self._check("input of backward", result.input, like.shape, like=like)
         self._check("h_0 of backward", result.h_0, (D, B, R), like=like)
         self._check("c_0 of backward", result.c_0, (D, B, H), like=like)
-        if not isinstance(directions, tuple) or [type(each) for each in directions] != [DirectionParameters] * D:
+        if type(directions) is not tuple or [type(each) for each in directions] != [DirectionParameters] * D:
             raise self._wrong(f"parameters of backward must be {D} DirectionParameters", type(directions).__name__)
         for direction, expected in zip(directions, shapes, strict=True):
             for name, array, shape in zip(direction._fields, direction, expected, strict=True):
@@ -167,19 +170,33 @@ class Guard:
         return None if method is None else called(self.name, method, prepared.layer)
 
     def _check(self, name: str, array: Any, shape: tuple[int, ...], *, like: Any) -> None:
-        """It is an array of this shape, and of the dtype and the place of the input."""
-        if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-            raise self._wrong(f"{name} must be an array of shape {shape}", type(array).__name__)
-        if isinstance(array, np.ndarray) != isinstance(like, np.ndarray):
-            raise self._wrong(f"{name} must lie where the input does", f"a {type(array).__module__} array")
+        """It is an array of this shape, and of the dtype and the place of the input.
+
+        A subclass is none: a masked array hides what it holds, a matrix has products of its own, and whatever is looked
+        at of others runs their code.
+        """
+        if type(array) not in _of_the_place(like):
+            got = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+            raise self._wrong(f"{name} must be an array of shape {shape}, of the input's class", got)
         if array.shape != shape or array.dtype != like.dtype:
             expected = f"{name} must be an array of shape {shape} and dtype {like.dtype}"
             raise self._wrong(expected, f"shape {array.shape} and dtype {array.dtype}")
 
     def _wrong(self, expected: str, got: str) -> BackendFailedError:
         return BackendFailedError(
-            f"backend {self.name!r}: {expected}, got {got}: hold it to cylstm.testing.check_backend"
+            f"backend {quoted(self.name)}: {expected}, got {got}: hold it to cylstm.testing.check_backend"
         )
+
+
+def _of_the_place(like: Any) -> tuple[type, ...]:
+    """The classes of arrays that lie where this one does."""
+    return (np.ndarray, np.memmap) if isinstance(like, np.ndarray) else (type(like),)
+
+
+def _parts_of_stepper(stepper: Any) -> tuple[list[str], bool, Any]:
+    """What it lacks, whether it is serial, and its method ``state``, which only those of devices have."""
+    missing = [name for name in ("serial", "step", "get_state", "set_state") if not hasattr(stepper, name)]
+    return missing, not missing and bool(stepper.serial), getattr(stepper, "state", None)
 
 
 class _GuardedStepper:
@@ -187,12 +204,11 @@ class _GuardedStepper:
 
     def __init__(self, guard: Guard, stepper: Stepper, shape: tuple[int, int]) -> None:
         self._guard, self._stepper, self._shapes = guard, stepper, (shape, shape[1:])
-        missing = [name for name in ("serial", "step", "get_state", "set_state") if not hasattr(stepper, name)]
+        missing, self.serial, state = called(guard.name, _parts_of_stepper, stepper)
         if missing:
             raise guard._wrong("what stepper returns must be a Stepper or None", f"one without {', '.join(missing)}")
-        self.serial = bool(stepper.serial)
-        if "cuda" in guard.capabilities.devices and hasattr(stepper, "state"):  # a `DeviceStepper`
-            self.state = partial(called, guard.name, stepper.state)
+        if "cuda" in guard.capabilities.devices and state is not None:  # a `DeviceStepper`
+            self.state = partial(called, guard.name, state)
 
     def step(self, x_t: Any, out: Any, threads: int) -> np.ndarray | None:
         """As `Stepper.step`."""

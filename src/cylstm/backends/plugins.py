@@ -143,8 +143,13 @@ def _problem_of_class(found: Any, path: str) -> str:
         return f"cannot be loaded: {path!r} is not a class but {description(found)}."
     if problem := shortcoming(found):
         return f"is not a backend: {path!r} {problem}; see cylstm.backends.base.Backend."
-    version: Any = found.api_version  # type: ignore[attr-defined]
-    if not isinstance(version, int) or version != API_VERSION:
+    return other_version(found)
+
+
+def other_version(backend: Any) -> str:
+    """What to say of a class or an object of another version of the interface; "" of one of this version."""
+    version = backend.api_version
+    if type(version) is not int or version != API_VERSION:
         return (
             f"has version {safely_quoted(version)} of the backend interface, and this cylstm has version "
             f"{API_VERSION}: install versions of both that go together."
@@ -165,6 +170,11 @@ def _import_error(path: str, error: BaseException) -> BackendError:
                 f"is not available: it needs the module {error.name!r}, which is not installed."
             )
     return BackendLoadError(f"failed to load from {path!r}: {safe_error_text(error)}.")
+
+
+def why_refused(backend: Any) -> str:
+    """Why an object is no backend of this version; "" if it is one."""
+    return shortcoming(backend) or other_version(backend)
 
 
 def shortcoming(backend: Any) -> str:

@@ -40,7 +40,7 @@ from .plugins import (
     find,
     load_class,
     safe_error_text,
-    shortcoming,
+    why_refused,
 )
 from .precision import DEFAULT
 from .stops import from_outside
@@ -227,16 +227,17 @@ def choose(
     return chosen if device == "cpu" else chosen.on(device)
 
 
-def _selection_of(backend: object, source: str) -> _Selection:
+def _selection_of(backend: Any, source: str) -> _Selection:
     """The selection of a backend by its name or as an object."""
     if isinstance(backend, str):
         return _Selection(backend, source)
     try:
-        problem = "is a class: pass an instance of it" if isinstance(backend, type) else shortcoming(backend)
+        problem = "is a class: pass an instance of it" if isinstance(backend, type) else why_refused(backend)
         if not problem:
-            found: Any = backend
-            return _Selection(found.name, source, found)
-    except Exception as error:
+            return _Selection(backend.name, source, backend)
+    except BaseException as error:
+        if from_outside(error):
+            raise
         problem = f"cannot be asked what it is: {safe_error_text(error)}"
     raise TypeError(
         f"backend must be a name, 'package.module:Class', a backend object or None, "
@@ -379,7 +380,7 @@ def _instance_of(name: str, path: str) -> Backend:
         if made.backend is None:
             try:
                 backend = cls()
-                problem = shortcoming(backend)
+                problem = why_refused(backend)
             except BaseException as error:
                 if from_outside(error):
                     raise

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..words import listed, quoted
 from .archive import check_members, opened
-from .container import Contents, TensorFileError, damaged, is_size, mapped, regular_size
+from .container import Contents, TensorFileError, damaged, is_size, mapped, parsing_limit, regular_size
 from .nested import contents_of
 from .pickles import Name, Table, read_pickle
 from .script import options_of
@@ -90,8 +90,13 @@ def _read_zip(path: Path, size: int) -> Contents:
         order = _member(archive, f"{root}byteorder") if f"{root}byteorder" in members else b"little"
         if order != b"little":
             raise _big_endian(path)
+        parsed = [name for name in members if name == f"{root}data.pkl" or name.startswith(f"{root}code/")]
+        for name in parsed:
+            if members[name].file_size > parsing_limit(size):
+                got = f"at most {parsing_limit(size)} bytes, got {members[name].file_size}"
+                raise damaged(path, f"{quoted(name)} must grow to {got}")
         pickle = _member(archive, f"{root}data.pkl")
-        script = any(name.startswith(f"{root}code/") for name in members)
+        script = len(parsed) > 1
 
     @lru_cache(maxsize=1)  # tensors next to each other are often views of one storage
     def data(key: str) -> bytes:

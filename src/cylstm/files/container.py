@@ -27,6 +27,7 @@ from ..words import error_text, quoted, with_article
 #: Content may grow to MAX_EXPANDED bytes, or to MAX_EXPANSION times the bytes that it has in the file.
 MAX_EXPANSION = 100
 MAX_EXPANDED = 64 << 20
+MAX_PARSED = 1 << 20
 MAX_DIMENSIONS = 32
 
 #: Errors of reading that say nothing about the content.
@@ -77,6 +78,11 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 def expansion_limit(size: int) -> int:
     """The number of bytes to which so many bytes of a file may grow."""
     return max(MAX_EXPANDED, MAX_EXPANSION * size)
+
+
+def parsing_limit(size: int) -> int:
+    """The number of bytes to which JSON or a pickle in so many bytes of a file may grow: objects take far more."""
+    return max(MAX_PARSED, MAX_EXPANSION * size)
 
 
 def existing(path: Path) -> Path:

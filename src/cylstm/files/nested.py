@@ -33,6 +33,10 @@ class _Object(NamedTuple):
     module: bool
 
 
+#: Value, name, the name as an expression of Python, and the object around it.
+_Entry = tuple[Any, str, str, _Object | None]
+
+
 def contents_of(value: Any, extents: Extents, path: Path, size: int, classes: dict[str, str] | None = None) -> Contents:
     """What `cylstm.load` can choose from.
 
@@ -120,11 +124,17 @@ def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Any,
 
     Nothing recurses. What lies inside objects is visited once, for objects refer to each other in circles.
     """
-    todo: list[tuple[Any, str, str, int, _Object | None]] = [(root, "", "", 0, None)]
+    levels: list[Iterator[_Entry]] = [iter([(root, "", "", None)])]  # not lists: names take more than what they name
     seen: set[int] = set()
     entries = letters = 0
-    while todo:
-        value, path, where, depth, inside = todo.pop()
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+            continue
+        value, path, where, inside = entry
+        depth = len(levels) - 1
+        letters += len(path) + len(where)
         if isinstance(value, Stored):
             yield path, value, inside
             continue
@@ -138,17 +148,14 @@ def _walk(root: Any, classes: dict[str, str] | None) -> Iterator[tuple[str, Any,
             yield path, value, None
         if classes is not None and isinstance(value, Thing) and value.name.startswith(_SCRIPT):
             classes[path and f"{path}."] = value.name
-        children = list(_children(value, path, where, inside))
-        entries += len(children) + len(_pairs(value))
-        letters += sum(len(child[1]) + len(child[2]) for child in children)
+        entries += len(value.pairs) if isinstance(value, Table) else len(value) if type(value) in (list, tuple) else 0
+        entries += len(value.parts) if isinstance(value, Thing) else 0
         if entries > MAX_ENTRIES or letters > MAX_LETTERS:
             raise ValueError(f"there must be at most {MAX_ENTRIES} entries of {MAX_LETTERS} letters, got more")
-        todo += [(child, name, place, depth + 1, around) for child, name, place, around in reversed(children)]
+        levels.append(_children(value, path, where, inside))
 
 
-def _children(
-    value: Any, path: str, where: str, inside: _Object | None
-) -> Iterator[tuple[Any, str, str, _Object | None]]:
+def _children(value: Any, path: str, where: str, inside: _Object | None) -> Iterator[_Entry]:
     """What can hold tensors, or has the name of a parameter: value, name, expression, and the object around it."""
     holds = (Stored, Table, list, tuple)
     for key, child in _pairs(value):
@@ -175,7 +182,7 @@ def _pairs(value: Any) -> Any:
     """The entries of a dict or list, as keys and values."""
     if isinstance(value, Table):
         return value.pairs
-    return list(enumerate(value)) if type(value) in (list, tuple) else ()
+    return enumerate(value) if type(value) in (list, tuple) else ()
 
 
 def _is_module(thing: Thing) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.activations import Activations, as_activations
 from ..backends.base import LayerOptions
-from ..words import quoted
+from ..words import listed, quoted
 
 #: Their names, in the order of the constructor.
 NAMES = ("peephole", "clip", "activations", "input_forget", "cell_clip", "proj_clip")
@@ -108,7 +108,7 @@ def from_metadata(metadata: Mapping[str, str], prefix: str, *, directions: int, 
             try:
                 found[name] = json.loads(text)
             except (ValueError, RecursionError):
-                raise ValueError(f"{quoted(prefix + name)} must be JSON, got {quoted(text)}") from None
+                raise ValueError(f"{listed([prefix + name])} must be JSON, got {quoted(text)}") from None
     try:
         checked_options(directions=directions, projection=projection, **found)
     except (TypeError, OverflowError) as error:

@@ -21,6 +21,8 @@ from .tensors import Budget, array_of
 
 #: Graphs, subgraphs and calls of functions in one model, and nodes in them beyond those in the file.
 MAX_SCOPES, MAX_MORE_NODES = 2_000, 100_000
+#: A node with names that no other has is no shorter, where there are more than a few. As objects, nodes take far more.
+BYTES_OF_NODE, FEW_NODES = 16, 1_000
 #: Elements of a shape, of axes, of sizes of parts.
 MAX_SETTINGS = 100_000
 _MOVING = {"Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Cast", "Expand", "Slice", "Tile"}
@@ -242,7 +244,10 @@ def scopes(model: Any, folder: Path | None, size: int) -> Iterator[Scope]:
     shared: dict[str, Any] = {"folder": folder, "budget": Budget.of_file(size), "trials": Budget.of_trials()}
     todo = deque([(Scope(model.graph, opset=_opset(model.opset_import), **shared), frozenset[Any]())])
     count, nodes = 1, len(model.graph.node)
-    most = nodes + sum(len(function.node) for function in model.functions) + MAX_MORE_NODES
+    inside = nodes + sum(len(function.node) for function in model.functions)
+    if inside > FEW_NODES + size // BYTES_OF_NODE:
+        raise TensorFileError(f"a node must have {BYTES_OF_NODE} bytes or more, got {inside} nodes in {size} bytes")
+    most = inside + MAX_MORE_NODES
     while todo:
         scope, calling = todo.popleft()
         _check_text(scope.nodes)

@@ -27,6 +27,7 @@ __all__ = ["lstm"]
 
 _N = len(Arguments._fields)
 _M = len(Options._fields)
+_FUNCTIONALIZE, _VMAP = torch._C._functorch.TransformType.Functionalize, torch._C._functorch.TransformType.Vmap
 
 
 def lstm(a: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,7 +40,7 @@ def lstm(a: Arguments, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in differentiable)
     if torch.jit.is_tracing():  # the graph is to be the same with gradients and without
         keep = False
-    if torch._C._are_functorch_transforms_active():
+    if _is_transformed():
         return _Lstm.apply(options, keep, *_flat(a))[:3]
     return operator.lstm(*a, *options, keep)[:3]
 
@@ -50,10 +51,27 @@ def _lstm_backward(
     """The gradients of input, h_0, c_0 and the weights."""
     if any(map(_is_batched, grads)):
         return _for_batched_gradients(grads, workspace, a, options)
-    if torch._C._are_functorch_transforms_active():
+    if _is_transformed():
         grad_input, grad_h_0, grad_c_0, *grad_weights = _LstmBackward.apply(options, *grads, workspace, *_flat(a))
         return grad_input, grad_h_0, grad_c_0, grad_weights
     return operator.lstm_backward(*grads, workspace, *a, *options)
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is the next that needs an ``autograd.Function``: all but functionalize do."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    if torch.compiler.is_compiling():  # which functionalises by itself, and does not look at transforms as Python does
+        return True
+    *outer, following = (one.key() for one in torch._C._functorch.get_interpreter_stack())
+    if _FUNCTIONALIZE not in (*outer, following):
+        return True
+    if following != _FUNCTIONALIZE or not {_FUNCTIONALIZE, _VMAP}.issuperset(outer):
+        raise NotImplementedError(
+            "cylstm is not differentiated or mapped together with torch.func.functionalize: leave it out, for the "
+            "operator changes nothing in place, or use torch.nn.LSTM, which cylstm.torch.restore(model) puts back"
+        )
+    return False
 
 
 # Both ways of autograd ------------------------------------------------------------------------------------------------

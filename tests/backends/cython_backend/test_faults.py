@@ -174,6 +174,68 @@ print(sorted(map(str, outcomes)))
     assert run(BEGIN + code) == "['MemoryError', 'True']"
 
 
+@linux
+def test_memory_that_runs_out_is_an_error_in_whatever_computes() -> None:
+    """Likewise of other modules, precisions, options and conversions: an error, or the same bits as before."""
+    code = """
+import copy, pickle
+page = os.sysconf("SC_PAGE_SIZE")
+def used():
+    return int(open("/proc/self/statm").read().split()[0]) * page
+cylstm.set_num_threads(2)
+lstm, x = cylstm.LSTM(64, 200), cylstm.randn(40, 16, 64)
+int8, bfloat16 = (cylstm.LSTM(64, 200, precision=one) for one in ("int8", "bfloat16"))
+options, numpy = cylstm.LSTM(64, 200, peephole=True, clip=1.0), cylstm.LSTM(64, 200, backend="numpy")
+both = cylstm.LSTM(64, 100, 2, bidirectional=True).eval()
+cell, linear, state = cylstm.LSTMCell(64, 200), cylstm.Linear(64, 300), lstm.state_dict()
+packed = cylstm.pack_padded_sequence(x, range(40, 24, -1))
+grad, blob = cylstm.randn(40, 16, 200), pickle.dumps(lstm)
+def fresh(**given):
+    return cylstm.LSTM._of(state, input_size=64, hidden_size=200, **given)
+def drawn():
+    cylstm.manual_seed(0)
+    return cylstm.randn(300, 300)
+phases = {
+    "cell": lambda: cell(x[0])[0],
+    "linear": lambda: linear(x),
+    "int8": lambda: int8(x)[0],
+    "bfloat16": lambda: bfloat16(x)[0],
+    "options": lambda: options(x)[0],
+    "numpy": lambda: numpy(x)[0],
+    "layers": lambda: both(x)[0],
+    "layers backward": lambda: both.vjp(x)[2](grad).input,
+    "recompute": lambda: lstm.vjp(x, recompute=True)[2](grad).input,
+    "packed": lambda: lstm(packed)[0].data,
+    "ragged": lambda: lstm(cylstm.pack_padded_sequence(x, range(25, 41), enforce_sorted=False))[0].data,
+    "padded": lambda: cylstm.pad_packed_sequence(packed)[0],
+    "stream": lambda: lstm.stream(16)(x[0]),
+    "prepare int8": lambda: fresh(precision="int8")(x)[0],
+    "freeze": lambda: fresh(precision="bfloat16").freeze()(x)[0],
+    "double": lambda: fresh().double()(x.astype(float))[0],
+    "deepcopy": lambda: copy.deepcopy(lstm)(x)[0],
+    "pickle": lambda: pickle.loads(blob)(x)[0],
+    "draw": drawn,
+}
+outcomes = {}
+for name, phase in phases.items():
+    expected = phase().tobytes()
+    for extra in (0, 64 << 10, 256 << 10, 1 << 20, 3 << 20, 8 << 20, 1 << 30):
+        resource.setrlimit(resource.RLIMIT_AS, (used() + extra, -1))
+        try:
+            outcome = phase().tobytes() == expected
+        except MemoryError:
+            outcome = "MemoryError"
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        outcomes.setdefault(outcome, set()).add(name)
+    assert phase().tobytes() == expected, name
+print(sorted(map(str, outcomes)), len(outcomes["MemoryError"]) > 12, len(outcomes[True]) == len(phases))
+"""
+    # Arrays in memory of their own: the limit is met by small ones too.
+    limited = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "OPENBLAS_NUM_THREADS": "1"}
+    assert run(BEGIN + code, **limited) == "['MemoryError', 'True'] True True"
+
+
 def test_exit_while_a_daemon_thread_is_in_a_call() -> None:
     code = """
 lstm, x = cylstm.LSTM(64, 256), cylstm.randn(2000, 4, 64)

@@ -8,7 +8,15 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...files.container import TensorFileError, damaged, existing, expansion_limit, is_text_to_text, unreadable
+from ...files.container import (
+    TensorFileError,
+    damaged,
+    existing,
+    expansion_limit,
+    is_text_to_text,
+    parsing_limit,
+    unreadable,
+)
 from .hdf5 import METADATA, Group, import_h5py, read_hdf5
 
 #: The largest text of a configuration.
@@ -49,11 +57,12 @@ def read_raw(path: Path) -> RawFile:
 
 
 def _read_zip(path: Path, size: int) -> RawFile:
+    most = min(MAX_CONFIG, parsing_limit(size))
     with zipfile.ZipFile(path) as archive:
-        model = _table(_member(archive, "config.json", MAX_CONFIG), "config.json")
+        model = _table(_member(archive, "config.json", most), "config.json")
         about: dict[str, Any] = {}
         if "metadata.json" in archive.namelist():
-            about = _table(_member(archive, "metadata.json", MAX_CONFIG), "metadata.json")
+            about = _table(_member(archive, "metadata.json", most), "metadata.json")
         weights = _member(archive, "model.weights.h5", expansion_limit(size))
     version = about.get("keras_version", "")
     groups, _ = read_hdf5(io.BytesIO(weights), ())
