@@ -77,9 +77,9 @@ test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
 # A test that names its backend has run in `test-suite`, and would be the same again; so would those of files, of the
-# command line, of pages and examples, which do not depend on who computes.
-FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package)
-NAMED := $(addprefix --ignore=tests/,backends/cupy_backend backends/cython_backend testing)
+# command line, of pages and examples, of what PyTorch's compilers make of a graph: none depends on who computes.
+FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package torch/test_graphs.py)
+NAMED := $(addprefix --ignore=tests/,backends testing)
 
 test-numpy: $(TEST)  ## what computes, on the numpy backend
 	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) $(NAMED) --backend numpy
