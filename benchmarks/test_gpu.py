@@ -82,8 +82,8 @@ def test_table() -> None:
     assert all(case.dtype == "float32" for case in cases if gpu_cases.allows_tf32(case))
     ragged = [case for case in cases if case.shortest]
     stacks = [case for case in cases if case.layers == 3 and case.bidirectional]
-    assert {case.dtype for case in ragged} == {case.dtype for case in stacks} == {"float32", "float16", "bfloat16"}
-    assert sum(case.dtype == "float64" for case in cases) == 24
+    assert {case.dtype for case in ragged} == {case.dtype for case in stacks} == set(LIMITS)
+    assert sum(case.regime == "float64" for case in cases) == 24
 
 
 def test_cases_are_found_by_name_and_by_regime() -> None:

@@ -156,7 +156,7 @@ def test_work_whose_results_stay_cupys_is_waited_for(library: type, name: str, l
     def there(*shape: int) -> Any:
         return library(to_device(np.ones(shape, np.float32)))
 
-    linear = cylstm.Linear(4, 3)
+    linear, lstm = cylstm.Linear(4, 3), cylstm.LSTM(4, 5, backend=HostBackend())
     packed = SimpleNamespace(data=there(5, 4), batch_sizes=np.array([3, 2]), sorted_indices=None, unsorted_indices=None)
     grads = {"weight": there(3, 4), "bias": there(3)}
     calls = [
@@ -170,6 +170,7 @@ def test_work_whose_results_stay_cupys_is_waited_for(library: type, name: str, l
         lambda: cylstm.unpack_sequence(packed),
         lambda: cylstm.optim.SGD(linear, lr=0.1).step(grads),
         lambda: cylstm.optim.clip_grad_norm(grads, 0.1),
+        lambda: lstm.stream(2, hx=(there(1, 2, 5), there(1, 2, 5))),
     ]
     for call in calls:
         del libraries[:]
