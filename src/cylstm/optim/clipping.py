@@ -56,7 +56,12 @@ def _clipped(given: list[Grads], max_norm: float) -> float:
 
 
 def _writable(array: Any, name: str) -> Any:
-    """An array that can be clipped in place."""
+    """An array that can be clipped in place. Those of JAX never change, though their memory can be had."""
+    if type(array).__module__.partition(".")[0] in ("jax", "jaxlib"):
+        raise TypeError(
+            f"the gradient of {name} must be writable, got an array of JAX, which never changes: multiply it by a "
+            "factor of your own"
+        )
     if not isinstance(array, np.ndarray) and getattr(array, "__dlpack_device__", tuple)()[:1] == (_DLPACK_CUDA,):
         array = as_array(array, f"the gradient of {name}", cuda=True)  # on the same memory
     elif not isinstance(array, np.ndarray) or not array.flags.writeable:
