@@ -7,8 +7,8 @@ another that stands before it in ``cupy_backend.backend.VARIANTS``, the report s
 and ml_dtypes.
 
 Each run goes on where the last one on such a device has ended: ``--seconds`` bounds it, and the file of results, in
-``benchmarks/results/gpu``, is written after each case. Cases are measured in another process, for some errors of CUDA
-leave one in which nothing works; then a new one goes on.
+``benchmarks/results/gpu``, is written after each case. ``--list DEVICE`` says what is missing there, in order. Cases
+are measured in another process, for some errors of CUDA leave one in which nothing works; then a new one goes on.
 
 PyTorch does not keep weights of bfloat16 in one piece of memory, so it puts them together in each call. That is its own
 doing and stays in its time; the warning about it is not shown.

@@ -133,11 +133,8 @@ class HostDevice:
         if mark != here.stream:
             self.waits.append((here.stream, mark))
 
-    def follow(self, stream: Hashable) -> None:
-        self.waits.append((here.stream, stream))
-
-    def precede(self, stream: Hashable) -> None:
-        self.waits.append((stream, here.stream))
+    def order(self, first: Hashable, then: Hashable) -> None:
+        self.waits.append((then, first))
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""

@@ -49,12 +49,18 @@ class FakeCupy:
 
             @classmethod
             def from_external(cls, external: Any) -> Any:
-                stream = cls()
+                stream = cls(ptr=id(external))
                 stream.external = external
                 return stream
 
             def is_capturing(self) -> bool:
                 return cupy.events[-1:] == [("begin", self)]
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Stream) and self.ptr == other.ptr
+
+            def __hash__(self) -> int:
+                return self.ptr
 
             def synchronize(self) -> None:
                 self.waits += 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.arguments import as_array, on_host
+from ..arrays.homes import lent
 from ..nn.gradients import check_gradient
 from ..nn.module import Module, exclusively
 from ..nn.parameters import Snapshot
@@ -88,6 +89,10 @@ class Optimizer:
                 f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
+        with lent(array for each in given for array in each.values()):
+            self._step(given)
+
+    def _step(self, given: list[Grads]) -> None:
         for module in self._modules:
             module._store.refuse_if_frozen()
         read = list(map(_read, given, self._modules))  # what a caller's mapping does may wait for other locks

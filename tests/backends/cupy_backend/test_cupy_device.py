@@ -80,11 +80,10 @@ def test_a_stream_waits_for_marks_of_others_alone(cupy: FakeCupy) -> None:
     assert cupy.events == [("record", one), ("wait", other)]
 
 
-def test_a_stream_follows_and_precedes_others(cupy: FakeCupy) -> None:
-    one, other = cupy.cuda.Stream().use(), cupy.cuda.Stream()
-    device().follow(other)
-    device().precede(other)
-    assert cupy.events == [("record", other), ("wait", one), ("record", one), ("wait", other)]
+def test_a_stream_comes_after_another_one(cupy: FakeCupy) -> None:
+    first, then = cupy.cuda.Stream(), cupy.cuda.Stream()
+    device().order(first, then)
+    assert cupy.events == [("record", first), ("wait", then)]
 
 
 @pytest.mark.parametrize("by_default", [False, True])
@@ -100,8 +99,6 @@ def test_the_stream_that_each_thread_has_by_default_is_refused(
             lambda: device().stream(),
             lambda: device().mark(),
             lambda: device().wait(cupy_device.Mark(None, None)),
-            lambda: device().follow(cupy.cuda.Stream()),
-            lambda: device().precede(cupy.cuda.Stream()),
             lambda: device().recorded(lambda: None),
             lambda: device().refuse_recording(),
         ):

@@ -161,6 +161,10 @@ def test_another_stream_of_cuda_comes_after_the_last_step() -> None:
         here.stream = 0
         stream.state = state
         assert device.waits[waits + 1 :] == [(0, "mine")]
+        here.stream = "mine"
+        stream(to_device(frames[1]))
+        del device.waits[:], stream
+        assert device.waits == [(0, "mine")]  # where its memory goes back to
     finally:
         here.stream = 0
     expected(frames[0])

@@ -368,12 +368,13 @@ def _cupy_system() -> System:
 @contextmanager
 def _between(device: Device, stream: Hashable) -> Iterator[None]:
     """What the current stream does inside comes after what another one has been given, and before what it will be."""
-    if device.stream() == stream:
+    current = device.stream()
+    if current == stream:
         yield
         return
-    device.follow(stream)
+    device.order(stream, current)
     yield
-    device.precede(stream)
+    device.order(current, stream)
 
 
 def _owned(device: Device, parameter: Any) -> Any:

@@ -100,11 +100,8 @@ class CupyDevice:
         if stream != mark.stream:
             stream.wait_event(mark.event)
 
-    def follow(self, stream: Any) -> None:
-        _current_stream().wait_event(stream.record(cupy.cuda.Event(disable_timing=True)))
-
-    def precede(self, stream: Any) -> None:
-        stream.wait_event(_current_stream().record(cupy.cuda.Event(disable_timing=True)))
+    def order(self, first: Any, then: Any) -> None:
+        then.wait_event(first.record(cupy.cuda.Event(disable_timing=True)))
 
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         return self._functions(source, options, names)

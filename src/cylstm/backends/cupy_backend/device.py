@@ -61,11 +61,8 @@ class Device(Protocol):
     def wait(self, mark: Any) -> None:
         """Let the current stream wait for a mark. The host does not wait."""
 
-    def follow(self, stream: Any) -> None:
-        """Let the current stream wait for all that another one has been given. The host does not wait."""
-
-    def precede(self, stream: Any) -> None:
-        """Let another stream wait for all that the current one has been given. The host does not wait."""
+    def order(self, first: Any, then: Any) -> None:
+        """Let a stream wait for all that another one has been given. The host does not wait."""
 
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         """The kernels of a source text, compiled once for these options of the compiler."""

@@ -10,7 +10,9 @@ Symbols and shapes are those of `cylstm.backends.base`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -73,7 +75,7 @@ class StreamStepper:
         self._c = xp.zeros((L, B, last.H), dtype)
         self._unprojected = xp.empty((B, last.H), first.arithmetic) if last.P else None
         self._turn = 0
-        self._stream = device.stream()
+        self._stream = self._home = device.stream()
         self._on_gpu = False  # the last frame, or the state that was set
         self._tile = choose_tile(B=B, itemsize=first.arithmetic.itemsize)
         self._kernels = device.functions(source(), definitions(dtype.name, self._tile), KERNELS)
@@ -135,8 +137,15 @@ class StreamStepper:
         """Let the current stream come after the one of the last step."""
         stream = self._device.stream()
         if stream != self._stream:
-            self._device.follow(self._stream)
+            self._device.order(self._stream, stream)
             self._stream = stream
+
+    def __del__(self) -> None:
+        """Memory goes back to the stream in which it was made: what comes there is to come after the last step."""
+        home = getattr(self, "_home", None)
+        if home is not None and self._stream != home and not sys.is_finalizing():
+            with suppress(Exception), self._device.current():  # the device may have failed
+                self._device.order(self._stream, home)
 
     def state(self, on_gpu: bool | None = None) -> tuple[Any, Any]:
         """As `DeviceStepper.state`."""
