@@ -133,12 +133,13 @@ check-cuda-installed: $(TEST)
 	@$(STEP) "pytest --backend cupy" $(CLEAN_ENV) $(PYTEST) tests --backend cupy \
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
-# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. A stop at the first
-# error of either. Indices of arrays in Cython are checked in the same build.
+# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes the exceptions
+# of PyTorch where the library of C++ is there from the beginning. A stop at the first error of either sanitizer.
+# Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-SANITIZED := $(addprefix tests/,backends/cython_backend/test_kernels.py backends/cython_backend/test_invariance.py \
-    backends/cython_backend/test_precisions.py \
-    testing/test_conformance.py)
+SANITIZED := $(addprefix tests/,arrays testing/test_conformance.py \
+    $(patsubst %,backends/cython_backend/test_%.py,kernels invariance precisions options buffer_pool workspace \
+        floating_point) $(patsubst %,nn/test_%.py,stream vjp stack cell))
 
 sanitize: $(TEST)  ## the compiled module with the address and undefined behaviour sanitizers, in its tests
 	@$(STEP) "build with sanitizers into build/sanitize" tools/quietly env \
@@ -146,7 +147,7 @@ sanitize: $(TEST)  ## the compiled module with the address and undefined behavio
 	    $(PY) setup.py -q build --build-temp build/sanitize/temp --build-lib build/sanitize/lib; \
 	status=$$?; rm -f $(GENERATED); exit $$status  # they have the checks
 	@$(STEP) "pytest --backend cython, with sanitizers" $(CLEAN_ENV) \
-	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/lib \
 	    $(PYTEST) $(SANITIZED) --backend cython
 

@@ -44,7 +44,7 @@ def test_a_full_disk_is_an_error(name: str, folder: Path, small_disk: Path) -> N
     assert Path(small_disk, name).read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["new.safetensors", "new.npz", "new.onnx"])
+@pytest.mark.parametrize("name", ["new.safetensors", "new.npz", "new.onnx", "new.weights.h5"])
 def test_convert_to_a_full_disk_keeps_the_old_file(name: str, folder: Path, small_disk: Path) -> None:
     cylstm.save(cylstm.LSTM(100, 300), "large.safetensors")
     Path(small_disk, name).write_bytes(b"old")
