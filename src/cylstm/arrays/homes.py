@@ -8,6 +8,8 @@ results stay CuPy's, it runs in CuPy's, and PyTorch's stream waits for it.
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -50,20 +52,25 @@ def lent(values: Iterable[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        for home in homes:
+        for home in homes if "cupy" in sys.modules else ():  # else nothing has been queued
             home.wait()
 
 
 def lending(function: Function) -> Function:
-    """For a function that takes arrays, or lists of them, and returns CuPy's: `lent` around it."""
+    """For a function whose first argument is an array, or many of them, and which returns CuPy's: `lent` around it."""
+    first = next(iter(inspect.signature(function).parameters))
 
     @functools.wraps(function)
     def called(*arguments: Any, **named: Any) -> Any:
-        listed = [list(value) if isinstance(value, Iterator) else value for value in arguments]
-        values = [*listed, *named.values()]
-        arrays = (one for value in values for one in (value if type(value) in (list, tuple) else [value]))
-        with lent(arrays):
-            return function(*listed, **named)
+        value: Any = arguments[0] if arguments else named.get(first)
+        if isinstance(value, Iterator):
+            value = list(value)
+            if arguments:
+                arguments = (value, *arguments[1:])
+            else:
+                named[first] = value
+        with lent(value if type(value) in (list, tuple) else [value]):
+            return function(*arguments, **named)
 
     return called  # type: ignore[return-value]
 
@@ -74,7 +81,7 @@ def _home_of(value: Any) -> Home | None:
     library = type(array).__module__.partition(".")[0]
     if library == "torch" and getattr(array, "is_cuda", False):
         return Home(in_stream_of_torch, _to_torch, _torch_waits)
-    if library in ("jax", "jaxlib") and array.__dlpack_device__()[0] == 2:
+    if library in ("jax", "jaxlib") and getattr(array, "__dlpack_device__", tuple)()[:1] == (2,):
         return Home(_before_jax, _to_jax, _jax_waits)
     return None
 

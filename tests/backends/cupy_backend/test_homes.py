@@ -150,8 +150,11 @@ def test_packed_data_stay_in_the_array_library(libraries: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("library", "name"), [(TORCH, "torch"), (JAX, "jax")], ids=["torch", "jax"])
-def test_work_whose_results_stay_cupys_is_waited_for(library: type, name: str, libraries: list[str]) -> None:
+def test_work_whose_results_stay_cupys_is_waited_for(
+    library: type, name: str, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next thing that the library does with the memory may be to give it to others, or to write there."""
+    monkeypatch.setitem(sys.modules, "cupy", object())  # it is there
 
     def there(*shape: int) -> Any:
         return library(to_device(np.ones(shape, np.float32)))
@@ -164,6 +167,7 @@ def test_work_whose_results_stay_cupys_is_waited_for(library: type, name: str, l
         lambda: cylstm.pack_padded_sequence(input=there(5, 2, 4), lengths=[5, 3]),
         lambda: cylstm.pack_sequence([there(5, 4), there(3, 4)]),
         lambda: cylstm.pack_sequence(there(n, 4) for n in (5, 3)),
+        lambda: cylstm.pack_sequence(sequences=(there(n, 4) for n in (5, 3))),
         lambda: cylstm.pad_sequence([there(5, 4), there(3, 4)]),
         lambda: cylstm.unpad_sequence(there(5, 2, 4), [5, 3]),
         lambda: cylstm.pad_packed_sequence(packed),
@@ -181,7 +185,17 @@ def test_work_whose_results_stay_cupys_is_waited_for(library: type, name: str, l
         call()
         assert set(libraries) == {f"{name} waits"}
         assert here.stream == 0
+    for wrong in (
+        lambda: cylstm.pack_padded_sequence(),
+        lambda: cylstm.pack_padded_sequence(there(5, 2, 4), iter([5])),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    monkeypatch.delitem(sys.modules, "cupy")
     del libraries[:]
+    cylstm.pack_sequence([there(5, 4), there(3, 4)])
+    assert not libraries
+    monkeypatch.setitem(sys.modules, "cupy", object())
     cylstm.pack_sequence([to_device(np.ones((5, 4), np.float32)), to_device(np.ones((3, 4), np.float32))])
     cylstm.pack_sequence(np.ones((n, 4), np.float32) for n in (5, 3))
     assert not libraries
