@@ -133,9 +133,9 @@ check-cuda-installed: $(TEST)
 	@$(STEP) "pytest --backend cupy" $(CLEAN_ENV) $(PYTEST) tests --backend cupy \
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
-# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes the exceptions
-# of PyTorch where the library of C++ is there from the beginning. A stop at the first error of either sanitizer.
-# Indices of arrays in Cython are checked in the same build.
+# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes the
+# exceptions of PyTorch where the library of C++ is there from the beginning. A stop at the first error of either
+# sanitizer. Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,arrays testing/test_conformance.py \
     $(patsubst %,backends/cython_backend/test_%.py,kernels invariance precisions options buffer_pool workspace \
