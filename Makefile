@@ -4,8 +4,10 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .DELETE_ON_ERROR:
+ifndef SIDE_BY_SIDE  # as tools/run_steps has it: the steps of `make test` keep out of each other's way, others may not
+.NOTPARALLEL:
+endif
 unexport PYTHONPATH PYTHONHOME  # the environments see what is installed in them, nothing else
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,7 +26,7 @@ CROSS_TOOLS := check-jsonschema 'cyclonedx-python-lib[json-validation]' pefile p
 DEMO := .venv/.stamp
 LINT := .venv-lint/.stamp
 BUILD := .venv-build/.stamp
-TEST_BASE := .venv-test/.stamp-torch
+TEST_BASE := .venv-test/.stamp-needs
 TEST := .venv-test/.stamp
 RECIPES := .venv-recipes/.stamp
 CROSS := .venv-build/.stamp-cross
@@ -43,7 +45,7 @@ RECIPES_PY := .venv-recipes/bin/python
 LINT_PY := .venv-lint/bin/python
 # A test run chooses its backend and instruction set itself, whatever the caller's environment says.
 CLEAN_ENV := env -u CYLSTM_BACKEND -u CYLSTM_MAX_ISA -u CYLSTM_NUM_THREADS -u CYLSTM_CUPY_TIER -u CUPY_TF32
-PYTEST := $(PY) -m pytest -q
+PYTEST := $(PY) -m pytest -q -p no:cacheprovider  # runs side by side would write the same files
 
 ##@ Try it
 
@@ -52,17 +54,21 @@ demo: $(DEMO)  ## build, install into .venv, read handwritten digits with a trai
 
 ##@ Check it
 
-# In the order of what they need: the checks of the sources first. `.ci/run` runs the same, each by itself.
-STEPS := lint warnings stubtest wheel docs test-examples test-suite test-benchmarks test-numpy test-cython test-threads
+# Two run at a time: what is quick while environments are made, then the long ones first.
+STEPS := lint stubtest wheel test-suite test-cython test-numpy test-threads warnings docs test-examples test-benchmarks
 
-test: $(STEPS)  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
-	@echo "== make test: everything passed"
+test:  ## everything: lint, types, wheel, docs, the suite per backend and instruction set
+	@tools/run_steps
 
 steps:
 	@echo $(STEPS)
 
+passed-%: %
+	@echo "make $*: ok"
+
 test-examples: $(TEST)  ## the examples of README, docs and docstrings
-	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src
+	@$(STEP) "examples of README, docs and docstrings" $(CLEAN_ENV) $(PYTEST) README.md docs src \
+	    --ignore=docs/_build
 
 test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as users have it
 	@$(STEP) "pytest --thread-decision users" $(CLEAN_ENV) $(PYTEST) tests --thread-decision users
@@ -70,17 +76,24 @@ test-suite: $(TEST)  ## the whole suite, with the decision when threads pay as u
 test-benchmarks: $(TEST)  ## the values of the benchmarks, without their times
 	@$(STEP) "values of the benchmarks" $(CLEAN_ENV) $(PYTEST) benchmarks --benchmark-disable
 
-# A test that names another backend has run in `test-suite`, and would be the same again; so would those of files, of
-# the command line, of pages and examples, which do not depend on who computes.
-FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package)
+# A test that names its backend has run in `test-suite`, and would be the same again; so would those of files, of the
+# command line, of pages and examples, of what PyTorch's compilers make of a graph: none depends on who computes.
+FILES := $(addprefix --ignore=tests/,cli docs examples files keras onnx package torch/test_graphs.py)
+NAMED := $(addprefix --ignore=tests/,backends testing)
 
 test-numpy: $(TEST)  ## what computes, on the numpy backend
-	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) --backend numpy
+	@$(STEP) "pytest --backend numpy" $(CLEAN_ENV) $(PYTEST) tests $(FILES) $(NAMED) --backend numpy
 
 # What holds the numbers of the kernels against their definition and PyTorch's. An instruction set and the thread
 # decision change these, not files, command lines or the bridge to PyTorch.
-COMPUTING := $(addprefix tests/,backends/cython_backend published testing \
+COMPUTING := $(addprefix tests/,testing/test_conformance.py::test_built_in \
     $(patsubst %,nn/test_%.py,cell differential prepared_weights stack stream training vjp))
+COMPILED := tests/backends/cython_backend
+
+# These have processes of their own, with settings of their own: they would be the same again.
+OF_PROCESSES := affinity allocations concurrency crowded faults guard_pages other_processors
+# These go through all instruction sets of this machine by themselves, in `test-suite` and `test-threads`.
+OF_EVERY_ISA := invariance kernels options precisions
 
 LOWER_ISAS := from cylstm.backends.cython_backend import _layer; \
     print(*(f"test-isa-{isa}" for isa in _layer.instruction_sets()[1:]))
@@ -91,13 +104,14 @@ test-cython: $(TEST)  ## what computes, on the cython backend, once per lower in
 
 test-isa-%: $(TEST)
 	@$(STEP) "pytest --backend cython, CYLSTM_MAX_ISA=$*" \
-	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) $(COMPUTING) --backend cython
+	    $(CLEAN_ENV) CYLSTM_MAX_ISA=$* $(PYTEST) tests/published $(COMPUTING) $(COMPILED) \
+	        $(patsubst %,--ignore=$(COMPILED)/test_%.py,$(OF_PROCESSES) $(OF_EVERY_ISA)) --backend cython
 
 # In `test-suite` threads work where they pay, as users have it. Here, and in the passes above, they work always.
 test-threads: $(TEST)  ## what computes, on two threads wherever a test allows them
 	@$(STEP) "pytest --backend cython --thread-decision always" \
-	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(filter-out tests/published,$(COMPUTING)) \
-	        --backend cython --thread-decision always
+	    $(CLEAN_ENV) CYLSTM_NUM_THREADS=2 $(PYTEST) $(COMPUTING) $(COMPILED) \
+	        $(patsubst %,--ignore=$(COMPILED)/test_%.py,$(OF_PROCESSES)) --backend cython --thread-decision always
 
 test-cuda: $(TEST)  ## the cupy backend without a GPU, with what the suite leaves out: all kernels, mutants, compilers
 	@$(STEP) "pytest, the cupy backend" $(CLEAN_ENV) $(PYTEST) tests/backends/cupy_backend --thorough
@@ -119,9 +133,9 @@ check-cuda-installed: $(TEST)
 	@$(STEP) "pytest --backend cupy" $(CLEAN_ENV) $(PYTEST) tests --backend cupy \
 	    --ignore tests/backends/cupy_backend -m "not forks"
 
-# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes PyTorch's
-# exceptions where the library of C++ is there from the beginning. A stop at the first error of either sanitizer.
-# Indices of arrays in Cython are checked in the same build.
+# AddressSanitizer goes in front of Python, which keeps much to its end: leaks are not looked for. It takes the
+# exceptions of PyTorch where the library of C++ is there from the beginning. A stop at the first error of either
+# sanitizer. Indices of arrays in Cython are checked in the same build.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZED := $(addprefix tests/,arrays testing/test_conformance.py \
     $(patsubst %,backends/cython_backend/test_%.py,kernels invariance precisions options buffer_pool workspace \
@@ -232,12 +246,12 @@ bench-company: $(TEST)  ## beside other models, processes and threads: cylstm an
 
 bench-cuda: gpu  ## with an NVIDIA GPU: the cupy backend against PyTorch's cuDNN, float32 strict and with TF32
 	@if $(BARE) 2>/dev/null; then \
-	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all bench-all-tf32; \
+	    $(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(PYTHON) tools/run_on_gpu bench-all; \
 	else $(MAKE) --no-print-directory bench-cuda-installed; fi
 
 bench-cuda-installed: $(TEST)
 	@$(STEP) "CuPy with the libraries of CUDA into .venv-test" $(PY) $(PIP_INSTALL) $(CUPY)
-	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu bench-all bench-all-tf32
+	@$(CLEAN_ENV) SECONDS_LEFT=7200 PYTHON=$(CURDIR)/$(PY) tools/run_on_gpu bench-all
 
 ##@ Make it
 
@@ -342,11 +356,12 @@ $(WHEEL): $(DIST)
 	@$(STEP) "auditwheel, twine check, check-wheel-contents" tools/repair_wheel dist wheelhouse
 	@touch $@
 
-# PyTorch goes first and alone.
-$(TEST_BASE):
+# PyTorch goes first and alone. Then what the tests need, while the package itself is still built.
+$(TEST_BASE): pyproject.toml
 	@tools/check_python $(PYTHON)
 	@test -x $(PY) || $(PYTHON) -m venv .venv-test
 	@$(STEP) "$(TORCH) into .venv-test" $(PY) $(PIP_INSTALL) $(TORCH)
+	@$(STEP) "what the tests need into .venv-test" tools/install_extra $(PY) test test-cuda docs examples
 	@touch $@
 
 # Of its own, for TensorFlow asks for other versions of what the tests use.
@@ -358,8 +373,6 @@ $(RECIPES): $(DIST)
 	    keras pytest sybil coremltools sb3-contrib tensorflow-cpu
 	@touch $@
 
-$(TEST): $(DIST) | $(TEST_BASE)
-	@$(PY) -m pip uninstall -qq -y cylstm
-	@$(STEP) "cylstm and what its tests need into .venv-test" \
-	    $(PY) $(PIP_INSTALL) "$$(echo dist/*.whl)[test,test-cuda,docs,examples]"
+$(TEST): $(DIST) $(TEST_BASE)
+	@$(STEP) "cylstm into .venv-test" $(PY) $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
 	@touch $@

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Tests share a small machine. Before anything loads a BLAS or PyTorch; what the caller has set stays.
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
     items[:] = filter(runs, items)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage goes through what PyTorch and others have brought so far: half a second each."""
+    gc.freeze()
 
 
 def _named_backend(item: pytest.Item) -> str | None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import collections
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "warnings"
+FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "tools/build_target.py")
+BUILT = shutil.ignore_patterns("*.so", "_*.c", "__pycache__", "*.egg-info")
 UNAVOIDABLE = {
     "-Wdiscarded-qualifiers": "Cython's temporaries are not const, whatever the C function takes or gives",
     "-Wincompatible-pointer-types-discards-qualifiers": "the same, as Clang calls it",
@@ -23,10 +26,14 @@ WARNING = re.compile(r"^(?P<file>[^\s:]+):\d+:(?:\d+:)? (?:warning|error): .*?(?
 
 
 def main() -> int:
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--force"]
-    command += ["--build-temp", str(FOLDER / "temp"), "--build-lib", str(FOLDER / "lib")]
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    shutil.copytree(ROOT / "src", FOLDER / "src", ignore=BUILT)
+    (FOLDER / "tools").mkdir()
+    for name in FILES:
+        shutil.copy(ROOT / name, FOLDER / name)
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
     environment = os.environ | {"CYLSTM_CFLAGS": "-Wall -Wextra", "LC_ALL": "C"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout + done.stderr)
         return done.returncode

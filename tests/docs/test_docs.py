@@ -28,6 +28,11 @@ def test_environment_variables_are_documented_and_exist():
     assert in_docs == in_code
 
 
+def test_the_page_of_the_gpu_is_short():
+    """Its code and tables too; the measurements, which are put in, have a page's worth of their own."""
+    assert sum(any(map(str.isalnum, word)) for word in read("docs/gpu.md").split()) <= 600
+
+
 def test_backend_table_says_the_dtypes():
     for name, dtypes in re.findall(r"^\| `(\w+)` \|.*?\| ([\w, ]+) \|", read("README.md"), re.MULTILINE):
         assert set(dtypes.split(", ")) == registry.load(name).capabilities.dtypes

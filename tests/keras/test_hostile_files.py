@@ -234,10 +234,104 @@ def test_a_text_that_claims_600_mb(read: Callable[[Path], Any], tmp_path: Path) 
         read(path)
 
 
+@pytest.mark.parametrize("read", [cylstm.load, ck.load_model])
+def test_free_blocks_in_a_circle(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """HDF5 takes memory for each free block of a heap of names, until there is no more."""
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"HEAP")
+    free, place = (int.from_bytes(content[begin + at : begin + at + 8], "little") for at in (16, 24))
+    assert content[place + free] == 1  # the last one
+    content[place + free] = free
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"free blocks of heaps of names.*got a circle"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", [0, 5])
+def test_a_text_that_is_a_list_of_some_kind(kind: int, tmp_path: Path) -> None:
+    """Texts of variable length are such lists, of kind 1, and h5py crashes where it does not know the kind."""
+    path = tmp_path / "m.weights.h5"
+    cylstm.save(cylstm.LSTM(3, 4), path)
+    content = path.read_bytes()
+    begin = content.index(b"\x19\x01")  # a list, a text
+    path.write_bytes(content[: begin + 1] + bytes([kind]) + content[begin + 2 :])
+    with pytest.raises(ValueError, match=r"the attribute .* must be text, got something else"):
+        cylstm.load(path)
+
+
+def weights_with_names(path: Path, libver: str) -> bytearray:
+    """Weights whose group of layers has a header in two pieces, and a text of 97 letters."""
+    with h5py.File(path, "w", libver=libver) as file:
+        for number, shape in enumerate([(3, 16), (4, 16), (16,)]):
+            file[f"layers/lstm/cell/vars/{number}"] = np.ones(shape, np.float32)
+        for number in range(6):  # they do not fit in the first piece
+            file["layers"].attrs[f"a{number}"] = np.bytes_(b"x" * 100)
+        file["layers/lstm"].attrs["name"] = "A" * 97
+    assert cylstm.load(path).hidden_size == 4
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("read", [cylstm.load, ck.load_model])
+def test_a_text_longer_than_the_file(read: Callable[[Path], Any], libver: str, tmp_path: Path) -> None:
+    """HDF5 takes the memory for it, up to 4 GB, and finds then that it is not there."""
+    path = tmp_path / "m.weights.h5"
+    content = weights_with_names(path, libver)
+    heap = content.index(b"GCOL").to_bytes(8, "little")
+    at = content.index((97).to_bytes(4, "little") + heap)
+    content[at : at + 4] = (3_000_000_000).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"the texts of the attribute .* must lie in the file, got longer ones"):
+        read(path)
+
+
+def test_headers_lead_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "m.weights.h5"
+    content = weights_with_names(path, "earliest")
+    head = b"\x10\0\x10\0\0\0\0\0"  # type and size of the message that tells another piece
+    link = next(
+        at for at in range(0, len(content), 8) if content[at : at + 8] == head and content[at + 16 :].find(b"x" * 100)
+    )
+    piece = int.from_bytes(content[link + 8 : link + 16], "little")
+
+    def refused(word: str, at: int, new: bytes) -> None:
+        path.write_bytes(content[:at] + new + content[at + len(new) :])
+        with pytest.raises(ValueError, match=word):
+            cylstm.load(path)
+
+    refused("must not go round in circles", piece, content[link : link + 24])
+    refused("got one of another object", link + 4, b"\2")
+    refused("must lie in the file, and no part of it twice", link + 16, (2**40).to_bytes(8, "little"))
+    refused("must lie in the file, and no part of it twice", link + 16, (2**63).to_bytes(8, "little"))
+    refused("must lie in the file, and no part of it twice", link + 8, (2**63).to_bytes(8, "little"))
+    with h5py.File(path, "w", libver="latest") as file:
+        file["layers/lstm/cell/vars/0"] = np.ones((3, 16), np.float32)
+        for number in range(20):
+            file["layers"].attrs[f"a{number}"] = number
+    with pytest.raises(ValueError, match="attributes must lie in the header of their object"):
+        cylstm.load(path)
+
+
+def test_addresses_that_are_counted_otherwise(tmp_path: Path) -> None:
+    """Then heaps would be looked for in the wrong places."""
+    path = tmp_path / "m.weights.h5"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["layers/lstm/cell/vars/0"] = np.ones((3, 16), np.float32)
+    with pytest.raises(ValueError, match="addresses of 8 bytes from byte 0 on"):
+        cylstm.load(path)
+    content = path.read_bytes()[512:]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="addresses of 8 bytes from byte 0 on"):
+        cylstm.load(path)
+
+
 def test_heaps_of_texts_lie_in_the_file_and_apart(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     cylstm.save(cylstm.LSTM(3, 4), path)
-    content, size = bytearray(path.read_bytes()), 600 << 20
+    intact, size = path.read_bytes(), 600 << 20
+    content = bytearray(intact)
     begin = content.index(b"GCOL")
     content[begin + 8 : begin + 16] = size.to_bytes(8, "little")
     content[begin + 24 : begin + 32] = (size - 48).to_bytes(8, "little")  # one text of that size
@@ -251,7 +345,7 @@ def test_heaps_of_texts_lie_in_the_file_and_apart(tmp_path: Path) -> None:
         rest = 32 * (number - n)
         heaps += b"GCOL\x01\0\0\0" + (rest + 16 * number).to_bytes(8, "little")
         heaps += (1).to_bytes(8, "little") + (rest - 32).to_bytes(8, "little")
-    path.write_bytes(bytes(heaps) + free * number)
+    path.write_bytes(intact + heaps + free * number)
     with pytest.raises(ValueError, match="must lie beside one another"):
         cylstm.load(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ TUTORIALS, CONFORMANCE, THREADS = (
 MUTANTS = "tests/backends/cupy_backend/persistent/test_mutants.py"
 
 
+@functools.cache
 def collected(*options: str, files: tuple[str, ...] = (TUTORIALS, CONFORMANCE, THREADS)) -> subprocess.CompletedProcess:
     """pytest's list of the tests of some files."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options]

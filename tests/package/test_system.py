@@ -26,7 +26,7 @@ FUNCTIONS = {
     "this_processor",
     "allowed_processors",
     "remove_processor",
-    "any_processor",
+    "count_processors",
     "allow_processors",
     "thread_start",
     "thread_join",

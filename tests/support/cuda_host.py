@@ -93,6 +93,7 @@ class HostDevice:
         self.waits: list[tuple[Hashable, Hashable]] = []  # a stream for another one
         self.recordings: list[list[str]] = []  # the names of their launches
         self.marks = self.replays = self.freed = 0
+        self.recorded_by_others = False
         self._thread = threading.local()  # of a thread: what it records; other threads launch meanwhile
         self.resident = 10_000  # blocks that run at once
         self.grids: list[Dim] = []  # of launches whose blocks wait for one another
@@ -120,6 +121,10 @@ class HostDevice:
             self.xp.full((int(np.prod(shape)) * np.dtype(dtype).itemsize,), 0xFF, np.uint8).view(dtype).reshape(shape)
         )
 
+    def refuse_recording(self) -> None:
+        if self.recorded_by_others:
+            raise RuntimeError("calls cannot be recorded in a CUDA graph")
+
     def mark(self) -> Hashable:
         self.marks += 1
         return here.stream
@@ -128,8 +133,8 @@ class HostDevice:
         if mark != here.stream:
             self.waits.append((here.stream, mark))
 
-    def follow(self, stream: Hashable) -> None:
-        self.waits.append((here.stream, stream))
+    def order(self, first: Hashable, then: Hashable) -> None:
+        self.waits.append((then, first))
 
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         """As CUDA records: nothing runs meanwhile, pointers are kept as they are, and nothing is kept alive."""

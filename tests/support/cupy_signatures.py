@@ -35,6 +35,7 @@ METHODS = {
     "ndarray.conj": "",
     "ndarray.copy": "order",
     "ndarray.fill": "value",
+    "ndarray.get": "stream order out blocking",
     "ndarray.reshape": "*shape order copy",
     "ndarray.sum": "axis dtype out keepdims",
     "ndarray.swapaxes": "axis1 axis2",

@@ -39,17 +39,28 @@ class FakeCupy:
 
         class Stream:
             null: Any
+            ptds: Any
 
-            def __init__(self, non_blocking: bool = False) -> None:
+            def __init__(self, non_blocking: bool = False, ptr: int | None = None) -> None:
                 self.non_blocking = non_blocking
+                self.ptr = id(self) if ptr is None else ptr
                 self.broken = False
                 self.waits = 0
 
             @classmethod
             def from_external(cls, external: Any) -> Any:
-                stream = cls()
+                stream = cls(ptr=id(external))
                 stream.external = external
                 return stream
+
+            def is_capturing(self) -> bool:
+                return cupy.events[-1:] == [("begin", self)]
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Stream) and self.ptr == other.ptr
+
+            def __hash__(self) -> int:
+                return self.ptr
 
             def synchronize(self) -> None:
                 self.waits += 1
@@ -82,13 +93,15 @@ class FakeCupy:
             def wait_event(self, event: Any) -> None:
                 cupy.events.append(("wait", self))
 
-        Stream.null = Stream()
+        Stream.null = Stream(ptr=0)
+        Stream.ptds = Stream(ptr=2)
         self.current: Any = Stream.null
         self.blocks: list[Any] = []
         self.cuda = SimpleNamespace(
             Stream=Stream,
             Event=lambda **_: object(),
             get_current_stream=lambda: self.current,
+            driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             device=SimpleNamespace(get_cublas_handle=lambda: 7),
             set_allocator=lambda allocator: self.events.append(("allocator", allocator)),
@@ -120,6 +133,7 @@ class FakeCublas:
     def __init__(self, dtypes: dict[int, np.dtype]) -> None:
         self.dtypes = dtypes
         self.mode = 1
+        self.math = 3  # somebody else wants TF32
         self.compute: list[int] = []
 
     def getPointerMode(self, handle: int) -> int:
@@ -128,10 +142,17 @@ class FakeCublas:
     def setPointerMode(self, handle: int, mode: int) -> None:
         self.mode = mode
 
+    def getMathMode(self, handle: int) -> int:
+        return self.math
+
+    def setMathMode(self, handle: int, mode: int) -> None:
+        self.math = mode
+
     def gemmEx(
         self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo
     ) -> None:  # fmt: skip
         assert self.mode == self.CUBLAS_POINTER_MODE_HOST
+        assert self.math == 16  # no TF32 by the way, no sums in 16 bits
         assert handle == 7
         assert algo == -1
         self.compute.append(compute)

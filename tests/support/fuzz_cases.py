@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import wide_lstm
 from random_cases import (
     BITS_COME_FROM_MKL,
     WIDE,
@@ -58,16 +59,23 @@ def on_each(backends: Iterable[Named], module: cylstm.LSTM) -> Iterable[str]:
         yield backend if isinstance(backend, str) else f"{backend.name} {backend.info().get('instruction_set', '')}"
 
 
-def assert_no_worse(ours: np.ndarray, theirs: torch.Tensor, exact: torch.Tensor, floor: float, context: Any) -> None:
-    """Our error against the wide run is at most 1.5 times PyTorch's, or below the floor."""
+#: Dtypes of which PyTorch has none wider, and those whose sigmoid and tanh have poles.
+BADLY_CONDITIONED = ("float64", "complex64", "complex128")
+#: Units in the last place that any result may be off. Of 288,000 results of float32 the worst were off by 3.1.
+ULPS = 3
+
+
+def excess(ours: np.ndarray, theirs: torch.Tensor, exact: torch.Tensor, floor: float) -> tuple[float, ...]:
+    """Nothing where our error is at most 1.5 times PyTorch's, or below the floor; else both and the floor, in ulp."""
     theirs, exact = theirs.detach().numpy(), exact.detach().numpy()
-    assert ours.shape == theirs.shape, context
-    assert ours.dtype == theirs.dtype, context
-    if ours.size:
-        ulp = np.finfo(ours.dtype).eps * max(1.0, float(np.abs(exact).max()))
-        error, their_error = np.abs(ours - exact).max(), np.abs(theirs - exact).max()
-        allowed = 1.5 * their_error + 2 * ulp + floor
-        assert error <= allowed, (*context, error / ulp, their_error / ulp, floor / ulp)
+    assert ours.shape == theirs.shape == exact.shape
+    assert ours.dtype == theirs.dtype
+    if not ours.size:
+        return ()
+    ulp = np.finfo(ours.dtype).eps * max(1.0, float(np.abs(exact).max()))
+    error, their_error = float(np.abs(ours - exact).max()), float(np.abs(theirs - exact).max())
+    allowed = 1.5 * their_error + ULPS * ulp + floor
+    return () if error <= allowed else (error / ulp, their_error / ulp, floor / ulp)
 
 
 @torch.no_grad()
@@ -87,14 +95,16 @@ def forward(seed: int, backends: list[Named]) -> None:
     wide = widened(theirs, case.dtype)
     exact = run_torch(wide, case, wide_x, wide_hx)
     expected = run_torch(theirs, case, x, hx)
-    floors = [0.0, 0.0, 0.0]
-    if case.dtype in ("float64", "complex64", "complex128"):  # nothing wider, or badly conditioned
-        floors = [10 * moved for moved in rounding(wide, case, wide_x, wide_hx, exact)]
     for backend in on_each(backends, ours):
         output, (h_n, c_n) = ours(our_input(case), case.hx)
-        results = {"output": data(output), "h_n": h_n, "c_n": c_n}
-        for (what, result), *rest in zip(results.items(), expected, exact, floors, strict=True):
-            assert_no_worse(result, *rest, (backend, case, what))
+        for n, (what, result) in enumerate({"output": data(output), "h_n": h_n, "c_n": c_n}.items()):
+            wrong = excess(result, expected[n], exact[n], 0.0)
+            if wrong and case.dtype in BADLY_CONDITIONED:
+                if case.dtype in wide_lstm.WIDEST:  # `exact` is PyTorch's own
+                    exact = [torch.from_numpy(array.astype(case.dtype)) for array in wide_lstm.run(theirs, case)]
+                floor = 10 * rounding(wide, case, wide_x, wide_hx, exact)[n]
+                wrong = excess(result, expected[n], exact[n], floor)
+            assert not wrong, (backend, case, what, *wrong)
 
 
 @torch.no_grad()

@@ -36,6 +36,9 @@ PARAMETERS = {
     "cudnnRNNBackwardWeights_v8": "handle rnnDesc addGrad devSeqLengths xDesc x hDesc hx yDesc y "
     + _MEMORY.format("dweightSpace"),
 }
+#: Those of them that are addresses of numbers.
+MEMORY = ("weightSpace", "dweightSpace", "workSpace", "reserveSpace", "x", "y", "hx", "hy", "cx", "cy")
+MEMORY += ("dx", "dy", "dhx", "dhy", "dcx", "dcy")
 
 
 class Status(Exception):
@@ -231,6 +234,7 @@ class HostCudnn:
         required(a.workSpaceSize == self.work and a.workSpace is not None and a.weightSpaceSize == self._size(layer))
         required(a.reserveSpaceSize == (self.reserve if vars(a).get("fwdMode", 1) else 0))
         required(layer.algorithm not in self.refused, NOT_SUPPORTED)
+        required(not any((getattr(a, name, None) or 0) % 16 for name in MEMORY))
         self.calls.append((name, layer))
         return a, layer, np.array([sum(length > t for length in rows.lengths) for t in range(rows.T)])
 

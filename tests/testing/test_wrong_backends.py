@@ -10,7 +10,8 @@ import pytest
 
 from cylstm.backends.base import Capabilities, DirectionParameters, LayerGradients, LayerOutput, LayerParameters
 from cylstm.backends.numpy_backend import NumpyBackend, Workspace, steps
-from cylstm.testing import ConformanceError, check_backend
+from cylstm.testing import ConformanceError, check_backend, checks
+from cylstm.testing.kit import failure
 
 WRONG: list[tuple[type[NumpyBackend], str]] = []
 
@@ -349,24 +350,12 @@ class OtherComplexConvention(WrongGradients):
 # The tests ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def failures() -> dict[type[NumpyBackend], dict[str, str]]:
-    """Of every wrong backend: the checks that failed and why."""
-    found = {}
-    for cls in dict.fromkeys(cls for cls, _ in WRONG):
-        try:
-            check_backend(cls())
-        except ConformanceError as error:
-            found[cls] = {result.check: result.detail for result in error.report.failures}
-        else:
-            found[cls] = {}
-    return found
-
-
 @pytest.mark.parametrize(("cls", "check"), WRONG, ids=lambda value: getattr(value, "__name__", value))
-def test_caught(cls: type[NumpyBackend], check: str, failures: dict[type[NumpyBackend], dict[str, str]]) -> None:
-    assert check in failures[cls]
-    assert failures[cls][check]
+def test_caught(cls: type[NumpyBackend], check: str) -> None:
+    [named] = [each for each in checks(cls()) if each.id == check]
+    error = failure(named)
+    assert error is not None
+    assert str(error)
 
 
 def test_right_one_passes() -> None:

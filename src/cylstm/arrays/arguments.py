@@ -135,6 +135,17 @@ def check_device(device: Any, allowed: tuple[str, ...] = ("cpu",)) -> str:
     return "cpu" if kind == "cpu" else str(device)
 
 
+def on_host(array: Any) -> np.ndarray:
+    """An array of either side as NumPy's.
+
+    A strided one is copied on the GPU first: that CuPy before 14.3 does otherwise, in a way that forgets a stream which
+    was made the current one by ``use``.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    return (array if array.flags.c_contiguous else array.copy()).get()
+
+
 def check_place(array: Any, name: str, on_gpu: bool) -> None:
     """An array lies where the input does: on a GPU, or on the CPU.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .arguments import as_array, check_device
+from .arguments import as_array, check_device, on_host
 
 __all__ = ["PackedSequence", "as_packed", "inverse", "is_packed"]
 
@@ -90,7 +90,7 @@ class PackedSequence(_PackedSequence):
 
     def cpu(self) -> Self:
         """With the data on the CPU: itself where it is there."""
-        return self._replace(data=self.data.get()) if self.is_cuda else self
+        return self._replace(data=on_host(self.data)) if self.is_cuda else self
 
     def double(self) -> Self:
         """The data in float64."""

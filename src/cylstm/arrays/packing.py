@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import as_array, check_place
+from .homes import lending
 from .packed import PackedSequence, as_packed, inverse
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 
+@lending
 def pack_padded_sequence(
     input: Any, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
 ) -> PackedSequence:
@@ -77,6 +79,7 @@ def pack_padded_sequence(
     return PackedSequence(data, batch_sizes, sorted_indices)
 
 
+@lending
 def pad_packed_sequence(
     sequence: Any, batch_first: bool = False, padding_value: float = 0.0, total_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +125,7 @@ def pad_packed_sequence(
     return padded, lengths[unsorted_indices]
 
 
+@lending
 def pad_sequence(
     sequences: Iterable[Any], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
 ) -> np.ndarray:
@@ -171,6 +175,7 @@ def pad_sequence(
     return padded
 
 
+@lending
 def pack_sequence(sequences: Iterable[Any], enforce_sorted: bool = True) -> PackedSequence:
     """Pack many sequences: :func:`pad_sequence`, then :func:`pack_padded_sequence`.
 
@@ -190,6 +195,7 @@ def pack_sequence(sequences: Iterable[Any], enforce_sorted: bool = True) -> Pack
     return pack_padded_sequence(padded, [len(array) for array in arrays], enforce_sorted=enforce_sorted)
 
 
+@lending
 def unpack_sequence(packed_sequences: Any) -> list[np.ndarray]:
     """The sequences (L, ...) in their original order: the inverse of :func:`pack_sequence`.
 
@@ -202,6 +208,7 @@ def unpack_sequence(packed_sequences: Any) -> list[np.ndarray]:
     return [sequence[:length].copy() for sequence, length in zip(padded, lengths, strict=True)]
 
 
+@lending
 def unpad_sequence(padded_sequences: Any, lengths: Any, batch_first: bool = False) -> list[np.ndarray]:
     """The sequences of a padded batch, without their padding: the inverse of :func:`pad_sequence`.
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..arrays.arguments import as_array, check_place
-from ..arrays.homes import at_home
+from ..arrays.homes import at_home, lent
 from ..arrays.layout import Layout, contiguous
 from ..backends import registry
 from ..backends.base import Stepper
@@ -223,11 +223,15 @@ class Stream:
 
     def _assign(self, hx: Any, name: str) -> None:
         """Go on from a pair of arrays, which messages call by this name."""
-        lstm = self._lstm
-        cuda = lstm._choice(lstm._store.snapshot, training=False).cuda
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
             got = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else type(hx).__name__
             raise TypeError(f"{name} must be a tuple of two arrays (h, c), got {got}")
+        with lent(hx):
+            self._begin_with_copies(hx, name)
+
+    def _begin_with_copies(self, hx: Any, name: str) -> None:
+        lstm = self._lstm
+        cuda = lstm._choice(lstm._store.snapshot, training=False).cuda
         h, c = as_array(hx[0], f"{name}[0]", cuda), as_array(hx[1], f"{name}[1]", cuda)
         if self.batch_size == 1 and h.ndim == c.ndim == 2:
             h, c = h[:, np.newaxis], c[:, np.newaxis]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.arguments import as_array
+from ..arrays.arguments import as_array, on_host
+from ..arrays.homes import lent
 from ..nn.gradients import check_gradient
 from ..nn.module import Module, exclusively
 from ..nn.parameters import Snapshot
@@ -88,6 +89,10 @@ class Optimizer:
                 f"grads must be the gradients of {len(self._modules)} modules, in the order of the constructor, "
                 f"got those of {len(given)}"
             )
+        with lent(array for each in given for array in each.values()):
+            self._step(given)
+
+    def _step(self, given: list[Grads]) -> None:
         for module in self._modules:
             module._store.refuse_if_frozen()
         read = list(map(_read, given, self._modules))  # what a caller's mapping does may wait for other locks
@@ -150,7 +155,7 @@ class Optimizer:
             ``n.parameter.buffer``, as in ``0.weight_ih_l0.exp_avg``, under PyTorch's names of the buffers.
         """
         state = {"lr": np.array(self.lr), "step": np.array(self._steps)}
-        return state | {name: _on_cpu(buffer).copy() for name, buffer in self._named_buffers()}
+        return state | {name: on_host(buffer).copy() for name, buffer in self._named_buffers()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state that an optimiser of this kind, for modules of the same shapes, had.
@@ -210,12 +215,8 @@ def _read(grads: Grads, module: Module) -> Arrays:
         )
     arrays = {name: as_array(grads[name], name, cuda=True) for name in names}
     if any(isinstance(array, np.ndarray) for array in arrays.values()):
-        return {name: _on_cpu(array) for name, array in arrays.items()}
+        return {name: on_host(array) for name, array in arrays.items()}
     return arrays
-
-
-def _on_cpu(array: Any) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()
 
 
 def _on_gpu(arrays: Arrays) -> bool:
@@ -233,7 +234,7 @@ def _beside(gradients: Arrays, parameters: Snapshot) -> Arrays:
 def _as(gradient: Any, array: Any) -> Any:
     """An array where the gradient lies."""
     if isinstance(gradient, np.ndarray):
-        return _on_cpu(array)
+        return on_host(array)
     return np.asarray(array, like=gradient)
 
 

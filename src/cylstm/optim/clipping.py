@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays.arguments import as_array
 from ..arrays.arithmetic import widened
+from ..arrays.homes import lent
 from .base import Grads, at_least_zero, listed
 
 _DLPACK_CUDA = 2
@@ -37,7 +38,13 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
     ValueError
         If ``max_norm`` is negative.
     """
-    arrays = [_writable(array, name) for each in listed(grads) for name, array in each.items()]
+    given = listed(grads)
+    with lent(array for each in given for array in each.values()):
+        return _clipped(given, max_norm)
+
+
+def _clipped(given: list[Grads], max_norm: float) -> float:
+    arrays = [_writable(array, name) for each in given for name, array in each.items()]
     with np.errstate(over="ignore"):  # infinite where the squares are too large for the dtype, as in PyTorch
         norm = float(_norm(np.array([_on_cpu(_norm(array)) for array in arrays])))
     factor = at_least_zero(max_norm, "max_norm") / (norm + 1e-6)
@@ -49,7 +56,12 @@ def clip_grad_norm(grads: Grads | Iterable[Grads], max_norm: float) -> float:
 
 
 def _writable(array: Any, name: str) -> Any:
-    """An array that can be clipped in place."""
+    """An array that can be clipped in place. Those of JAX never change, though their memory can be had."""
+    if type(array).__module__.partition(".")[0] in ("jax", "jaxlib"):
+        raise TypeError(
+            f"the gradient of {name} must be writable, got an array of JAX, which never changes: multiply it by a "
+            "factor of your own"
+        )
     if not isinstance(array, np.ndarray) and getattr(array, "__dlpack_device__", tuple)()[:1] == (_DLPACK_CUDA,):
         array = as_array(array, f"the gradient of {name}", cuda=True)  # on the same memory
     elif not isinstance(array, np.ndarray) or not array.flags.writeable:

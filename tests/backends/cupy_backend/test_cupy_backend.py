@@ -157,6 +157,48 @@ def test_a_stream_waits_for_parameters_and_the_host_does_not(tier: str) -> None:
     assert system.device(0).waits == [("b", "a")]
 
 
+@pytest.mark.parametrize("tier", ["array", pytest.param("steps", marks=needs_compiler)])
+def test_a_pullback_in_another_stream_comes_after_the_forward_pass(tier: str) -> None:
+    """And what comes in that one, where the memory of what was kept goes back to, after the pullback."""
+    system = HostSystem()
+    device = system.device(0)
+    lstm = cylstm.LSTM(4, 5, num_layers=2, backend=HostBackend(tier=tier, system=system))
+    x, grad = (to_device(cylstm.randn(5, 3, n)) for n in (4, 5))
+    try:
+        here.stream = "forward"
+        _, _, pullback = lstm.vjp(x)
+        expected = pullback(grad).input.get()
+        assert not device.waits
+        here.stream = "backward"
+        got = pullback(grad).input.get()
+    finally:
+        here.stream = 0
+    assert device.waits == [("backward", "forward"), ("forward", "backward")] * 2  # of each layer
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("tier", ["array", pytest.param("steps", marks=needs_compiler)])
+def test_calls_are_not_recorded_in_graphs_of_others(tier: str) -> None:
+    """Whatever would be called, nothing is queued."""
+    system = HostSystem()
+    device = system.device(0)
+    lstm = cylstm.LSTM(4, 5, backend=HostBackend(tier=tier, system=system))
+    x = to_device(cylstm.randn(5, 3, 4))
+    _, _, pullback = lstm.vjp(x)
+    stream = lstm.stream(3)
+    stream(x[0])
+    grad = to_device(np.ones((5, 3, 5), np.float32))
+    device.recorded_by_others = True
+    before = (len(device.launches), device.replays)
+    calls = [lambda: lstm(x), lambda: lstm.vjp(x), lambda: pullback(grad)]
+    if tier == "steps":
+        calls += [lambda: stream(x[1]), lambda: stream.state]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="calls cannot be recorded in a CUDA graph"):
+            call()
+    assert (len(device.launches), device.replays) == before
+
+
 def test_what_comes_from_the_host_goes_back_there() -> None:
     host, device = cylstm.LSTM(4, 5, backend="numpy"), cylstm.LSTM(4, 5, backend=HostBackend())
     device.load_state_dict(host.state_dict())

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,69 @@ def test_a_stream_waits_for_marks_of_others_alone(cupy: FakeCupy) -> None:
     assert cupy.events == [("record", one), ("wait", other)]
 
 
+def test_a_stream_comes_after_another_one(cupy: FakeCupy) -> None:
+    first, then = cupy.cuda.Stream(), cupy.cuda.Stream()
+    device().order(first, then)
+    assert cupy.events == [("record", first), ("wait", then)]
+
+
+@pytest.mark.parametrize("by_default", [False, True])
+def test_the_stream_that_each_thread_has_by_default_is_refused(
+    by_default: bool, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address is the same in all threads. CuPy has it by itself, or, by a variable, in the null stream's place."""
+    monkeypatch.setattr(cupy_device, "_default_is_per_thread", lambda: by_default)
+    refused = [cupy.cuda.Stream.ptds] + [cupy.cuda.Stream.null] * by_default
+    for stream in (cupy.cuda.Stream.ptds, cupy.cuda.Stream.null, cupy.cuda.Stream()):
+        stream.use()
+        for call in (
+            lambda: device().stream(),
+            lambda: device().mark(),
+            lambda: device().wait(cupy_device.Mark(None, None)),
+            lambda: device().recorded(lambda: None),
+            lambda: device().refuse_recording(),
+        ):
+            if stream in refused:
+                with pytest.raises(RuntimeError, match=r"must not be CUDA's per-thread .*: unset CUPY_CUDA"):
+                    call()
+                assert not cupy.events
+            else:
+                call()
+        cupy.events.clear()
+
+
+def test_a_stream_that_is_being_recorded_is_refused(cupy: FakeCupy) -> None:
+    stream = cupy.cuda.Stream().use()
+    device().refuse_recording()
+    stream.begin_capture()
+    with pytest.raises(RuntimeError, match=r"calls cannot be recorded in a CUDA graph, .*: call outside of"):
+        device().refuse_recording()
+    stream.end_capture()
+    device().refuse_recording()
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_the_variable_is_read_as_cupy_reads_it(value: str) -> None:
+    """In a process of its own, for CuPy reads it once."""
+    script = "from cylstm.backends.cupy_backend import cupy_device as d; print(d._default_is_per_thread())"
+    environment = os.environ | {"CUPY_CUDA_PER_THREAD_DEFAULT_STREAM": value}
+    environment["PYTHONPATH"] = str(Path(cylstm.__file__).parents[1])
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == str(value == "1")
+
+
+@pytest.mark.parametrize("value", ["1", "2"])
+def test_memory_that_numpy_and_cupy_share_is_refused(
+    value: str, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUPY_ENABLE_UMP", value)
+    with pytest.raises(RuntimeError, match=f"CUPY_ENABLE_UMP must be 0, .* got '{value}': unset it"):
+        cupy_device.CupySystem()
+    monkeypatch.setenv("CUPY_ENABLE_UMP", "0")
+    cupy_device.CupySystem()
+
+
 @pytest.mark.parametrize(("value", "off"), [(None, False), ("", False), ("0", False), ("1", True)])
 def test_the_pool_can_be_switched_off(
     value: str | None, off: bool, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +173,24 @@ def test_the_pool_can_be_switched_off(
 )
 def test_lack_of_memory_by_whichever_library(error: Exception, lacks: bool, cupy: FakeCupy) -> None:
     assert device().lacks_memory(error) is lacks
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_kernel_with_too_much_shared_memory_cannot_run_and_one_that_failed_may_be_tried_again(
+    status: int, cupy: FakeCupy
+) -> None:
+    class Function:
+        def __setattr__(self, name: str, value: int) -> None:
+            raise CUDADriverError(status)
+
+    cupy.RawModule = lambda **_: SimpleNamespace(get_function=lambda name: Function())  # type: ignore[attr-defined]
+    arguments = ("forward", "", (), 32, 1 << 20, 132, np.uint64(0))
+    if status == 1:  # CUDA_ERROR_INVALID_VALUE
+        assert cupy_device.CupyGridKernel(*arguments).resident == 0
+    else:
+        with pytest.raises(CUDADriverError) as raised:
+            cupy_device.CupyGridKernel(*arguments)
+        assert device().lacks_memory(raised.value)
 
 
 # Products ------------------------------------------------------------------------------------------------------------
@@ -145,7 +227,7 @@ def test_products_by_cublas(dtype: str, add: bool, cupy: FakeCupy, monkeypatch: 
             limit = {"float64": 1e-12, "bfloat16": 3e-2}.get(dtype, 3e-3 if of_out.itemsize == 2 else 1e-5)
             np.testing.assert_allclose(np.asarray(out, wide), expected, rtol=limit, atol=limit)
     assert set(cublas.compute) == {COMPUTE_TYPES[dtype]}
-    assert cublas.mode == 1  # as it was
+    assert (cublas.mode, cublas.math) == (1, 3)  # as they were
     if dtype == "float32":
         cublas.compute.clear()
         device().product(a, b, out, tf32=True)

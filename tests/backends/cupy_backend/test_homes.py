@@ -33,6 +33,9 @@ class Tensor:
     def __init__(self, array: DeviceArray) -> None:
         self.array = array
 
+    def __len__(self) -> int:
+        return len(self.array)
+
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, 0)
 
@@ -64,6 +67,8 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(arguments, "_on_gpu", lambda value: value.array)
     monkeypatch.setattr(homes, "in_stream_of_torch", stream_of_torch)
     monkeypatch.setattr(homes, "_before_jax", before_jax)
+    monkeypatch.setattr(homes, "_torch_waits", lambda: asked.append("torch waits"))
+    monkeypatch.setattr(homes, "_jax_waits", lambda: asked.append("jax waits"))
     monkeypatch.setattr(homes, "_to_torch", TORCH)
     monkeypatch.setattr(homes, "_to_jax", JAX)
     return asked
@@ -144,6 +149,58 @@ def test_packed_data_stay_in_the_array_library(libraries: list[str]) -> None:
     assert libraries == ["torch"]
 
 
+@pytest.mark.parametrize(("library", "name"), [(TORCH, "torch"), (JAX, "jax")], ids=["torch", "jax"])
+def test_work_whose_results_stay_cupys_is_waited_for(
+    library: type, name: str, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next thing that the library does with the memory may be to give it to others, or to write there."""
+    monkeypatch.setitem(sys.modules, "cupy", object())  # it is there
+
+    def there(*shape: int) -> Any:
+        return library(to_device(np.ones(shape, np.float32)))
+
+    linear, lstm = cylstm.Linear(4, 3), cylstm.LSTM(4, 5, backend=HostBackend())
+    packed = SimpleNamespace(data=there(5, 4), batch_sizes=np.array([3, 2]), sorted_indices=None, unsorted_indices=None)
+    grads = {"weight": there(3, 4), "bias": there(3)}
+    calls = [
+        lambda: cylstm.pack_padded_sequence(there(5, 2, 4), [5, 3]),
+        lambda: cylstm.pack_padded_sequence(input=there(5, 2, 4), lengths=[5, 3]),
+        lambda: cylstm.pack_sequence([there(5, 4), there(3, 4)]),
+        lambda: cylstm.pack_sequence(there(n, 4) for n in (5, 3)),
+        lambda: cylstm.pack_sequence(sequences=(there(n, 4) for n in (5, 3))),
+        lambda: cylstm.pad_sequence([there(5, 4), there(3, 4)]),
+        lambda: cylstm.unpad_sequence(there(5, 2, 4), [5, 3]),
+        lambda: cylstm.pad_packed_sequence(packed),
+        lambda: cylstm.unpack_sequence(packed),
+        lambda: cylstm.optim.SGD(linear, lr=0.1).step(grads),
+        lambda: lstm.stream(2, hx=(there(1, 2, 5), there(1, 2, 5))),
+    ]
+    if library is TORCH:
+        calls.append(lambda: cylstm.optim.clip_grad_norm(grads, 0.1))
+    else:
+        with pytest.raises(TypeError, match=r"gradient of weight must be writable, got an array of JAX.*: multiply"):
+            cylstm.optim.clip_grad_norm(grads, 0.1)
+    for call in calls:
+        del libraries[:]
+        call()
+        assert set(libraries) == {f"{name} waits"}
+        assert here.stream == 0
+    for wrong in (
+        lambda: cylstm.pack_padded_sequence(),
+        lambda: cylstm.pack_padded_sequence(there(5, 2, 4), iter([5])),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    monkeypatch.delitem(sys.modules, "cupy")
+    del libraries[:]
+    cylstm.pack_sequence([there(5, 4), there(3, 4)])
+    assert not libraries
+    monkeypatch.setitem(sys.modules, "cupy", object())
+    cylstm.pack_sequence([to_device(np.ones((5, 4), np.float32)), to_device(np.ones((3, 4), np.float32))])
+    cylstm.pack_sequence(np.ones((n, 4), np.float32) for n in (5, 3))
+    assert not libraries
+
+
 def test_arrays_of_the_cpu_ask_nobody(libraries: list[str]) -> None:
     torch = pytest.importorskip("torch")
     lstm, x = cylstm.LSTM(4, 5), cylstm.randn(6, 3, 4)
@@ -170,3 +227,9 @@ def test_the_stream_of_pytorch_is_used_and_given_back(monkeypatch: pytest.Monkey
     with homes._before_jax():
         assert mine.waits == 0
     assert mine.waits == 1
+    homes._torch_waits()
+    [(did, first), (then, other)] = cupy.events
+    assert (did, first, then, other.external) == ("record", mine, "wait", theirs)
+    cupy.cuda.Stream.from_external(theirs).use()
+    homes._torch_waits()
+    assert len(cupy.events) == 2  # they are one

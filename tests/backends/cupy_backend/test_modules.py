@@ -152,6 +152,17 @@ def test_parameters_of_linear_go_up_to_the_device_of_the_input() -> None:
     assert_close(output.get(), linear(x))
 
 
+def test_strided_arrays_go_to_the_host_by_way_of_a_copy() -> None:
+    """Else CuPy would change the current stream, which the stand-in does not let pass."""
+    numbers = np.arange(12, dtype=np.float32).reshape(6, 2)
+    strided = to_device(np.asfortranarray(numbers))
+    np.testing.assert_array_equal(cylstm.PackedSequence(strided, np.array([6])).cpu().data, numbers)
+    linear = cylstm.Linear(2, 6, bias=False)
+    before = linear.weight.copy()
+    cylstm.optim.SGD(linear, lr=1.0).step({"weight": strided})
+    np.testing.assert_array_equal(linear.weight, before - numbers)
+
+
 @PLACES
 @pytest.mark.parametrize("enforce_sorted", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,14 @@ def counts(system: HostSystem) -> np.ndarray:
 
 @pytest.mark.parametrize(("L", "P"), [(1, 0), (3, 0), (2, 3)])
 def test_a_step_is_a_copy_a_graph_and_a_copy(L: int, P: int) -> None:
-    """Nothing else is launched, moved or recorded once both graphs are there; the kernels are as few as the layers."""
+    """Nothing else is launched, moved or recorded, in the first step neither; the kernels are as few as the layers."""
     lstm, _, system, frames = both(num_layers=L, proj_size=P)
     stream, device = lstm.stream(3), system.device(0)
     frames = list(map(to_device, frames))
-    for frame in frames[:4]:
-        stream(frame)
     kernels = ["stream", "stream_projected"][: 1 + (P > 0)] * L
+    stream(frames[0])
     assert device.recordings == [kernels, kernels]
-    for frame in frames[4:]:
+    for frame in frames[1:]:
         before, launched = counts(system), len(device.launches)
         stream(frame)
         assert (counts(system) - before).tolist() == [1, 2, 0, 0, 0]
@@ -161,6 +161,10 @@ def test_another_stream_of_cuda_comes_after_the_last_step() -> None:
         here.stream = 0
         stream.state = state
         assert device.waits[waits + 1 :] == [(0, "mine")]
+        here.stream = "mine"
+        stream(to_device(frames[1]))
+        del device.waits[:], stream
+        assert device.waits == [(0, "mine")]  # where its memory goes back to
     finally:
         here.stream = 0
     expected(frames[0])
@@ -193,6 +197,60 @@ def test_after_an_error_the_state_is_as_before(monkeypatch: pytest.MonkeyPatch) 
                 stream(to_device(np.zeros((3, 4))))
             np.testing.assert_array_equal([part.get() for part in stream.state], before)
         np.testing.assert_allclose(stream(there[k]).get(), expected(frame), atol=1e-5)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_a_step_that_lacks_memory_is_taken_once(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever allocation fails, of the first step or of a later one: it is done again after memory was freed."""
+    made = fails_at = 0
+
+    def allocated(array: np.ndarray) -> np.ndarray:
+        nonlocal made
+        made += 1
+        if made == fails_at:
+            raise OutOfMemory("Out of memory allocating 1 byte")
+        return array
+
+    lstm, reference, system, frames = both(proj_size=2)
+    monkeypatch.setattr("device_array.allocated", allocated)
+    there = [to_device(frame) if on_gpu else frame for frame in frames[:4]]
+    made = 0
+    lstm.stream(3)(there[0])
+    for fails in range(1, made + 1):
+        lstm.bias_ih_l0 = lstm.bias_ih_l0 + 0  # it all goes up again
+        stream, expected = lstm.stream(3), reference.stream(3)
+        freed = system.device(0).freed
+        for k, frame in enumerate(frames[:4]):
+            made, fails_at = 0, fails if k in (0, 2) else 0
+            h_t = stream(there[k])
+            fails_at = 0
+            np.testing.assert_allclose(h_t.get() if on_gpu else h_t, expected(frame), atol=1e-5)
+        assert system.device(0).freed > freed
+
+
+def test_a_kernel_that_cannot_be_loaded_at_first_is_launched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA loads kernels when they are first launched: what the launches before one have changed is not kept."""
+    lstm, reference, system, frames = both(proj_size=2)
+    device, launched, fails = system.device(0), 0, 0
+    functions = device.functions
+
+    def failing(*source: Any) -> Any:
+        return {name: partial(launch, kernel) for name, kernel in functions(*source).items()}
+
+    def launch(kernel: Any, *arguments: Any) -> None:
+        nonlocal launched
+        launched += 1
+        if launched == fails:
+            raise OutOfMemory("no memory to load a kernel")
+        kernel(*arguments)
+
+    monkeypatch.setattr(device, "functions", failing)
+    for number in range(1, 9):
+        launched, fails, freed = 0, number, device.freed
+        stream, expected = lstm.stream(3), reference.stream(3)
+        for frame in frames[:3]:
+            np.testing.assert_allclose(stream(frame), expected(frame), atol=1e-5)
+        assert device.freed == freed + 1
 
 
 def out_of_memory(array: np.ndarray) -> np.ndarray:

@@ -77,6 +77,13 @@ def test_the_persistent_kernels_in_their_own_configurations() -> None:
     assert system.device(0).grids == [(2, 2, 1)] * 2
 
 
+def test_without_cudnn_a_lack_of_memory_is_met_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cudnn, "find", staticmethod(lambda: "cuDNN 9 is not found (nowhere): pip install it"))
+    backend = HostBackend()
+    outputs_and_gradients(backend, make_problem(testing.Case(), "float32"))
+    backend._free(backend._devices().device(0))  # type: ignore[arg-type]
+
+
 def test_a_tier_that_cannot_run_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cudnn, "find", staticmethod(lambda: "cuDNN 9 is not found (nowhere): pip install it"))
     problem = make_problem(testing.Case(), "float32")

@@ -1,4 +1,4 @@
-"""Short calls are on one thread while processors are short, and on more again when there are some."""
+"""Calls are on one thread where processors are short, and on more again when there are some."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ pytestmark = [
 
 #: Whether other threads than the caller had a processor meanwhile is what the kernel counts. The clock ends only
 #: the waiting.
-SCRIPT = """
+BEGIN = """
 import json, os, subprocess, sys, time
 import cylstm
-
-PROCESSORS = os.cpu_count()
 
 def others_ns():
     tasks = (task for task in os.listdir("/proc/self/task") if int(task) != os.getpid())
@@ -32,12 +30,9 @@ def is_quiet():  # this thread runs, and no other of the machine wants a process
     time.sleep(0.1)
     return open("/proc/loadavg").read().split()[3].startswith("1/")
 
-cylstm.set_num_threads(2)
-lstm, x = cylstm.LSTM(64, 64, backend="cython"), cylstm.randn(50, 8, 64)
-
 def is_alone():
     before = others_ns()
-    for _ in range(100):
+    for _ in range(calls):
         lstm(x)
     return others_ns() == before
 
@@ -48,7 +43,11 @@ def within(seconds, happens):
             return True
     return False
 
-busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * PROCESSORS)]
+cylstm.set_num_threads(2)
+"""
+CROWDED = """
+lstm, x, calls = cylstm.LSTM(64, 64, backend="cython"), cylstm.randn(50, 8, 64), 100
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * os.cpu_count())]
 try:
     alone = within(60, is_alone)
 finally:
@@ -59,9 +58,23 @@ quiet = within(5, is_quiet)
 together = quiet and within(20, lambda: not is_alone())
 print(json.dumps({"alone": alone, "quiet": quiet, "together": together}))
 """
+ONE_PROCESSOR = """
+lstm, x, calls = cylstm.LSTM(64, 256, backend="cython"), cylstm.randn(50, 16, 64), 10
+everywhere = os.sched_getaffinity(0)
+before = within(60, lambda: not is_alone())
+os.sched_setaffinity(0, {max(everywhere)})
+time.sleep(0.2)  # threads that wait for the next call are asleep
+alone = is_alone()
+os.sched_setaffinity(0, everywhere)
+print(json.dumps({"before": before, "alone": alone, "afterwards": within(60, lambda: not is_alone())}))
+"""
 
 
 def test_short_calls_are_alone_while_the_machine_is_crowded_and_not_afterwards() -> None:
-    found = json.loads(run(SCRIPT))
+    found = json.loads(run(BEGIN + CROWDED))
     assert found["alone"]
     assert found["together"] or not found["quiet"]  # other work may make the machine a crowded one
+
+
+def test_a_call_is_alone_where_all_processors_but_one_are_taken_from_its_thread() -> None:
+    assert json.loads(run(BEGIN + ONE_PROCESSOR)) == {"before": True, "alone": True, "afterwards": True}

@@ -108,6 +108,26 @@ print(len(os.listdir("/proc/self/task")) - tasks)
 
 
 @linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="the limit holds for other users alone")
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor alone")
+def test_where_threads_can_be_made_again_the_next_long_call_has_some() -> None:
+    code = """
+_lstm.open_regions(False)
+lstm, x = cylstm.LSTM(64, 256), cylstm.randn(50, 16, 64)
+cylstm.set_num_threads(2)
+os.setuid(65534)
+tasks, (_, most) = [], resource.getrlimit(resource.RLIMIT_NPROC)
+for limit in (1, most):
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, most))
+    before = len(os.listdir("/proc/self/task"))
+    lstm(x)
+    tasks.append(len(os.listdir("/proc/self/task")) - before)
+print(tasks)
+"""
+    assert run(BEGIN + code) == "[0, 1]"
+
+
+@linux
 def test_memory_that_runs_out_is_an_error_and_changes_nothing() -> None:
     """Each phase under limits from next to nothing to enough; the first call after the limit is right again."""
     code = """

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -125,6 +126,7 @@ class CupyWorkspace(NamedTuple):
     prepared: Prepared
     of_variant: Any
     to_host: bool
+    stream: Hashable  # in which it was computed, and to which its memory goes back
 
 
 class CupyBackend(Backend):
@@ -191,9 +193,9 @@ class CupyBackend(Backend):
         devices = self._devices()
         device = devices.device(devices.current() if self._device is None else self._device)
         tier = os.environ.get(VARIABLE, "").strip() if self._tier is None else self._tier
-        variants = self._variants_on(device, tier)
 
         def prepare() -> PreparedLayer:
+            variants = self._variants_on(device, tier)
             uploaded = tuple(
                 DirectionParameters(*(_owned(device, p) for p in direction)) for direction in layer_parameters
             )
@@ -246,7 +248,9 @@ class CupyBackend(Backend):
         def forward() -> LayerOutput:
             form = prepared.form(batch_sizes, keep)
             result = form.forward(batch_sizes=batch_sizes, keep=keep, **_uploaded(arguments, prepared.device))
-            workspace = None if keep == "nothing" else CupyWorkspace(form, result.workspace, to_host)
+            workspace = None
+            if keep != "nothing":
+                workspace = CupyWorkspace(form, result.workspace, to_host, prepared.device.stream())
             output, h_n, c_n = (_returned(array, to_host) for array in result[:3])
             if to_host:
                 prepared.device.verify()  # whose work is done
@@ -263,12 +267,13 @@ class CupyBackend(Backend):
         grad_h_n: Any | None,
         grad_c_n: Any | None,
     ) -> LayerGradients:
-        form, of_variant, to_host = workspace
+        form, of_variant, to_host, stream = workspace
         arguments = {"grad_output": grad_output, "grad_h_n": grad_h_n, "grad_c_n": grad_c_n}
         self._check_places(prepared.device, arguments)
 
         def backward() -> LayerGradients:
-            grads = form.backward(of_variant, **_uploaded(arguments, prepared.device))
+            with _between(prepared.device, stream):
+                grads = form.backward(of_variant, **_uploaded(arguments, prepared.device))
             dx, dh_0, dc_0 = (_returned(array, to_host) for array in grads[:3])
             parameters = tuple(DirectionParameters(*(_returned(p, to_host) for p in each)) for each in grads.parameters)
             if to_host:
@@ -304,6 +309,7 @@ class CupyBackend(Backend):
         says what to do. The work changes nothing before it is done, so it can be begun again.
         """
         with device.current():
+            device.refuse_recording()
             device.verify()  # what calls before this one have left, as far as they are done
             try:
                 return work()
@@ -323,7 +329,7 @@ class CupyBackend(Backend):
 
     def _free(self, device: Device) -> None:
         """Give up what is kept for calls to come, here and in CuPy."""
-        for (number, _), variant in self._variants.items():
+        for (number, _), variant in list(self._variants.items()):  # other threads may add some
             if number == device.number:
                 variant.forget()
         gc.collect()
@@ -357,6 +363,18 @@ def _cupy_system() -> System:
     from .cupy_device import CupySystem
 
     return CupySystem()
+
+
+@contextmanager
+def _between(device: Device, stream: Hashable) -> Iterator[None]:
+    """What the current stream does inside comes after what another one has been given, and before what it will be."""
+    current = device.stream()
+    if current == stream:
+        yield
+        return
+    device.order(stream, current)
+    yield
+    device.order(current, stream)
 
 
 def _owned(device: Device, parameter: Any) -> Any:

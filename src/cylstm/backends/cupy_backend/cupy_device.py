@@ -19,7 +19,12 @@ from .planner import Facts
 #: Statuses of errors that mean a lack of memory: cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY,
 #: CUBLAS_STATUS_ALLOC_FAILED.
 LACKS_MEMORY = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3}
+INVALID_VALUE = 1  # CUDA_ERROR_INVALID_VALUE
+PER_THREAD = 2  # the address of CUDA's per-thread default stream, in every thread
 GEMM_DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
+#: CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: what cuBLAS adds up in parts, it adds up in float32, be the product
+#: of 16 bits. And no TF32 unless a product asks for it.
+STRICT_MATH = 16
 #: 0 and 1 as cuBLAS takes factors of a product: of float32, and of float64.
 SCALARS = [(np.array(0, dtype), np.array(1, dtype)) for dtype in (np.float32, np.float64)]
 
@@ -28,6 +33,11 @@ class CupySystem:
     """All GPUs of this machine; see `cylstm.backends.cupy_backend.device.System`."""
 
     def __init__(self) -> None:
+        if os.environ.get("CUPY_ENABLE_UMP", "").strip() not in ("", "0"):
+            raise RuntimeError(
+                "CUPY_ENABLE_UMP must be 0, for else arrays of NumPy and CuPy may share memory, and what is returned "
+                f"may not be computed yet, got {os.environ['CUPY_ENABLE_UMP']!r}: unset it"
+            )
         if os.environ.get("CYLSTM_NO_POOL", "").strip() not in ("", "0"):
             # So that an array ends where its memory ends, and compute-sanitizer sees who reads beyond it.
             cupy.cuda.set_allocator(None)
@@ -72,19 +82,26 @@ class CupyDevice:
         return cupy.cuda.Device(self.number)
 
     def stream(self) -> Hashable:
-        return cupy.cuda.get_current_stream()
+        return _current_stream()
+
+    def refuse_recording(self) -> None:
+        if _current_stream().is_capturing():
+            raise RuntimeError(
+                "calls cannot be recorded in a CUDA graph, for they allocate memory, but the current stream is being "
+                "recorded: call outside of the recording (a step of `stream` is a graph by itself)"
+            )
 
     def mark(self) -> Mark:
-        stream = cupy.cuda.get_current_stream()
+        stream = _current_stream()
         return Mark(stream, stream.record(cupy.cuda.Event(disable_timing=True)))
 
     def wait(self, mark: Mark) -> None:
-        stream = cupy.cuda.get_current_stream()
+        stream = _current_stream()
         if stream != mark.stream:
             stream.wait_event(mark.event)
 
-    def follow(self, stream: Any) -> None:
-        cupy.cuda.get_current_stream().wait_event(stream.record(cupy.cuda.Event(disable_timing=True)))
+    def order(self, first: Any, then: Any) -> None:
+        then.wait_event(first.record(cupy.cuda.Event(disable_timing=True)))
 
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         return self._functions(source, options, names)
@@ -110,7 +127,7 @@ class CupyDevice:
     def recorded(self, launch_all: Callable[[], None]) -> Callable[[], None]:
         # On a stream of its own: CUDA does not record the default stream. Not by `with`, whose end in CuPy before 14.3
         # makes the null stream the current one, whatever `use` had made it.
-        before, stream = cupy.cuda.get_current_stream(), cupy.cuda.Stream(non_blocking=True)
+        before, stream = _current_stream(), cupy.cuda.Stream(non_blocking=True)
         stream.use()
         try:
             stream.begin_capture()
@@ -141,8 +158,9 @@ class CupyDevice:
         compute = COMPUTE_32F_FAST_TF32 if tf32 and name == "float32" else COMPUTE_TYPES[name]
         one, beta = SCALARS[name == "float64"][1], SCALARS[name == "float64"][add]
         cublas, handle = _cublas(), cupy.cuda.device.get_cublas_handle()
-        mode = cublas.getPointerMode(handle)
+        pointer_mode, math_mode = cublas.getPointerMode(handle), cublas.getMathMode(handle)
         cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_HOST)
+        cublas.setMathMode(handle, STRICT_MATH)
         try:
             cublas.gemmEx(
                 handle, int(gemm.a.transposed), int(gemm.b.transposed), gemm.m, gemm.n, gemm.k, one.ctypes.data,
@@ -150,7 +168,8 @@ class CupyDevice:
                 beta.ctypes.data, out.data.ptr, DATA_TYPES[of_out], gemm.leading, compute, GEMM_DEFAULT,
             )  # fmt: skip
         finally:
-            cublas.setPointerMode(handle, mode)
+            cublas.setPointerMode(handle, pointer_mode)
+            cublas.setMathMode(handle, math_mode)
 
     def lacks_memory(self, error: BaseException) -> bool:
         if isinstance(error, (cupy.cuda.memory.OutOfMemoryError, MemoryError)):
@@ -159,6 +178,32 @@ class CupyDevice:
 
     def free(self) -> None:
         cupy.get_default_memory_pool().free_all_blocks()
+
+
+def _current_stream() -> Any:
+    """The current stream of this thread.
+
+    Raises
+    ------
+    RuntimeError
+        If it is CUDA's per-thread default stream. That has one address in all threads, so what is kept for a stream
+        would be shared by several, in no order.
+    """
+    stream = cupy.cuda.get_current_stream()
+    if stream.ptr == PER_THREAD or (not stream.ptr and _default_is_per_thread()):
+        raise RuntimeError(
+            "the current stream must not be CUDA's per-thread default stream, which has one address in all threads: "
+            "unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM, or call inside `with cupy.cuda.Stream():` (PyTorch's tensors "
+            "inside `with torch.cuda.stream(torch.cuda.Stream()):`)"
+        )
+    return stream
+
+
+@lru_cache
+def _default_is_per_thread() -> bool:
+    from cupy_backends.cuda.stream import get_default_stream_ptr  # as CuPy has read its variable
+
+    return bool(get_default_stream_ptr() == PER_THREAD)
 
 
 @lru_cache
@@ -193,8 +238,10 @@ class CupyGridKernel:
         self._threads, self._shared_memory, self._in_vain = threads, shared_memory, in_vain
         try:
             self._function.max_dynamic_shared_size_bytes = shared_memory
-        except cupy.cuda.driver.CUDADriverError:  # more than a block of this device may have
-            self.resident = 0
+        except cupy.cuda.driver.CUDADriverError as error:
+            if error.status != INVALID_VALUE:  # a lack of memory, say, which must not be remembered
+                raise
+            self.resident = 0  # it is more than a block of this device may have
         else:
             of_one = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
             self.resident = multiprocessors * of_one(self._function.kernel.ptr, threads, shared_memory)

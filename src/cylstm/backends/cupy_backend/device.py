@@ -49,14 +49,20 @@ class Device(Protocol):
     def stream(self) -> Hashable:
         """The current stream of this thread. It is not destroyed as long as somebody holds the object."""
 
+    def refuse_recording(self) -> None:
+        """Raise a RuntimeError if what the current stream is given is being recorded in a graph.
+
+        A replay would use memory that belongs to others by then, and a step of a stream the state of the first one.
+        """
+
     def mark(self) -> Any:
         """The point that the current stream has been given work up to."""
 
     def wait(self, mark: Any) -> None:
         """Let the current stream wait for a mark. The host does not wait."""
 
-    def follow(self, stream: Any) -> None:
-        """Let the current stream wait for all that another one has been given. The host does not wait."""
+    def order(self, first: Any, then: Any) -> None:
+        """Let a stream wait for all that another one has been given. The host does not wait."""
 
     def functions(self, source: str, options: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, Launch]:
         """The kernels of a source text, compiled once for these options of the compiler."""

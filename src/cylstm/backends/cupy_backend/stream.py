@@ -2,14 +2,17 @@
 
 A step is three things for the device: the frame is copied into a buffer, the graph runs, the output is copied out. The
 graph is one launch per layer, two with projection, whose arguments never change. There are two of them, which take
-turns: each reads the h that the other has written.
+turns: each reads the h that the other has written. They are recorded before the first step, so that a step is taken as
+a whole or, for lack of memory say, not at all.
 
 Symbols and shapes are those of `cylstm.backends.base`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,19 +69,21 @@ class StreamStepper:
         self._device, self._run, self._check = device, run, check
         self._levels = [Level.of(layer, xp) for layer in layers]
         L, dtype = len(layers), first.dtype
-        self._x = xp.empty((B, first.I), dtype)
+        self._x = xp.zeros((B, first.I), dtype)
         self._h = [xp.zeros((L, B, last.R), dtype) for _ in range(2)]  # of the last step, and of the next one
         self._last = [h[-1] for h in self._h]  # of the last layer
         self._c = xp.zeros((L, B, last.H), dtype)
         self._unprojected = xp.empty((B, last.H), first.arithmetic) if last.P else None
         self._turn = 0
-        self._taken = 0
-        self._graphs: list[Callable[[], None] | None] = [None, None]  # of each turn
-        self._stream = device.stream()
+        self._stream = self._home = device.stream()
         self._on_gpu = False  # the last frame, or the state that was set
         self._tile = choose_tile(B=B, itemsize=first.arithmetic.itemsize)
         self._kernels = device.functions(source(), definitions(dtype.name, self._tile), KERNELS)
         self._shapes = {(B, first.I): (B, last.R)} | ({(first.I,): (last.R,)} if B == 1 else {})
+        self._launch(0)  # kernels are not loaded while launches are recorded
+        for state in (*self._h, self._c):
+            state.fill(0)
+        self._graphs = [device.recorded(partial(self._launch, turn)) for turn in (0, 1)]
 
     def step(self, x_t: Any, out: Any, threads: int) -> Any:
         """As `Stepper.step`; x_t and out are both NumPy's, or both the device's."""
@@ -92,38 +97,23 @@ class StreamStepper:
 
         def step() -> Any:
             device, xp = self._device, self._device.xp
-            h_t = xp.empty(shape, x_t.dtype) if on_gpu and out is None else out
+            h_t = (xp if on_gpu else np).empty(shape, x_t.dtype) if out is None else out
             self._follow()
             # CuPy keeps the order of a matrix that lies by its columns, and it is memory that is copied.
             frame = xp.ascontiguousarray(x_t) if on_gpu else xp.asarray(np.ascontiguousarray(x_t))
             device.copy(frame, self._x)
-            self._next()
+            self._graphs[self._turn]()
+            self._turn = 1 - self._turn  # from here on nothing needs memory
             last = self._last[self._turn]
             if on_gpu:
                 device.copy(last, h_t)
-                return h_t
-            h_t = last.get().reshape(shape)
-            if out is None:
-                return h_t
-            out[...] = h_t
-            return out
+            else:
+                last.get(out=h_t.reshape(last.shape))
+            return h_t
 
         h_t = self._run(step)
         self._on_gpu = on_gpu
         return h_t
-
-    def _next(self) -> None:
-        """The step of this turn: the first ones by single launches, for kernels are not loaded while one records."""
-        turn = self._turn
-        launch = partial(self._launch, turn)
-        if self._taken < 2:
-            launch()
-        else:
-            if (graph := self._graphs[turn]) is None:
-                graph = self._graphs[turn] = self._device.recorded(launch)
-            graph()
-        self._taken += 1
-        self._turn = 1 - turn
 
     def _launch(self, turn: int) -> None:
         """The launches of a step that reads the states of this turn."""
@@ -147,8 +137,15 @@ class StreamStepper:
         """Let the current stream come after the one of the last step."""
         stream = self._device.stream()
         if stream != self._stream:
-            self._device.follow(self._stream)
+            self._device.order(self._stream, stream)
             self._stream = stream
+
+    def __del__(self) -> None:
+        """Memory goes back to the stream in which it was made: what comes there is to come after the last step."""
+        home = getattr(self, "_home", None)
+        if home is not None and self._stream != home and not sys.is_finalizing():
+            with suppress(Exception), self._device.current():  # the device may have failed
+                self._device.order(self._stream, home)
 
     def state(self, on_gpu: bool | None = None) -> tuple[Any, Any]:
         """As `DeviceStepper.state`."""

@@ -7,6 +7,8 @@
     archive.py    what is in a file: configuration, version, groups of arrays
     contents.py   the names of groups; files that are written
     hdf5.py       groups, arrays and texts of an HDF5 file
+    headers.py    the headers of its objects, checked before HDF5 reads them
+    heaps.py      its heaps of names and texts, likewise
 
 Only h5py is needed. Nothing in a file is executed: of the configuration, names and numbers are read. Every file is
 taken as hostile: links out of the file, data in other files, and compressed data are refused.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import mmap
 import re
@@ -12,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...files.container import TensorFileError, expansion_limit, mapped, widened
+from ...files.container import TensorFileError, expansion_limit, widened
 from ...words import named, needs, quoted
+from .headers import Headers, opened
+from .heaps import check_heaps
 
 #: Nested groups.
 MAX_DEPTH = 50
@@ -24,7 +25,6 @@ TRAINING = re.compile(r"/?(optimizer|metrics|optimizer_weights|loss_tracker)")
 
 #: Bytes that HDF5 takes for a file, and more.
 ROOM = 16 << 20
-_HEAP = b"GCOL\x01"  # three bytes follow that HDF5 does not look at
 
 
 class Group(NamedTuple):
@@ -45,16 +45,17 @@ class Hdf5(NamedTuple):
 
 def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
     """All groups of a file but those of training, and texts of the file."""
-    h5py = import_h5py()
     size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
-    texts = Texts(expansion_limit(size), check_heaps(source))
-    with open_hdf5(source, "r") as file:
-        found = {name: texts.one(file, name) for name in attributes}
-        return Hdf5({group.path: group for group in _groups(h5py, file, texts, size)}, found)
+    with opened(source) as data:
+        headers, texts = Headers(data), Texts(expansion_limit(size), check_heaps(data))
+        with open_hdf5(source, "r") as file:
+            found = {name: texts.one(file, name) for name in attributes}
+            return Hdf5({group.path: group for group in _groups(file, headers, texts, size)}, found)
 
 
-def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
+def _groups(file: Any, headers: Headers, texts: Texts, size: int) -> Iterator[Group]:
     """The groups with their arrays, of a file of this size; each once, whatever links lead to it."""
+    h5py = import_h5py()
     todo, seen, total = [("", file, 0)], set(), 0
     while todo:
         path, group, depth = todo.pop(0)
@@ -69,8 +70,10 @@ def _groups(h5py: Any, file: Any, texts: Texts, size: int) -> Iterator[Group]:
             inside = f"{path}/{name}".lstrip("/")
             if TRAINING.fullmatch(inside):
                 continue
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise TensorFileError(f"{inside} must be in its place, got a link, which is not followed")
+            link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+            if link.type != h5py.h5l.TYPE_HARD:
+                raise TensorFileError(f"{named(inside)} must be in its place, got a link, which is not followed")
+            headers.check(link.u)  # its address
             item = group[name]
             if isinstance(item, h5py.Group):
                 todo.append((inside, item, depth + 1))
@@ -122,7 +125,7 @@ class Texts:
             return None
         if self._identifier(item, name).shape != ():
             raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be one text, got several")
-        return self._text(item.attrs[name], item, name)
+        return _text(item.attrs[name])
 
     def several(self, item: Any, name: str) -> list[str] | None:
         """The attribute, which is a list of texts, if it is there; a long one is in pieces, name0, name1 …"""
@@ -139,29 +142,31 @@ class Texts:
                 raise TensorFileError(
                     f"the attribute {quoted(one)} of {named(item.name)} must be a list of texts, got {shape}"
                 )
-            found += [self._text(text, item, one) for text in item.attrs[one]] if shape[0] else []
+            found += map(_text, item.attrs[one]) if shape[0] else []
         return found if names else None
 
     def _identifier(self, item: Any, name: str) -> Any:
-        """The attribute, whose size is checked."""
+        """The attribute, whose kind and size are checked."""
         identifier = item.attrs.get_id(name)
         if identifier.shape is None:
             raise TensorFileError(f"the attribute {quoted(name)} of {named(item.name)} must be text, got nothing")
-        number = int(np.prod(identifier.shape, dtype=object))
-        variable = identifier.get_type().get_class() == 3 and identifier.get_type().is_variable_str()
-        bytes_each = self.heap if variable else identifier.get_type().get_size()
+        kind, number = identifier.get_type(), int(np.prod(identifier.shape, dtype=object))
+        if number == 0:  # an empty list is one of numbers
+            return identifier
+        if kind.get_class() != import_h5py().h5t.STRING:  # some other kinds crash h5py
+            raise TensorFileError(
+                f"the attribute {quoted(name)} of {named(item.name)} must be text, got something else"
+            )
+        bytes_each = self.heap if kind.is_variable_str() else kind.get_size()
         if number * bytes_each > self.limit:
             raise TensorFileError(
                 f"the attribute {quoted(name)} of {named(item.name)} must have at most {self.limit} bytes, got more"
             )
         return identifier
 
-    def _text(self, value: Any, item: Any, name: str) -> str:
-        if not isinstance(value, bytes | str):
-            raise TensorFileError(
-                f"the attribute {quoted(name)} of {named(item.name)} must be text, got a {type(value).__name__}"
-            )
-        return value.decode() if isinstance(value, bytes) else str(value)
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def import_h5py() -> Any:
@@ -186,39 +191,3 @@ def open_hdf5(source: Path | io.BytesIO, mode: str) -> Any:
     except OSError as error:
         raise MemoryError(f"a file of HDF5 must have {ROOM} bytes of memory to be opened, got less") from error
     return import_h5py().File(source, mode)
-
-
-def check_heaps(source: Path | io.BytesIO) -> int:
-    """Refuse damage in the heaps of texts, which HDF5 itself (1.14) reads without end; the size of the largest heap.
-
-    A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
-    """
-    with contextlib.ExitStack() as stack:
-        data: Any
-        if isinstance(source, Path):
-            file = stack.enter_context(open(source, "rb"))
-            data = stack.enter_context(mapped(file))
-        else:
-            data = source.getvalue()
-        largest, steps = 0, len(data) // 16  # that heaps beside one another can have
-        begin = data.find(_HEAP)
-        while begin >= 0:
-            end, at = begin + int.from_bytes(data[begin + 8 : begin + 16], "little"), begin + 16
-            if end > len(data):
-                raise TensorFileError(f"a heap of texts must end within {len(data)} bytes, got {end}")
-            while at + 16 <= end:
-                index, size = (
-                    int.from_bytes(data[at : at + 2], "little"),
-                    int.from_bytes(data[at + 8 : at + 16], "little"),
-                )
-                if index == 0 and at + size != end:
-                    raise TensorFileError(f"a heap of texts must end at byte {end}, got {at + size}")
-                at += size if index == 0 else 16 + size + -size % 8
-                steps -= 1
-            if at > end or end - at >= 16:
-                raise TensorFileError(f"a heap of texts must end at byte {end}, got {at}")
-            if steps < 0:
-                raise TensorFileError("heaps of texts must lie beside one another, got some that overlap")
-            largest = max(largest, end - begin)
-            begin = data.find(_HEAP, begin + 1)
-    return largest

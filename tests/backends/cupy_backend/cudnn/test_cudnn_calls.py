@@ -263,7 +263,10 @@ def test_every_descriptor_is_destroyed() -> None:
         forward(used, problem(D=2, T=1), prepared)
     assert len(functions.objects) == 1 + 5 * MOST_CALLS
     used.variant.forget()
-    assert len(functions.objects) == 1
+    assert not functions.objects  # of the handle too
+    functions.lacking = ""
+    outputs_and_gradients(used, given)  # with a new one
+    assert functions.asked.count("cudnnCreate") == 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -300,6 +303,55 @@ def test_where_there_is_no_cudnn_the_variant_says_so() -> None:
         find = staticmethod(lambda: "cuDNN 9 is not found (nowhere): pip install nvidia-cudnn-cu13")
 
     assert Without(HostDevice()).unavailable().startswith("cuDNN 9 is not found")
+
+
+def test_backends_of_a_process_share_handles() -> None:
+    """And a handle that is in use is neither lent to others nor destroyed; each has its precision all the same."""
+    functions, given = HostCudnn(), problem()
+    library = Library(functions)
+
+    class OnHost(Cudnn):
+        find = staticmethod(lambda: library)
+
+    maths = []
+    for tf32 in (False, True, False):
+        outputs_and_gradients(VariantBackend(OnHost(HostDevice(), tf32=tf32)), given)
+        maths.append(functions.calls[-1][1].math)
+    assert maths == [(0, 3), (0, 0), (0, 3)]
+    assert functions.asked.count("cudnnCreate") == 1
+    one, other = (OnHost(HostDevice()) for _ in range(2))
+    with one.handle() as first, other.handle() as second:
+        assert first is not second
+        one.forget()
+        assert first.pointer.value in functions.objects
+        assert second.pointer.value in functions.objects
+    assert functions.asked.count("cudnnDestroy") == 0
+    one.forget()
+    assert functions.asked.count("cudnnDestroy") == 2
+    with OnHost(HostDevice(1)).handle():
+        assert functions.asked.count("cudnnCreate") == 3  # another device, another handle
+    functions.lacking = "cudnnDestroy"
+    OnHost(HostDevice(1)).forget()  # what it says is of work queued before
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_addresses_are_multiples_of_sixteen_bytes(D: int) -> None:
+    """Whatever those of the caller's arrays are; the stand-in refuses others."""
+    of, given = variant(HostCudnn()), problem("float16", D=D, I=3, H=5)
+    prepared = of.prepare(tuple(type(p)(*map(to_device, p[:4])) for p in given.parameters))
+    expected = expected_outputs_and_gradients(given)
+
+    def odd(array: np.ndarray) -> Any:
+        there = to_device(np.concatenate([np.zeros(3, array.dtype), array.reshape(-1)]))[3:].reshape(array.shape)
+        assert there.data.ptr % 16
+        return there
+
+    arguments = {name: odd(getattr(given, name)) for name in ("input", "h_0", "c_0")}
+    result = prepared.forward(**arguments, batch_sizes=given.batch_sizes, keep="gates")
+    names = ("grad_output", "grad_h_n", "grad_c_n")
+    grads = prepared.backward(result.workspace, **{name: odd(getattr(given, name)) for name in names})
+    np.testing.assert_allclose(result.output.get(), expected["output"], atol=4e-3)
+    np.testing.assert_allclose(grads.input.get(), expected["grad_input"], atol=2e-2)
 
 
 def test_handles_belong_to_the_device_of_the_variant() -> None:

@@ -1,9 +1,9 @@
 """The kernel variant ``cudnn``: NVIDIA's cuDNN, through ctypes. A map of this folder::
 
-    variant.py       Cudnn: which calls it computes, handles that are lent
+    variant.py       Cudnn: which calls it computes
     directions.py    a layer of two directions, which may go one by one
     layer.py         the parameters of a layer, forward and backward
-    handle.py        a handle, with the descriptors of its calls
+    handle.py        handles that are lent, each with the descriptors of its calls
     weight_space.py  where cuDNN has each matrix and bias
     descriptors.py   what a call tells cuDNN about a layer and its rows
     algorithms.py    which of cuDNN's algorithms, from sizes alone

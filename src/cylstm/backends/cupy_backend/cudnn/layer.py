@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ...base import Keep, LayerGradients, LayerOutput
-from ..device import Device, copied
+from ..device import Device, copied, part
 from ..variants import LayerShape
 from .algorithms import Conditions, algorithms
 from .handle import Handle
@@ -128,6 +128,7 @@ class PreparedCudnn:
         """The output, the states, and what a backward pass needs: by the first algorithm that cuDNN has for it."""
         xp, shape, library = self.variant.device.xp, self.shape, self.variant.library
         B, D = int(batch_sizes[0]), shape.D
+        x, h_0, c_0 = map(self._aligned, (x, h_0, c_0))
         output = xp.empty((len(x), D * shape.R), x.dtype)
         h_n, c_n = xp.empty((D, B, shape.R), x.dtype), xp.empty((D, B, shape.H), x.dtype)
         mode = TRAINING if training else INFERENCE
@@ -155,6 +156,7 @@ class PreparedCudnn:
     def backward(self, workspace: CudnnWorkspace, *, grad_output: Any, grad_h_n: Any, grad_c_n: Any) -> LayerGradients:
         xp, shape, library = self.variant.device.xp, self.shape, self.variant.library
         x, batch_sizes, h_0, c_0, kept = workspace
+        x, grad_output, grad_h_n, grad_c_n = map(self._aligned, (x, grad_output, grad_h_n, grad_c_n))
         if kept is None:
             kept = self._forward(x, batch_sizes, h_0, c_0, True)[3]
             assert kept is not None
@@ -181,6 +183,10 @@ class PreparedCudnn:
                 dw.nbytes, _address(dw), *work.arguments, *reserve.arguments,
             )  # fmt: skip
         return LayerGradients(dx, dh_0, dc_0, self.layout.parameters(dw, self.variant.device))
+
+    def _aligned(self, array: Any) -> Any:
+        """An array, or a copy where its address is one that cuDNN may not expect; None for None."""
+        return None if array is None else part(self.variant.device, array)
 
 
 def _address(array: Any) -> int | None:

@@ -20,6 +20,7 @@ _OUT = POINTER(c_void_p)
 #: Arguments of the calls that return a status. Handles, descriptors, memory: ``c_void_p``; enumerations: ``c_int``.
 SIGNATURES: dict[str, list[Any]] = {
     "cudnnCreate": [_OUT],
+    "cudnnDestroy": [c_void_p],
     "cudnnSetStream": [c_void_p, c_void_p],
     "cudnnCreateRNNDescriptor": [_OUT],
     "cudnnDestroyRNNDescriptor": [c_void_p],
@@ -87,6 +88,7 @@ class Library:
         functions.cudnnGetVersion.restype = c_size_t
         functions.cudnnGetErrorString.restype = c_char_p
         self._functions = functions
+        self.pools: dict[int, Any] = {}  # by device; see `handle.handles_of`
         self.version: int = functions.cudnnGetVersion()
         self._calls = {name: self._checked(name, arguments) for name, arguments in SIGNATURES.items()}
 

@@ -1,10 +1,8 @@
-"""The kernel variant ``cudnn``: which calls it computes, and the handles that are lent to them."""
+"""The kernel variant ``cudnn``: which calls it computes."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import ClassVar
 
@@ -16,7 +14,7 @@ from ..schedule import Recent
 from ..variants import LayerShape
 from .algorithms import Conditions, refusal, slower_than
 from .directions import PreparedBoth
-from .handle import Handle
+from .handle import Handle, handles_of
 from .layer import PreparedCudnn
 from .library import CudnnError, Library, find
 from .weight_space import Layout, layout
@@ -35,8 +33,6 @@ class Cudnn:
         self.device = device
         self.tf32 = tf32
         self._found = self.find()
-        self._idle: list[Handle] = []  # they are lent, for one serves one thread at a time
-        self._lock = threading.Lock()
         self._layouts: Recent[Layout] = Recent(MOST_LAYOUTS)
 
     @property
@@ -64,10 +60,9 @@ class Cudnn:
         return slower_than(shape, B)
 
     def forget(self) -> None:
-        """Handles stay, for others may be using them; their descriptors go."""
-        with self._lock:
-            for handle in self._idle:
-                handle.forget()
+        """Give up the handles that nobody uses, with their descriptors."""
+        if isinstance(self._found, Library):
+            handles_of(self._found, self.device.number).forget()
 
     def prepare(self, layer_parameters: LayerParameters) -> PreparedCudnn | PreparedBoth:
         """Take parameters that are arrays of the device. The result shares nothing with them."""
@@ -94,16 +89,6 @@ class Cudnn:
         B, ragged = int(batch_sizes[0]), bool(batch_sizes[0] != batch_sizes[-1])
         return Conditions(B, ragged, training, self.tf32, self.device.facts.multiprocessors)
 
-    @contextmanager
-    def handle(self) -> Iterator[Handle]:
+    def handle(self) -> AbstractContextManager[Handle]:
         """A handle for the current stream, for this thread alone."""
-        with self._lock:
-            handle = self._idle.pop() if self._idle else None
-        if handle is None:
-            handle = Handle(self.library)
-        try:
-            handle.follow(self.device.stream())
-            yield handle
-        finally:
-            with self._lock:
-                self._idle.append(handle)
+        return handles_of(self.library, self.device.number).lent(self.device.stream())

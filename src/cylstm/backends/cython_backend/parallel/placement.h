@@ -66,7 +66,7 @@ static inline void end_moving(int rank) { __atomic_store_n(&places[rank].moving,
 /* The thread of a rank is put on one of `others` and may then run on all of `allowed`, those of before. */
 static inline void move(long long thread, const ProcessorSet *others, const ProcessorSet *allowed)
 {
-    if (any_processor(others) && allow_processors(thread, others))
+    if (count_processors(others) && allow_processors(thread, others))
         allow_processors(thread, allowed);
 }
 
@@ -102,7 +102,7 @@ static inline void send_back(long long thread, const ProcessorSet *allowed)
 {
     ProcessorSet others = *allowed;
     remove_processor(&others, this_processor());
-    move(thread, any_processor(&others) ? &others : allowed, allowed);
+    move(thread, count_processors(&others) ? &others : allowed, allowed);
 }
 
 /* The thread of a rank, which was woken, may wait for this processor, behind this thread: it is put on another. */
@@ -148,7 +148,7 @@ static inline long long call_here(int rank)
     if (thread && idle && allowed_processors(thread, &places[rank].allowed)) {
         only = places[rank].allowed;
         keep_processor(&only, here);
-        if (any_processor(&only)) {
+        if (count_processors(&only)) {
             /* first the word, for the other thread may run at once, and this one long after */
             __atomic_store_n(&places[rank].called, CALLED, __ATOMIC_RELEASE);
             allow_processors(thread, &only);

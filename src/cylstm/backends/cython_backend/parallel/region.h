@@ -20,7 +20,7 @@
 /* The times are in nanoseconds. */
 enum {
     RECENT_NS = 2000000,          /* the other threads are still awake so long after a call */
-    REFUSED_NS = 1000000000,      /* so long no region is tried after the system has refused threads */
+    REFUSED_NS = 1000000000,      /* so long short calls try no region after the system has refused threads */
     EXCHANGE_FAST_NS = 100,       /* what an exchange costs on a quiet machine */
     EXCHANGE_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
     EXCHANGE_TRUST_NS = 50000000, /* for which the measurement is believed */
@@ -192,6 +192,13 @@ static inline int is_crowded(int threads)
     return region.crowded = 2 * idle < others;
 }
 
+/* Since the module was loaded, all processors but one may have been taken from this thread. */
+static inline int has_one_processor(void)
+{
+    ProcessorSet allowed;
+    return allowed_processors(own_thread(), &allowed) && count_processors(&allowed) == 1;
+}
+
 /* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
  * millisecond: a short call opens a region only where calls follow each other closely. */
 static inline int region_pays(int threads, long long macs)
@@ -199,9 +206,13 @@ static inline int region_pays(int threads, long long macs)
     long long now = nanoseconds();
     if (region.always)
         return 1;
-    if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors || now - region.refused < REFUSED_NS)
+    if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors)
         return 0;
-    if (macs <= MACS_WORTH_WAKING && now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
+    if (macs <= MACS_WORTH_WAKING) {
+        if (now - region.refused < REFUSED_NS ||
+            now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
+            return 0;
+    } else if (has_one_processor()) /* a question takes half a microsecond */
         return 0;
     return macs > MACS_WORTH_A_LOSS || !is_crowded(threads);
 }

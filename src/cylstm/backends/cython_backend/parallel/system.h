@@ -15,8 +15,8 @@
  *                                     0 where the system does not tell
  *   ProcessorSet, allowed_processors, allow_processors
  *                                     where a thread may run, by its thread_id
- *   remove_processor, keep_processor, any_processor
- *                                     of a set: without one, that one alone, whether there are any
+ *   remove_processor, keep_processor, count_processors
+ *                                     of a set: without one, that one alone, how many there are
  *   StartedThread, thread_start, thread_join
  *   thread_ends_init(call), call_at_thread_end()
  *                                     a function to be called at the end of each thread that asks for it

@@ -77,6 +77,6 @@ static inline void keep_processor(ProcessorSet *set, int processor)
         CPU_SET(processor, set);
 }
 
-static inline int any_processor(const ProcessorSet *set) { return CPU_COUNT(set) > 0; }
+static inline int count_processors(const ProcessorSet *set) { return CPU_COUNT(set); }
 
 #endif

@@ -55,6 +55,6 @@ static inline int allowed_processors(long long thread, ProcessorSet *set) { retu
 static inline int allow_processors(long long thread, const ProcessorSet *set) { return (void)thread, *set; }
 static inline void remove_processor(ProcessorSet *set, int processor) { (void)set, (void)processor; }
 static inline void keep_processor(ProcessorSet *set, int processor) { (void)set, (void)processor; }
-static inline int any_processor(const ProcessorSet *set) { return *set; }
+static inline int count_processors(const ProcessorSet *set) { return *set; }
 
 #endif

@@ -86,7 +86,7 @@ static inline void keep_processor(ProcessorSet *set, int processor)
     set->Mask &= processor >= 0 && processor / 64 == set->Group ? (KAFFINITY)1 << processor % 64 : 0;
 }
 
-static inline int any_processor(const ProcessorSet *set) { return set->Mask != 0; }
+static inline int count_processors(const ProcessorSet *set) { return __builtin_popcountll(set->Mask); }
 
 typedef struct {
     HANDLE handle;
