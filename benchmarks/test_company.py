@@ -300,7 +300,7 @@ def test_several_runs() -> None:
     assert summary.apart([data(), other]) == 3
     assert summary.apart([data(), data()]) == 0
     text = "\n".join(report.markdown([data(), other]))
-    assert "Times are geometric means of 2 runs, which gave 1.31, 0.73; 3 ratios differ by 20 %." in text
+    assert "Times are geometric means of 2 runs, which gave 1.31, 0.73; 3 ratios differ by more than 20 %." in text
     other["rows"][0]["wrong"] = "the error is 1"
     assert ("a: alone", "8x256") not in summary.ratios(summary.merged([data(), other]))
 

@@ -125,7 +125,10 @@ def _several(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(runs) == 1:
         return []
     means = ", ".join(f"{mean(ratios(data)):.2f}" for data in runs)
-    return [f"Times are geometric means of {len(runs)} runs, which gave {means}; {apart(runs)} ratios differ by 20 %."]
+    return [
+        f"Times are geometric means of {len(runs)} runs, which gave {means}; {apart(runs)} ratios differ by more than "
+        "20 %."
+    ]
 
 
 def _by_situation(data: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ static inline int omp_get_num_threads(void) { return 1; }
 static inline int omp_get_max_threads(void) { return 1; }
 static inline int omp_get_num_procs(void) { return 1; }
 static inline int omp_in_parallel(void) { return 0; }
+enum { omp_proc_bind_false };
+static inline int omp_get_proc_bind(void) { return omp_proc_bind_false; }
 #endif
 
 #endif

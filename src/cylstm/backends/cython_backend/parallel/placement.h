@@ -140,8 +140,8 @@ static inline int is_aside(int rank)
 static inline long long call_here(int rank)
 {
     int here = this_processor();
-    if (here < 0 || rank >= PLACES || processor_of(rank) == here || !start_moving(rank))
-        return 0;
+    if (here < 0 || rank >= PLACES || processor_of(rank) == here || time_of(rank) < 0 || !start_moving(rank))
+        return 0; /* where the system does not tell whether a thread works, it is not called */
     long long thread = __atomic_load_n(&places[rank].thread, __ATOMIC_RELAXED);
     ProcessorSet only;
     int idle = __atomic_load_n(&places[rank].called, __ATOMIC_ACQUIRE) == NOT_CALLED; /* else it is on its way back */

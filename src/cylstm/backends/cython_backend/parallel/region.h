@@ -20,7 +20,8 @@
 /* The times are in nanoseconds. */
 enum {
     RECENT_NS = 2000000,          /* the other threads are still awake so long after a call */
-    REFUSED_NS = 1000000000,      /* so long short calls try no region after the system has refused threads */
+    REFUSED_NS = 1000000000,      /* so long calls that are short beside a refusal try no region after one */
+    REFUSAL_SHARE = 20,           /* a call is at least so many times as long as the refusal that it may meet */
     EXCHANGE_FAST_NS = 100,       /* what an exchange costs on a quiet machine */
     EXCHANGE_RENEW_NS = 20000000, /* after which it is measured again, in a region that runs anyway */
     EXCHANGE_TRUST_NS = 50000000, /* for which the measurement is believed */
@@ -31,7 +32,8 @@ enum {
 
 /* The length of a call in multiply-adds. */
 enum {
-    MACS_WORTH_WAKING = 20000000, /* a third of a millisecond: pays even if the other threads have to wake up */
+    MACS_PER_NS = 45,             /* of one thread */
+    MACS_WORTH_WAKING = 20000000, /* some 0.4 ms: pays even if the other threads have to wake up */
     MACS_WORTH_A_LOSS = 150000000 /* some milliseconds: pays even if a thread loses its processor now and then */
 };
 
@@ -43,7 +45,7 @@ static struct {
     int openers;
     int always; /* for tests: every call that asks for threads gets a region */
     int crowded; /* the caller had to sleep until another thread was done, which had lost its processor */
-    long long refused; /* when the system has refused threads */
+    long long refused, refusal_ns; /* when the system has refused threads, and how long it took to learn that */
     long long call_ended; /* atomic; of the last call that asked for threads */
     long long began, ended;
     int others_asleep; /* the region before this one ended more than RECENT_NS ago */
@@ -154,13 +156,36 @@ static int can_start(int count)
 
 static int has_team(int threads)
 {
+    long long began = nanoseconds();
     if (threads > own_team && !can_start(threads - own_team)) {
         region.refused = nanoseconds();
+        region.refusal_ns = region.refused - began;
         return 0;
     }
     if (threads != own_team || __atomic_load_n(&places[0].thread, __ATOMIC_RELAXED) != own_thread())
         forget_places();
     own_team = threads;
+    return 1;
+}
+
+/* All processors but one may have been taken from this program since the module was loaded. Where OpenMP gives each
+ * thread a place, or another thread of the team may run elsewhere, the caller's set does not tell. */
+static inline int has_one_processor(int threads)
+{
+    int known = __atomic_load_n(&places[0].thread, __ATOMIC_RELAXED) == own_thread(); /* the places are of its team */
+    int ranks = !known ? 0 : threads < own_team ? threads : own_team;
+    ProcessorSet own, other;
+    if (omp_get_proc_bind() != omp_proc_bind_false || !allowed_processors(own_thread(), &own) ||
+        count_processors(&own) != 1)
+        return 0;
+    for (int r = 1; r < ranks && r < PLACES; r++) {
+        long long thread = __atomic_load_n(&places[r].thread, __ATOMIC_RELAXED);
+        if (!thread || !allowed_processors(thread, &other))
+            continue;
+        remove_processor(&other, this_processor());
+        if (count_processors(&other))
+            return 0;
+    }
     return 1;
 }
 
@@ -185,18 +210,13 @@ static inline int is_crowded(int threads)
     int others = (threads < region.processors ? threads : region.processors) - 1, idle;
     if (!region.crowded)
         return 0;
+    if (has_one_processor(threads))
+        return 1;
     if (!idle_with_own(&idle, threads)) {
         region.crowded = 0; /* the next one tries */
         return 1;
     }
     return region.crowded = 2 * idle < others;
-}
-
-/* Since the module was loaded, all processors but one may have been taken from this thread. */
-static inline int has_one_processor(void)
-{
-    ProcessorSet allowed;
-    return allowed_processors(own_thread(), &allowed) && count_processors(&allowed) == 1;
 }
 
 /* Where there are as many calls as processors, each runs on one. Threads that rested are slow to start, up to a
@@ -208,11 +228,12 @@ static inline int region_pays(int threads, long long macs)
         return 1;
     if (__atomic_load_n(&region.callers, __ATOMIC_RELAXED) >= region.processors)
         return 0;
+    if (now - region.refused < REFUSED_NS && macs < MACS_PER_NS * REFUSAL_SHARE * region.refusal_ns)
+        return 0;
     if (macs <= MACS_WORTH_WAKING) {
-        if (now - region.refused < REFUSED_NS ||
-            now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
+        if (now - __atomic_load_n(&region.call_ended, __ATOMIC_RELAXED) >= RECENT_NS)
             return 0;
-    } else if (has_one_processor()) /* a question takes half a microsecond */
+    } else if (has_one_processor(threads)) /* the question takes half a microsecond on Linux */
         return 0;
     return macs > MACS_WORTH_A_LOSS || !is_crowded(threads);
 }

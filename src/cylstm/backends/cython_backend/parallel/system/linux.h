@@ -48,8 +48,8 @@ static inline int idle_processors(int *count)
     if (size <= 0 || sscanf(text, "%*s %*s %*s %d/", &running) != 1 || running < 1)
         return 0;
     *count = (int)sysconf(_SC_NPROCESSORS_ONLN) - running;
-    if (!sched_getaffinity(0, sizeof(own), &own) && CPU_COUNT(&own) - 1 < *count)
-        *count = CPU_COUNT(&own) - 1;
+    if (!sched_getaffinity(0, sizeof(own), &own) && CPU_COUNT(&own) > 1 && CPU_COUNT(&own) - 1 < *count)
+        *count = CPU_COUNT(&own) - 1; /* one alone: this thread's place, and others may have others */
     return 1;
 }
 
