@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...files.container import TensorFileError, expansion_limit, widened
-from ...words import named, needs, quoted
+from ...words import counted, named, needs, quoted
 from .headers import Headers, opened
 from .heaps import check_heaps
 
@@ -81,9 +81,11 @@ def _groups(file: Any, headers: Headers, texts: Texts, size: int) -> Iterator[Gr
             bfloat16 = _check_array(h5py, item, inside, texts)
             if not bfloat16 and item.dtype.kind not in "biuf":  # text and the like: no weights
                 continue
+            if item.shape is None:
+                raise TensorFileError(f"{named(inside)} must be an array, got nothing")
             total += item.nbytes
             if total > size or item.id.get_storage_size() < item.nbytes:
-                raise TensorFileError(f"{inside} must have all its {item.nbytes} bytes in the file, got fewer")
+                raise TensorFileError(f"{named(inside)} must have all its {item.nbytes} bytes in the file, got fewer")
             array = item[()]
             arrays[name] = widened(array) if bfloat16 else array
         order = texts.several(group, "layer_names")
@@ -95,11 +97,11 @@ def _groups(file: Any, headers: Headers, texts: Texts, size: int) -> Iterator[Gr
 def _check_array(h5py: Any, item: Any, path: str, texts: Texts) -> bool:
     """Refuse what is no plain array in this file. Whether it is of bfloat16, which HDF5 does not have."""
     if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-        raise TensorFileError(f"{path} must be an array in this file, got something else")
+        raise TensorFileError(f"{named(path)} must be an array in this file, got something else")
     if filters := item.id.get_create_plist().get_nfilters():
         # What is unpacked has any size, and some filters crash on damaged bytes.
         raise TensorFileError(
-            f"{path} must be stored as it is, as Keras stores it, got {filters} filter{'s' if filters > 1 else ''} "
+            f"{named(path)} must be stored as it is, as Keras stores it, got {counted(filters, 'filter')} "
             "(compression or checksums): copy it without them"
         )
     return item.dtype == "V2" and texts.one(item, "dtype") == "bfloat16"
