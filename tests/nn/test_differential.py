@@ -9,6 +9,7 @@ from typing import Any
 import fuzz_cases
 import numpy as np
 import pytest
+import wide_lstm
 from random_cases import (
     BACKENDS,
     BITS_COME_FROM_MKL,
@@ -159,3 +160,15 @@ def error_of(function: Callable[[], Any]) -> type[Exception] | None:
         except Exception as error:
             return type(error)
     return None
+
+
+@pytest.mark.names_backend("numpy")
+@pytest.mark.skipif(not wide_lstm.WIDEST, reason="long double is not wider than float64 here")
+def test_the_equations_in_long_double_are_those_of_torch() -> None:
+    """They judge where PyTorch has nothing wider."""
+    for seed in range(60):
+        case = draw(seed, ["float64"])
+        module, _ = modules(case, "numpy")
+        x, hx = tensor(case.x), None if case.hx is None else list(map(tensor, case.hx))
+        for ours, theirs in zip(wide_lstm.run(module, case), run_torch(module, case, x, hx), strict=True):
+            np.testing.assert_allclose(ours.astype(float), theirs.detach().numpy(), rtol=0, atol=1e-13)
