@@ -110,6 +110,32 @@ def test_many_members_with_one_long_name(path: Path) -> None:
         cylstm.load(path)
 
 
+def test_a_heap_of_names_that_is_larger_than_the_file_or_serves_two_groups(path: Path) -> None:
+    intact = path.read_bytes()
+
+    def larger(content: bytearray) -> None:
+        heap = struct.unpack_from("<Q", content, 88)[0]
+        struct.pack_into("<Q", content, heap + 8, 3_000_000_000)
+
+    def shared(content: bytearray) -> None:
+        """The group of all gets the heap of another: in messages of type 0x11 the heap follows the tree."""
+        first, second, *_ = (at for at in places(content, b"\x11\0\x10\0") if at % 8 == 0)
+        content[second + 16 : second + 24] = content[first + 16 : first + 24]
+
+    for change in (larger, shared):
+        path.write_bytes(intact)
+        changed(path, change)
+        with pytest.raises(ValueError, match="must lie in the file, and serve one group"):
+            cylstm.load(path)
+
+
+def test_names_that_all_members_of_a_group_have_again(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.create_group("z" * 5_000 + "/a")
+    with pytest.raises(ValueError, match="must have at most 4000 letters, got 5000"):
+        cylstm.load(path)
+
+
 def vlen(of: h5py.h5t.TypeID) -> h5py.h5t.TypeID:
     return h5py.h5t.vlen_create(of)
 

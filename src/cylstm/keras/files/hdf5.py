@@ -16,8 +16,8 @@ from ...words import counted, named, needs, quoted
 from .headers import Headers, opened
 from .heaps import check_heaps
 
-#: Nested groups.
-MAX_DEPTH = 50
+#: Nested groups, and the letters of all their names together.
+MAX_DEPTH, MAX_PATH = 50, 4_000
 #: The attribute of the file in which cylstm keeps what Keras has no place for: text to text, as JSON.
 METADATA = "cylstm"
 #: The groups of training, which are not read: of Keras 3 and 2.12 to 2.15, and of older whole models.
@@ -47,7 +47,8 @@ def read_hdf5(source: Path | io.BytesIO, attributes: tuple[str, ...]) -> Hdf5:
     """All groups of a file but those of training, and texts of the file."""
     size = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
     with opened(source) as data:
-        headers, texts = Headers(data), Texts(expansion_limit(size), check_heaps(data))
+        headers, texts = Headers(data), Texts(expansion_limit(size))
+        check_heaps(data)
         with open_hdf5(source, "r") as file:
             found = {name: texts.one(file, name) for name in attributes}
             return Hdf5({group.path: group for group in _groups(file, headers, texts, size)}, found)
@@ -70,6 +71,8 @@ def _groups(file: Any, headers: Headers, texts: Texts, size: int) -> Iterator[Gr
             inside = f"{path}/{name}".lstrip("/")
             if TRAINING.fullmatch(inside):
                 continue
+            if len(inside) > MAX_PATH:  # each member would have it again
+                raise TensorFileError(f"{named(inside)} must have at most {MAX_PATH} letters, got {len(inside)}")
             link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
             if link.type != h5py.h5l.TYPE_HARD:
                 raise TensorFileError(f"{named(inside)} must be in its place, got a link, which is not followed")
@@ -113,13 +116,11 @@ class Texts:
     Parameters
     ----------
     limit : int
-        The number of bytes that an attribute may have.
-    heap : int
-        The size of the largest heap, and so of the longest text of variable length.
+        The number of bytes that an attribute may have. (Texts of variable length are as long as `Headers` has found.)
     """
 
-    def __init__(self, limit: int, heap: int) -> None:
-        self.limit, self.heap = limit, heap
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
 
     def one(self, item: Any, name: str) -> str | None:
         """The attribute, which is one text, if it is there."""
@@ -159,8 +160,7 @@ class Texts:
             raise TensorFileError(
                 f"the attribute {quoted(name)} of {named(item.name)} must be text, got something else"
             )
-        bytes_each = self.heap if kind.is_variable_str() else kind.get_size()
-        if number * bytes_each > self.limit:
+        if number * kind.get_size() > self.limit:
             raise TensorFileError(
                 f"the attribute {quoted(name)} of {named(item.name)} must have at most {self.limit} bytes, got more"
             )

@@ -65,7 +65,7 @@ class Headers:
     def __init__(self, data: Any) -> None:
         self._data, self._left = data, len(data)
         self._checked: set[int] = set()  # headers
-        self._nodes: set[int] = set()  # of trees
+        self._nodes: set[int] = set()  # of trees, and heaps of names
         places = _PLACES.get(data[8] if len(data) >= 96 and data[:8] == _BEGIN else -1)
         if places is None or data[places[0] : places[0] + 2] != b"\x08\x08" or self._number(places[1]):
             raise TensorFileError(
@@ -184,8 +184,11 @@ class Headers:
             self._check_tree(tree, 1, 8 + 8 * dimensions)
 
     def _check_symbols(self, tree: int, heap: int) -> None:
-        """Refuse a group whose names, of which a heap may hold one for many, are together longer than the heap."""
+        """Refuse a group whose names, of which a heap may hold one for many, are together longer than its own heap."""
         size, place = self._number(heap + 8), self._number(heap + 24)
+        if place + size > len(self._data) or heap in self._nodes:
+            raise TensorFileError(f"the heap of names at byte {heap} must lie in the file, and serve one group")
+        self._nodes.add(heap)
         left = size
         for part in self._check_tree(tree, 0, 8):
             for n in range(self._number(part + 6, 2)):

@@ -15,7 +15,7 @@ _NAMES = b"HEAP\x00"  # likewise
 _LAST = 1  # the place after the last free block
 
 
-def check_heaps(data: Any) -> int:
+def check_heaps(data: Any) -> None:
     """Refuse damage in heaps of names and of texts, which HDF5 (to 2.0) follows without end.
 
     Parameters
@@ -23,18 +23,13 @@ def check_heaps(data: Any) -> int:
     data : bytes or mmap
         The file.
 
-    Returns
-    -------
-    int
-        The size of the largest heap of texts.
-
     Raises
     ------
     TensorFileError
         What must be where.
     """
     _check_names(data)
-    return _check_texts(data)
+    _check_texts(data)
 
 
 def _places(data: Any, signature: bytes) -> Iterator[int]:
@@ -65,12 +60,12 @@ def _check_names(data: Any) -> None:
                 raise TensorFileError("the free blocks of heaps of names must lie beside one another, got a circle")
 
 
-def _check_texts(data: Any) -> int:
-    """Of heaps of texts: their objects fill them. The size of the largest.
+def _check_texts(data: Any) -> None:
+    """Of heaps of texts: their objects fill them.
 
     A heap begins with GCOL, its version and its size; its objects have an index and a size; the free rest has index 0.
     """
-    largest, steps = 0, len(data) // 16  # that heaps beside one another can have
+    steps = len(data) // 16  # that heaps beside one another can have
     for begin in _places(data, _TEXTS):
         end, at = begin + _number(data, begin + 8), begin + 16
         if end > len(data):
@@ -85,5 +80,3 @@ def _check_texts(data: Any) -> int:
             raise TensorFileError(f"a heap of texts must end at byte {end}, got {at}")
         if steps < 0:
             raise TensorFileError("heaps of texts must lie beside one another, got some that overlap")
-        largest = max(largest, end - begin)
-    return largest
