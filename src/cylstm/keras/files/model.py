@@ -106,8 +106,7 @@ class StoredModel(NamedTuple):
         if "layers" in layer["config"] or not inside:
             raise ValueError(
                 f"{self.path} must hold the weights of the {layer['class_name']} {quoted(layer['name'])}, got none "
-                "that are "
-                "known to be its: save the model anew with Keras, or use another layer"
+                "that are known to be its: save the model anew with Keras, or use another layer"
             )
         return [array for n in range(len(inside)) for array in self.weights((*path, n))]
 

@@ -232,8 +232,7 @@ class _Named:
         if len(got) != len(trained) + len(others):
             raise TensorFileError(
                 f"the {layer['class_name']} {quoted(layer['name'])} must have {len(trained) + len(others)} weights, "
-                "as the "
-                f"configuration says, got {len(got)}: {listed(arrays)}"
+                f"as the configuration says, got {len(got)}: {listed(arrays)}"
             )
         mine: dict[LayerPath, tuple[dict[str, Any], list[tuple[str, np.ndarray]]]] = {}
         for (where, one), item in zip((*trained, *others), got, strict=True):
